@@ -1,0 +1,100 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check settings against a table of rules."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: setting_problems
+short_description: List what is wrong with a mapping of settings, by name, without showing values
+version_added: 0.1.0
+description:
+  - Checks every value against its rule. A message names the setting, the rule and the remedy, and describes the value by its
+    length and characters only, because many of them are secrets.
+options:
+  _input:
+    description: Names to values.
+    type: dict
+    required: true
+  rules:
+    description:
+      - Names to rules. A rule is a mapping of C(pattern) (a regular expression that must match the whole value) or
+        C(minimum)/C(maximum) (an integer's bounds) and C(hint) (what a valid value looks like); C(required) (default true).
+    type: dict
+    required: true
+  source:
+    description: Where the settings come from, for the message.
+    type: str
+    required: true
+"""
+
+EXAMPLES = r"""
+- name: Check a port
+  ansible.builtin.debug:
+    msg: >-
+      {{ {'API_PORT': 'http'} | campaign.platform.setting_problems(
+           rules={'API_PORT': {'minimum': 1, 'maximum': 65535, 'hint': 'a TCP port'}}, source='.env.local') }}
+"""
+
+RETURN = r"""
+_value:
+  description: One message a problem; empty when all is well.
+  type: list
+  elements: str
+"""
+
+import difflib
+import re
+
+
+def _shape(value: str) -> str:
+    if not value:
+        return "it is empty"
+    kinds = [
+        label
+        for label, pattern in (
+            ("letters", r"[A-Za-z]"),
+            ("digits", r"[0-9]"),
+            ("blanks", r"\s"),
+            ("control characters", r"[\x00-\x1f\x7f]"),
+            ("other characters", r"[^A-Za-z0-9\s\x00-\x1f\x7f]"),
+        )
+        if re.search(pattern, value)
+    ]
+    return f"it is {len(value)} characters of {', '.join(kinds)}"
+
+
+def _problem(value, rule) -> str | None:
+    text = str(value)
+    if "pattern" in rule:
+        return None if re.fullmatch(rule["pattern"], text, re.ASCII) else _shape(text)
+    if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]{1,18}", text):
+        return _shape(text)
+    if not rule["minimum"] <= int(text) <= rule["maximum"]:
+        return "it is out of range"
+    return None
+
+
+def setting_problems(values, rules, source: str) -> list[str]:
+    """Return a message for every problem; see DOCUMENTATION."""
+    problems = []
+    for name, value in values.items():
+        if name not in rules:
+            close = difflib.get_close_matches(name.upper(), [str(known) for known in rules], n=1)
+            remedy = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(rules)}."
+            problems.append(f"{source}: {name} is not a known setting. {remedy}")
+        elif (wrong := _problem(value, rules[name])) is not None:
+            problems.append(f"{source}: {name} must be {rules[name]['hint']}, but {wrong}.")
+    problems.extend(
+        f"{source}: {name} is missing. Set it to {rule['hint']}."
+        for name, rule in rules.items()
+        if rule.get("required", True) and name not in values
+    )
+    return problems
+
+
+class FilterModule:
+    """Filters of this file."""
+
+    def filters(self):
+        return {"setting_problems": setting_problems}
