@@ -33,7 +33,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 _value:
-  description: The mappings given, with C(path) (relative to the directory) and C(source) (absolute) added.
+  description: The mappings given, with C(name), C(path) (relative to the directory) and C(source) (absolute) added.
   type: list
   elements: dict
 """
@@ -48,8 +48,9 @@ def config_files(catalogue, directory: str) -> list[dict]:
     for entry in catalogue:
         for config in entry.get("configs", []):
             digest = hashlib.sha256(config["content"].encode()).hexdigest()[:12]
-            path = f"config/{digest}/{os.path.basename(config['target'])}"
-            files.append({**config, "path": path, "source": f"{directory}/{path}"})
+            name = os.path.basename(config["target"])
+            path = f"config/{digest}/{name}"
+            files.append({**config, "name": name, "path": path, "source": f"{directory}/{path}"})
     return files
 
 

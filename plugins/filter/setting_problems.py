@@ -19,7 +19,7 @@ options:
   rules:
     description:
       - Names to rules. A rule is a mapping of C(pattern) (a regular expression that must match the whole value) or
-        C(minimum)/C(maximum) (an integer's bounds) and C(hint) (what a valid value looks like); C(required) (default true).
+        C(minimum)/C(maximum) (an integer's bounds) and C(hint) (what a valid value looks like).
     type: dict
     required: true
   source:
@@ -85,11 +85,6 @@ def setting_problems(values, rules, source: str) -> list[str]:
             problems.append(f"{source}: {name} is not a known setting. {remedy}")
         elif (wrong := _problem(value, rules[name])) is not None:
             problems.append(f"{source}: {name} must be {rules[name]['hint']}, but {wrong}.")
-    problems.extend(
-        f"{source}: {name} is missing. Set it to {rule['hint']}."
-        for name, rule in rules.items()
-        if rule.get("required", True) and name not in values
-    )
     return problems
 
 

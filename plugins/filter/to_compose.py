@@ -70,6 +70,9 @@ def _plain_types(value):
         return [_plain_types(item) for item in value]
     if isinstance(value, str):
         return str.__str__(value)
+    # A boolean is an int too, and True and False have no tagged form.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
     return value
 
 
