@@ -1,0 +1,33 @@
+import { type Kysely, sql } from "kysely";
+import type { Migration } from "kysely/migration";
+
+/** The schema's versions, in order. A released migration is never edited; a new one is added. */
+export const migrations: Record<string, Migration> = {
+  "0001_campaigns": {
+    async up(db: Kysely<unknown>): Promise<void> {
+      await sql`CREATE EXTENSION IF NOT EXISTS postgis`.execute(db);
+      await sql`
+        CREATE TABLE campaign.campaigns (
+          id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+          name text NOT NULL CHECK (length(name) BETWEEN 1 AND 200),
+          place geometry(Point, 4326) NOT NULL,
+          rule jsonb NOT NULL,
+          state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'active', 'inactive')),
+          evaluated_at timestamptz,
+          asset_type text,
+          asset_size integer,
+          created_at timestamptz NOT NULL DEFAULT now()
+        )`.execute(db);
+      await sql`CREATE INDEX campaigns_place ON campaign.campaigns USING gist (place)`.execute(db);
+      await sql`CREATE INDEX campaigns_evaluated_at ON campaign.campaigns (evaluated_at NULLS FIRST)`.execute(db);
+      await sql`GRANT USAGE ON SCHEMA campaign TO campaign_api, campaign_rules_engine, campaign_scheduler`.execute(db);
+      await sql`GRANT SELECT, INSERT, DELETE, UPDATE (asset_type, asset_size) ON campaign.campaigns TO campaign_api`.execute(
+        db,
+      );
+      await sql`GRANT SELECT (id, place, rule), UPDATE (state, evaluated_at) ON campaign.campaigns TO campaign_rules_engine`.execute(
+        db,
+      );
+      await sql`GRANT SELECT (id, state, evaluated_at) ON campaign.campaigns TO campaign_scheduler`.execute(db);
+    },
+  },
+};

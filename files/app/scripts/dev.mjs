@@ -1,0 +1,52 @@
+// Runs a Node service from its sources and starts it anew when they change: `node scripts/dev.mjs api`.
+import { spawn } from "node:child_process";
+import { watch } from "node:fs";
+import { context } from "esbuild";
+import { options } from "./bundle.mjs";
+
+const service = process.argv[2];
+const outdir = `/tmp/${service}`;
+const bundle = await context(options(service, outdir));
+let child;
+let stopping = false;
+
+const stopChild = () =>
+  new Promise((resolve) => {
+    if (!child || child.exitCode !== null || child.signalCode !== null) return resolve();
+    child.once("exit", resolve);
+    child.kill("SIGTERM");
+  });
+
+async function restart() {
+  try {
+    await bundle.rebuild();
+  } catch {
+    // esbuild has printed what is wrong. What ran goes on running until the next edit compiles.
+    return;
+  }
+  await stopChild();
+  if (stopping) return;
+  child = spawn(process.execPath, [`${outdir}/main.mjs`], { stdio: "inherit" });
+}
+
+// An editor writes in several steps; one restart is enough for all of them.
+let timer;
+let work = restart();
+const schedule = () => {
+  clearTimeout(timer);
+  timer = setTimeout(() => {
+    work = work.then(restart);
+  }, 50);
+};
+for (const name of ["shared", service]) watch(`packages/${name}/src`, { recursive: true }, schedule);
+
+for (const signal of ["SIGTERM", "SIGINT"]) {
+  process.once(signal, async () => {
+    stopping = true;
+    clearTimeout(timer);
+    await work;
+    await stopChild();
+    await bundle.dispose();
+    process.exit(child?.exitCode ?? 0);
+  });
+}

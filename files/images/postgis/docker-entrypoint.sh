@@ -1,0 +1,78 @@
+#!/bin/sh
+# Makes the cluster on an empty volume, then runs the server. Understands the variables of the upstream image that this project
+# and its users rely on: POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB and their *_FILE forms, POSTGRES_INITDB_ARGS.
+set -eu
+
+fail() {
+  echo "postgres: $1" >&2
+  exit 1
+}
+
+# Sets NAME to the content of the file that NAME_FILE names.
+from_file() {
+  eval "value=\${$1:-} file=\${$1_FILE:-}"
+  # eval above assigns both; shellcheck cannot see it.
+  # shellcheck disable=SC2154
+  [ -z "$value" ] || [ -z "$file" ] || fail "set $1 or $1_FILE, not both"
+  if [ -n "$file" ]; then
+    [ -r "$file" ] || fail "$1_FILE names $file, which uid $(id -u) cannot read"
+    value=$(cat "$file")
+  fi
+  eval "$1=\$value"
+}
+
+make_cluster() {
+  from_file POSTGRES_PASSWORD
+  from_file POSTGRES_USER
+  from_file POSTGRES_DB
+  [ -n "$POSTGRES_PASSWORD" ] || fail "POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE is missing or empty"
+  POSTGRES_USER=${POSTGRES_USER:-postgres}
+  POSTGRES_DB=${POSTGRES_DB:-$POSTGRES_USER}
+  export POSTGRES_USER POSTGRES_DB
+
+  # A cluster that was interrupted half-way must not pass for a whole one, so it is made beside its place.
+  making=$PGDATA.making
+  rm -rf "$making"
+  mkdir -p "$(dirname "$PGDATA")"
+  password_file=$(mktemp)
+  printf '%s\n' "$POSTGRES_PASSWORD" > "$password_file"
+  # The arguments are words of the user's choosing.
+  # shellcheck disable=SC2086
+  initdb --pgdata="$making" --username="$POSTGRES_USER" --pwfile="$password_file" \
+    --auth-local=trust --auth-host=scram-sha-256 ${POSTGRES_INITDB_ARGS:-}
+  rm -f "$password_file"
+  {
+    echo 'local all all trust'
+    echo 'host all all 127.0.0.1/32 trust'
+    echo 'host all all ::1/128 trust'
+    echo 'host all all all scram-sha-256'
+  } > "$making/pg_hba.conf"
+  echo "listen_addresses = '*'" >> "$making/postgresql.conf"
+
+  # No TCP until the scripts are done, so that a health check over TCP cannot pass too early.
+  pg_ctl --pgdata="$making" --options="-c listen_addresses=''" --wait --silent start
+  if [ "$POSTGRES_DB" != postgres ]; then
+    createdb --username="$POSTGRES_USER" --maintenance-db=postgres "$POSTGRES_DB"
+  fi
+  for script in /docker-entrypoint-initdb.d/*; do
+    case $script in
+      *.sh) . "$script" ;;
+      *.sql) psql --quiet --set=ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" --file "$script" ;;
+    esac
+  done
+  pg_ctl --pgdata="$making" --mode=fast --wait --silent stop
+  mv "$making" "$PGDATA"
+}
+
+case ${1:-} in
+  -*) set -- postgres "$@" ;;
+esac
+if [ "${1:-}" = postgres ]; then
+  if grep -q ' /var/lib/postgresql/data ' /proc/self/mounts; then
+    fail "a volume is mounted at /var/lib/postgresql/data. From PostgreSQL 18 on mount it at /var/lib/postgresql"
+  fi
+  [ -s "$PGDATA/PG_VERSION" ] || make_cluster
+  found=$(cat "$PGDATA/PG_VERSION")
+  [ "$found" = "$PG_MAJOR" ] || fail "the data in $PGDATA is of PostgreSQL $found, this image is $PG_MAJOR. Dump with the old image, restore with the new one"
+fi
+exec "$@"
