@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+# `make` lists the targets. ARGS="..." is handed to ansible-playbook (or to the test runner): make deploy ARGS="--check --diff".
+
+INVENTORY ?= inventories/local
+ARGS ?=
+ONLY ?=
+
+# Ansible refuses to start where the locale is not UTF-8, which is the case in many bare containers.
+export LC_ALL ?= C.UTF-8
+# Without `activate`, what runs here finds its siblings first (molecule starts ansible-playbook, for one).
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+PLAYBOOK := ansible-playbook -i $(INVENTORY)
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.PHONY: help deploy check verify test lint unit bench docs build venv venv-dev requirements clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+deploy: venv ## Bring the whole platform up on this machine, verified
+	@$(PLAYBOOK) site.yml $(ARGS)
+
+check: venv ## Show what a deploy would change, and change nothing
+	@$(PLAYBOOK) site.yml --check --diff $(ARGS)
+
+verify: venv ## Verify the running stack to the full depth
+	@$(PLAYBOOK) campaign.platform.verify -e stack_verify_depth=full $(ARGS)
+
+test: venv-dev ## Run every test: lint, unit, application, Molecule, browser (ONLY=name runs what matches)
+	@tests/run $(ONLY)
+
+lint: venv-dev ## Run the linters
+	@tests/run lint
+
+unit: venv-dev ## Run the unit tests and the invariants of the repository
+	@tests/run unit
+
+bench: venv-dev ## Measure, beside bare Docker Compose
+	@tests/bench/run $(ARGS)
+
+docs: venv-dev ## Write the roles' READMEs anew from their argument specs
+	@scripts/role-readmes
+
+build: venv ## Build the collection
+	@ansible-galaxy collection build --force
+
+venv:
+	@scripts/venv requirements.txt
+
+venv-dev: venv
+	@scripts/venv requirements-dev.txt
+
+requirements: ## Pin anew what the requirements*.in files ask for
+	@scripts/pin-requirements
+
+clean: ## Remove what the tests and builds left in the checkout, and .venv
+	@rm -rf .venv .cache .ansible campaign-platform-*.tar.gz
