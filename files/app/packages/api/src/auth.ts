@@ -18,9 +18,10 @@ import { ZodPipe } from "./zod.pipe.ts";
 
 const credentials = z.object({ username: z.string().max(256), password: z.string().max(4096) });
 
+const digest = (text: string) => createHash("sha256").update(text).digest();
+
 /** Compare in a time that tells nothing about where the texts differ. */
 function equal(left: string, right: string): boolean {
-  const digest = (text: string) => createHash("sha256").update(text).digest();
   return timingSafeEqual(digest(left), digest(right));
 }
 

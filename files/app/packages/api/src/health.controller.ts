@@ -48,7 +48,7 @@ export class HealthController {
         const indicator = this.indicators.check(name);
         return ask().then(
           () => indicator.up(),
-          (error: Error) => indicator.down(error.message),
+          (error: unknown) => indicator.down((error as Error).message),
         );
       }),
     );
@@ -60,7 +60,7 @@ export class HealthController {
     const describe = async (name: string, ask: () => Promise<unknown>, detail = "answers") =>
       ask().then(
         () => ({ name, status: "up", detail, checkedAt }),
-        (error: Error) => ({ name, status: "down", detail: error.message, checkedAt }),
+        (error: unknown) => ({ name, status: "down", detail: (error as Error).message, checkedAt }),
       );
     const { postgres, redis, s3 } = this.#dependencies;
     const services = await Promise.all([

@@ -1,5 +1,6 @@
 import "reflect-metadata";
 import { onShutdown } from "@campaign/shared";
+import { Logger } from "@nestjs/common";
 import { NestFactory } from "@nestjs/core";
 import { FastifyAdapter, type NestFastifyApplication } from "@nestjs/platform-fastify";
 import { AppModule, openResources } from "./app.module.ts";
@@ -20,9 +21,8 @@ async function main(): Promise<void> {
       "request",
     );
   });
-  const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(resources), adapter, {
-    logger: ["error", "warn"],
-  });
+  Logger.overrideLogger(["error", "warn"]);
+  const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(resources), adapter);
   app.setGlobalPrefix("api", { exclude: ["internal/probe"] });
   if (settings.NODE_ENV === "development") {
     // A page that calls the api by its own port, as VITE_API_URL allows in development.

@@ -12,6 +12,12 @@ import {
 import { usePolled } from "./usePolled.ts";
 import { WorldMap } from "./WorldMap.tsx";
 
+/** A text field's value. */
+const textOf = (form: FormData, name: string): string => {
+  const value = form.get(name);
+  return typeof value === "string" ? value : "";
+};
+
 /** Run a form's action and keep what went wrong for the person to read. */
 function useAction() {
   const [problem, setProblem] = useState<string>();
@@ -32,10 +38,10 @@ function useAction() {
 
 function SignIn({ onToken }: { onToken: (token: string) => void }) {
   const { problem, busy, run } = useAction();
-  const submit = (event: React.FormEvent<HTMLFormElement>) => {
+  const submit = (event: React.SubmitEvent<HTMLFormElement>) => {
     event.preventDefault();
     const form = new FormData(event.currentTarget);
-    void run(async () => onToken(await signIn(String(form.get("username")), String(form.get("password")))));
+    void run(async () => onToken(await signIn(textOf(form, "username"), textOf(form, "password"))));
   };
   return (
     <form className="card" onSubmit={submit}>
@@ -65,7 +71,7 @@ interface CreateProperties {
 
 function CreateCampaign({ token, place, onPlace, onCreated }: CreateProperties) {
   const { problem, busy, run } = useAction();
-  const submit = (event: React.FormEvent<HTMLFormElement>) => {
+  const submit = (event: React.SubmitEvent<HTMLFormElement>) => {
     event.preventDefault();
     const element = event.currentTarget;
     const form = new FormData(element);
@@ -73,7 +79,7 @@ function CreateCampaign({ token, place, onPlace, onCreated }: CreateProperties) 
     void run(async () => {
       const created = await createCampaign(
         {
-          name: String(form.get("name")),
+          name: textOf(form, "name"),
           longitude: Number(place.longitude),
           latitude: Number(place.latitude),
           radiusMeters: Number(form.get("radius")) * 1000,

@@ -23,7 +23,7 @@ export interface NewCampaign {
 }
 
 const refusal = z.object({ message: z.string(), problems: z.array(z.string()).optional() });
-const BASE: string = import.meta.env["VITE_API_URL"] ?? "";
+const BASE = String(import.meta.env["VITE_API_URL"] ?? "");
 
 /** Ask the api; what it refuses becomes an error that a person can read. */
 async function ask<Schema extends z.ZodType>(

@@ -15,9 +15,13 @@ export function usePolled<Value>(request: () => Promise<Value>) {
     }
   }, [request]);
   useEffect(() => {
-    void refresh();
-    const timer = setInterval(() => void refresh(), INTERVAL_MILLISECONDS);
-    return () => clearInterval(timer);
+    let timer: ReturnType<typeof setTimeout>;
+    const poll = async () => {
+      await refresh();
+      timer = setTimeout(() => void poll(), INTERVAL_MILLISECONDS);
+    };
+    timer = setTimeout(() => void poll(), 0);
+    return () => clearTimeout(timer);
   }, [refresh]);
   return { value, error, refresh };
 }

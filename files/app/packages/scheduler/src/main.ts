@@ -35,7 +35,7 @@ let running: Promise<void> = Promise.resolve();
 const run = () => {
   running = tick(pool, queue).then(
     (count) => log.debug({ count }, "tick"),
-    (error: Error) => log.error({ error: error.message }, "a tick failed; the next one tries again"),
+    (error: unknown) => log.error({ error: (error as Error).message }, "a tick failed; the next one tries again"),
   );
 };
 const timer = setInterval(run, config.SCHEDULER_TICK_SECONDS * 1000);

@@ -9,10 +9,13 @@ describe("tick", () => {
   it("enqueues one job a campaign, named after it", async () => {
     const addBulk = vi.fn().mockResolvedValue([]);
     await expect(tick(poolOf(["a", "b"]), { addBulk })).resolves.toBe(2);
-    const [jobs] = addBulk.mock.calls[0]!;
-    expect(jobs).toMatchObject([
-      { data: { campaignId: "a" }, opts: { jobId: "evaluate-a" } },
-      { data: { campaignId: "b" }, opts: { jobId: "evaluate-b" } },
+    expect(addBulk.mock.calls).toMatchObject([
+      [
+        [
+          { data: { campaignId: "a" }, opts: { jobId: "evaluate-a" } },
+          { data: { campaignId: "b" }, opts: { jobId: "evaluate-b" } },
+        ],
+      ],
     ]);
   });
 

@@ -7,6 +7,10 @@ import { commonSettings, ConfigError, port, readConfig, type Sources } from "./c
 const shape = { ...commonSettings, API_PORT: port };
 const complete = { DATABASE_URL: "postgres://a:b@c:5432/d", REDIS_URL: "redis://e:f@g:6379", API_PORT: "3000" };
 const noAws: Sources["fetchSecret"] = () => Promise.reject(new Error("must not be asked"));
+const fetched = () =>
+  Promise.resolve(
+    JSON.stringify({ ...complete, DATABASE_URL: "postgres://aws@c/d", REDIS_URL: "redis://aws", API_PORT: "1" }),
+  );
 let directory: string;
 
 beforeEach(async () => {
@@ -28,10 +32,6 @@ describe("readConfig", () => {
 
   it("takes the environment before a file, and a file before AWS", async () => {
     const aws = { AWS_SECRETS_MANAGER_SECRET_ID: "id", AWS_REGION: "r" };
-    const fetched = () =>
-      Promise.resolve(
-        JSON.stringify({ ...complete, DATABASE_URL: "postgres://aws@c/d", REDIS_URL: "redis://aws", API_PORT: "1" }),
-      );
     await writeFile(join(directory, "database_url"), "postgres://file@c/d");
     await writeFile(join(directory, "redis_url"), "redis://file");
     await expect(read({ ...aws, REDIS_URL: "redis://env" }, fetched)).resolves.toMatchObject({

@@ -101,7 +101,6 @@ export async function readConfig<Shape extends z.ZodRawShape>(
   const aws = await readAws(sources);
   const values: Values = {};
   for (const key of Object.keys(shape)) {
-    // oxlint-disable-next-line no-await-in-loop -- a handful of small files, and the first error should be the first key's
     const value = sources.env[key] ?? (await readSecretFile(directory, key)) ?? aws[key];
     if (value !== undefined) values[key] = value;
   }

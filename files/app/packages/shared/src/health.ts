@@ -24,25 +24,34 @@ async function readJson(request: IncomingMessage): Promise<unknown> {
   }
 }
 
+function answer(response: ServerResponse, status: number, body: unknown): void {
+  response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+}
+
 /** A worker's own HTTP server: liveness, readiness and the probe. It is published nowhere. */
 export function createHealthServer(service: string, pool: Pool, redis: Redis, checks: Record<string, ProbeCheck>) {
-  const answer = (response: ServerResponse, status: number, body: unknown) => {
-    response.writeHead(status, { "content-type": "application/json" }).end(JSON.stringify(body));
+  const route = async (request: IncomingMessage): Promise<[number, unknown]> => {
+    switch (`${String(request.method)} ${String(request.url)}`) {
+      case "GET /health/live":
+        return [200, { status: "ok" }];
+      case "GET /health/ready": {
+        const problems = await dependencyProblems(pool, redis);
+        return [problems.length > 0 ? 503 : 200, { status: problems.length > 0 ? "error" : "ok", problems }];
+      }
+      case "POST /internal/probe": {
+        const parsed = probeRequest.safeParse(await readJson(request));
+        if (!parsed.success) return [400, { problems: parsed.error.issues.map(({ message }) => message) }];
+        return [200, { service, checks: await runProbe(checks, parsed.data) }];
+      }
+      default:
+        return [404, { problems: ["not found"] }];
+    }
   };
-  const server = createServer(async (request, response) => {
-    const route = `${request.method} ${request.url}`;
-    if (route === "GET /health/live") return answer(response, 200, { status: "ok" });
-    if (route === "GET /health/ready") {
-      const problems = await dependencyProblems(pool, redis);
-      return answer(response, problems.length ? 503 : 200, { status: problems.length ? "error" : "ok", problems });
-    }
-    if (route === "POST /internal/probe") {
-      const parsed = probeRequest.safeParse(await readJson(request));
-      if (!parsed.success)
-        return answer(response, 400, { problems: parsed.error.issues.map(({ message }) => message) });
-      return answer(response, 200, { service, checks: await runProbe(checks, parsed.data) });
-    }
-    return answer(response, 404, { problems: ["not found"] });
+  const server = createServer((request, response) => {
+    route(request).then(
+      ([status, body]) => answer(response, status, body),
+      () => answer(response, 500, { problems: ["the request broke off"] }),
+    );
   });
   return {
     listen: (portNumber: number) => new Promise<void>((resolve) => server.listen(portNumber, "0.0.0.0", resolve)),

@@ -3,7 +3,7 @@ import type { Logger } from "./log.ts";
 const LIMIT_MILLISECONDS = 10_000;
 
 /** On SIGTERM and SIGINT run the steps in order, then exit: 0 when all went well in time, else 1. */
-export function onShutdown(log: Logger, steps: (() => Promise<unknown> | void)[]): void {
+export function onShutdown(log: Logger, steps: (() => unknown)[]): void {
   let stopping = false;
   const stop = async (signal: string) => {
     if (stopping) return;
@@ -17,7 +17,6 @@ export function onShutdown(log: Logger, steps: (() => Promise<unknown> | void)[]
     let code = 0;
     for (const step of steps) {
       try {
-        // oxlint-disable-next-line no-await-in-loop -- the order is the point
         await step();
       } catch (error) {
         log.error({ error: (error as Error).message }, "a step of the shutdown failed");
