@@ -1,0 +1,235 @@
+#!/usr/bin/python
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gather what the roles of this collection need to know of a host, in one round trip."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_facts
+short_description: Gather facts of a Docker host
+version_added: 0.1.0
+description:
+  - Tells the truth about a machine without Docker as about one that runs the stack, and changes nothing.
+options:
+  images:
+    description: References to look up among the Engine's images.
+    type: list
+    elements: str
+    default: []
+  images_state_directory:
+    description: Directory where the role images keeps its recorded source.
+    type: path
+    default: /var/lib/campaign-images
+  stack_directory:
+    description: Directory of the stack.
+    type: path
+  ports:
+    description: Ports to find out about.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      address:
+        description: IPv4 address.
+        type: str
+        required: true
+      port:
+        description: TCP port.
+        type: int
+        required: true
+  socket:
+    description: The Engine's socket.
+    type: path
+    default: /var/run/docker.sock
+attributes:
+  check_mode:
+    support: full
+    description: Only reads.
+author: campaign.platform contributors (@campaign-platform)
+"""
+
+EXAMPLES = r"""
+- name: Gather facts of the Docker host
+  campaign.platform.host_facts:
+    stack_directory: /opt/campaign
+"""
+
+RETURN = r"""
+ansible_facts:
+  description: One fact, C(campaign_host).
+  returned: always
+  type: dict
+  contains:
+    campaign_host:
+      description:
+        - C(distribution) (C(id), C(version_id), C(codename)), C(architecture) (C(amd64), C(arm64) or the kernel's own name),
+          C(init) (C(systemd) or C(other)), C(memory_mb), C(disk_free_mb) at the Engine's data root,
+          C(apt_sources) (the machine's first Debian archive, with C(uri) and C(signed_by), or null),
+          C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(compose) and C(buildx) (versions or
+          null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
+          C(images) (references to ids, those only that are present), C(images_source), and C(stack) with the C(current) release.
+      type: dict
+"""
+
+import concurrent.futures
+import errno
+import glob
+import os
+import platform
+import re
+import shutil
+import socket
+import subprocess
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
+
+_VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
+
+
+def read(path: str) -> str:
+    """Return a text file's content, empty where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def distribution() -> dict:
+    """Return what /etc/os-release says."""
+    fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', read("/etc/os-release"), re.MULTILINE))
+    return {"id": fields.get("ID", ""), "version_id": fields.get("VERSION_ID", ""), "codename": fields.get("VERSION_CODENAME", "")}
+
+
+def debian_archive() -> dict | None:
+    """Return URI and keyring of the machine's own Debian archive, from either format of apt's sources."""
+    codename = distribution()["codename"]
+    for path in sorted(glob.glob("/etc/apt/sources.list.d/*.sources")):
+        for stanza in re.split(r"\n\s*\n", read(path)):
+            fields = dict(re.findall(r"^([A-Za-z-]+):\s*(.*)$", stanza, re.MULTILINE))
+            if codename in fields.get("Suites", "").split() and "main" in fields.get("Components", "").split():
+                return {"uri": fields["URIs"].split()[0], "signed_by": fields.get("Signed-By")}
+    for path in ["/etc/apt/sources.list", *sorted(glob.glob("/etc/apt/sources.list.d/*.list"))]:
+        for options, uri in re.findall(rf"^deb\s+(?:\[([^\]]*)\]\s+)?(\S+)\s+{codename}\s+.*\bmain\b", read(path), re.MULTILINE):
+            signed = re.search(r"signed-by=(\S+)", options)
+            return {"uri": uri, "signed_by": signed[1] if signed else None}
+    return None
+
+
+def tool_version(*command: str) -> str | None:
+    """Return the version that a command prints, None where it does not run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = _VERSION.search(done.stdout)
+    return found[1] if done.returncode == 0 and found else None
+
+
+def is_busy(address: str, port: int) -> bool:
+    """Return whether something listens there already."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def engine_facts(engine: Engine, params: dict) -> dict:
+    """Return what the Engine says of itself, of images and of published ports."""
+    try:
+        version, info = engine.get("/version"), engine.get("/info")
+        images, containers = engine.get("/images/json"), engine.get("/containers/json")
+    except EngineError as error:
+        return {"engine": None, "engine_error": str(error), "images": {}, "published": {}}
+    present = {}
+    for image in images:
+        for reference in (image.get("RepoTags") or []) + (image.get("RepoDigests") or []):
+            present[reference] = image["Id"]
+    published = {}
+    for container in containers:
+        for port in container["Ports"]:
+            if port.get("PublicPort"):
+                published[port["PublicPort"]] = container["Labels"].get("com.docker.compose.project") or container["Names"][0].lstrip("/")
+    return {
+        "engine": {"version": version["Version"], "api_version": version["ApiVersion"], "data_root": info["DockerRootDir"]},
+        "engine_error": None,
+        "images": {reference: present[familiar(reference)] for reference in params["images"] if familiar(reference) in present},
+        "published": published,
+    }
+
+
+def familiar(reference: str) -> str:
+    """Return a reference as the Engine lists it: without Docker Hub's own name, and by digest where there is one."""
+    name, at, digest = reference.partition("@")
+    name = re.sub(r"^docker\.io/(library/)?", "", name)
+    if at:
+        return f"{re.sub(r':[^:/]+$', '', name)}@{digest}"
+    return name if re.search(r":[^/]+$", name) else f"{name}:latest"
+
+
+def stack_facts(directory: str | None) -> dict:
+    """Return the release that the stack's directory points to."""
+    try:
+        return {"current": os.path.basename(os.readlink(os.path.join(directory or "", "current")))}
+    except OSError:
+        return {"current": None}
+
+
+def existing_parent(path: str) -> str:
+    """Return the nearest directory that exists."""
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def gather(params: dict) -> dict:
+    """Return the facts; the slow questions are asked at once."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        compose = pool.submit(tool_version, "docker", "compose", "version", "--short")
+        buildx = pool.submit(tool_version, "docker", "buildx", "version")
+        facts = engine_facts(Engine(params["socket"]), params)
+        published = facts.pop("published")
+        data_root = facts["engine"]["data_root"] if facts["engine"] else "/var/lib/docker"
+        machine = platform.machine()
+        memory = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.MULTILINE)
+        return {
+            **facts,
+            "distribution": distribution(),
+            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
+            "init": "systemd" if os.path.isdir("/run/systemd/system") else "other",
+            "memory_mb": int(memory[1]) // 1024 if memory else 0,
+            "disk_free_mb": shutil.disk_usage(existing_parent(data_root)).free // 2**20,
+            "apt_sources": debian_archive(),
+            "ports": [
+                {**item, "busy": is_busy(item["address"], item["port"]), "project": published.get(item["port"])} for item in params["ports"]
+            ],
+            "images_source": read(os.path.join(params["images_state_directory"], "source")).strip() or None,
+            "stack": stack_facts(params["stack_directory"]),
+            "compose": compose.result(),
+            "buildx": buildx.result(),
+        }
+
+
+def main() -> None:
+    """Entry point."""
+    port = {"address": {"type": "str", "required": True}, "port": {"type": "int", "required": True}}
+    module = AnsibleModule(
+        argument_spec={
+            "images": {"type": "list", "elements": "str", "default": []},
+            "images_state_directory": {"type": "path", "default": "/var/lib/campaign-images"},
+            "stack_directory": {"type": "path"},
+            "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
+            "socket": {"type": "path", "default": "/var/run/docker.sock"},
+        },
+        supports_check_mode=True,
+    )
+    module.exit_json(changed=False, ansible_facts={"campaign_host": gather(module.params)})
+
+
+if __name__ == "__main__":
+    main()
