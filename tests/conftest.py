@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What all tests share."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# So that tests import the plugins by the names that Ansible knows them by: ansible_collections.campaign.platform.plugins.
+if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_path):
+    _AnsibleCollectionFinder(paths=[str(ROOT / "collections")])._install()
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def project_files() -> list[Path]:
+    """Every file that is in the repository, or will be with the next commit."""
+    listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    paths = (ROOT / name for name in listed.stdout.split("\0") if name)
+    return [path for path in paths if path.is_file() and not path.is_symlink()]
+
+
+@pytest.fixture(scope="session")
+def texts(project_files) -> dict[str, str]:
+    """The text files of the repository by their path in it."""
+    found = {}
+    for path in project_files:
+        content = path.read_bytes()
+        if b"\0" not in content:
+            found[str(path.relative_to(ROOT))] = content.decode()
+    return found

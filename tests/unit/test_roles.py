@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""House rules of the roles that ansible-lint does not know."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+ROLES = sorted(path.parent.parent for path in ROOT.glob("roles/*/tasks/main.yml"))
+by_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+
+# What has side effects that Ansible cannot see, hides a failure, or carries state from one step to another.
+FORBIDDEN_MODULES = {"shell", "raw", "pause", "lineinfile", "set_fact", "include_vars"}
+FORBIDDEN_KEYS = {"ignore_errors", "ignore_unreachable", "environment"}
+
+
+class Loader(yaml.SafeLoader):
+    """Reads Ansible's own tags as what they stand on."""
+
+
+Loader.add_multi_constructor("!", lambda loader, _suffix, node: loader.construct_scalar(node) if isinstance(node, yaml.ScalarNode) else None)
+
+
+def load(path: Path):
+    return yaml.load(path.read_text(), Loader) if path.exists() else None  # Loader is a SafeLoader
+
+
+def files_of(role: Path, folder: str) -> list[Path]:
+    return sorted((role / folder).rglob("*.yml"))
+
+
+def tasks_in(entries: list | None) -> Iterator[dict]:
+    for entry in entries or []:
+        yield entry
+        for section in ("block", "rescue", "always", "tasks", "pre_tasks", "post_tasks", "handlers"):
+            yield from tasks_in(entry.get(section))
+
+
+def named_tasks(role: Path) -> list[tuple[Path, dict]]:
+    return [(path, task) for folder in ("tasks", "handlers") for path in files_of(role, folder) for task in tasks_in(load(path))]
+
+
+def specs_of(role: Path) -> dict:
+    return (load(role / "meta/argument_specs.yml") or {"argument_specs": {}})["argument_specs"]
+
+
+def options_of(role: Path) -> dict:
+    return {name: option for entry in specs_of(role).values() for name, option in (entry.get("options") or {}).items()}
+
+
+def where(path: Path, task: dict) -> str:
+    return f"{path.relative_to(ROOT)}: {task.get('name')}"
+
+
+def test_there_are_roles():
+    assert ROLES
+
+
+@by_role
+def test_argument_specs_and_defaults_hold_the_same_variables(role):
+    options, defaults = options_of(role), load(role / "defaults/main.yml") or {}
+    optional = {name for name, option in options.items() if not option.get("required")}
+    # An option without a default may be left out, so it is undefined or computed; every default is an option.
+    assert set(defaults) - optional == set(), "in defaults/main.yml, but no optional argument of the role"
+    assert {name for name in optional if "default" in options[name]} - set(defaults) == set(), "has a default in the argument specs only"
+    for name, option in options.items():
+        computed = isinstance(defaults.get(name), str) and "{{" in defaults[name]
+        if name in defaults and not computed:
+            assert option.get("default") == defaults[name], f"{name}: the two defaults differ"
+
+
+@by_role
+def test_every_argument_is_described_and_typed(role):
+    assert "main" in specs_of(role)
+    for entry in specs_of(role).values():
+        assert entry.get("short_description")
+    options = options_of(role)
+    assert [name for name, option in options.items() if not option.get("description") or not option.get("type")] == []
+    assert [name for name, option in options.items() if option.get("required") and "default" in option] == []
+    assert [name for name, option in options.items() if option["type"] == "list" and not option.get("elements")] == []
+
+
+@by_role
+def test_variables_carry_the_name_of_their_role(role):
+    public, private = f"{role.name}_", f"__{role.name}_"
+    assert [name for name in options_of(role) if not name.startswith(public)] == []
+    assert [name for name in load(role / "defaults/main.yml") or {} if not name.startswith(public)] == []
+    for path in files_of(role, "vars"):
+        assert [name for name in load(path) or {} if not name.startswith((public, private))] == [], path.relative_to(ROOT)
+    for path, task in named_tasks(role):
+        registered = [task.get("register"), (task.get("loop_control") or {}).get("loop_var"), (task.get("loop_control") or {}).get("index_var")]
+        assert all(name is None or name.startswith(private) for name in registered), where(path, task)
+        if not any("_role" in key for key in task):
+            assert all(name.startswith(private) for name in task.get("vars") or {}), where(path, task)
+
+
+@by_role
+def test_a_task_is_named_after_its_file(role):
+    for path, task in named_tasks(role):
+        assert "name" in task, f"{path.relative_to(ROOT)}: a task without a name"
+        # ansible-lint wants none in main.yml, where Ansible prints the role's name.
+        stem = "" if path.stem == "main" else f"{path.relative_to(role / path.relative_to(role).parts[0]).with_suffix('')} | "
+        assert re.match(re.escape(stem) + r"[A-Z][^|]*$", task["name"], re.DOTALL), where(path, task)
+
+
+@by_role
+def test_tasks_do_nothing_that_cannot_be_predicted_or_seen(role):
+    for path, task in named_tasks(role):
+        modules = {key.rpartition(".")[2] for key in task}
+        assert not modules & FORBIDDEN_MODULES, where(path, task)
+        assert not set(task) & FORBIDDEN_KEYS, where(path, task)
+        for module in ("ansible.builtin.command", "command"):
+            if module in task:
+                assert isinstance(task[module], dict), f"{where(path, task)}: give argv"
+                assert "argv" in task[module], where(path, task)
+
+
+@by_role
+def test_main_is_a_table_of_contents(role):
+    path = role / "tasks/main.yml"
+    assert len(path.read_text().splitlines()) <= 50
+    imports = ("ansible.builtin.import_tasks", "ansible.builtin.include_tasks", "ansible.builtin.import_role", "block")
+    assert [where(path, task) for task in tasks_in(load(path)) if not set(task) & set(imports)] == []
+
+
+@by_role
+def test_a_role_knows_no_group_and_no_other_role(role):
+    others = "|".join(re.escape(other.name) for other in ROLES if other != role)
+    foreign = re.compile(rf"\bgroups\[|\bgroup_names\b|\bhostvars\b|\binventory_hostname\b|(?<![\w.])(__)?({others})_[a-z]\w*")
+    for path in [path for folder in ("defaults", "vars", "tasks", "handlers", "templates") for path in (role / folder).rglob("*") if path.is_file()]:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            found = None if line.lstrip().startswith("#") else foreign.search(line)
+            assert not found, f"{path.relative_to(ROOT)}:{number}: {found and found.group()}"
+
+
+@by_role
+def test_facts_are_read_from_ansible_facts(role):
+    injected = re.compile(r"(?<![\w.'\"\[])ansible_(distribution|os_family|architecture|service_mgr|memtotal|mounts|virtualization|env|user|default_ipv4)\w*")
+    for folder in ("defaults", "vars", "tasks", "handlers", "templates"):
+        for path in (path for path in (role / folder).rglob("*") if path.is_file()):
+            assert not injected.search(path.read_text()), path.relative_to(ROOT)
+
+
+def test_every_playbook_task_is_named_after_its_file():
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for play in load(path):
+            assert "name" in play, path
+            for task in tasks_in([play]):
+                if task is not play:
+                    assert re.match(rf"{path.stem} \| [A-Z]", task.get("name", "")), where(path, task)
+
+
+def test_playbook_names_can_be_called_by_their_full_name():
+    assert [path.name for path in (ROOT / "playbooks").glob("*.y*ml") if not re.fullmatch(r"[a-z][a-z0-9_]*\.yml", path.name)] == []
+
+
+def test_inventories_hold_hosts_and_variables_apart():
+    inventories = sorted((ROOT / "inventories").glob("*/hosts.yml"))
+    assert inventories
+    for path in inventories:
+        def walk(node):
+            if isinstance(node, dict):
+                assert "vars" not in node, path
+                for key, value in node.items():
+                    if key == "hosts":
+                        assert all(not host for host in (value or {}).values()), f"{path}: variables of a host belong in host_vars"
+                    else:
+                        walk(value)
+
+        walk(load(path))
