@@ -13,7 +13,7 @@ PLAYBOOK := ansible-playbook -i $(INVENTORY)
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify test lint unit bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify test lint unit golden bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ lint: venv-dev ## Run the linters
 
 unit: venv-dev ## Run the unit tests and the invariants of the repository
 	@tests/run unit
+
+golden: venv-dev ## Write the expected release files anew, to be reviewed as a diff
+	@rm -rf tests/golden/local tests/golden/prod
+	@ansible-playbook -i localhost, -c local tests/golden/render.yml -e golden_directory=$(CURDIR)/tests/golden
 
 bench: venv-dev ## Measure, beside bare Docker Compose
 	@tests/bench/run $(ARGS)

@@ -47,7 +47,11 @@ def test_make_targets_exist(document):
 @by_document
 def test_playbooks_and_variables_exist(document):
     code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`", document.read_text(), re.DOTALL))
-    known = {path.stem for path in ROOT.glob("playbooks/*.yml")} | {path.name for path in ROOT.glob("roles/*")} | {path.stem for path in ROOT.glob("plugins/*/*.py")}
+    known = (
+        {path.stem for path in ROOT.glob("playbooks/*.yml")}
+        | {path.name for path in ROOT.glob("roles/*")}
+        | {path.stem for path in ROOT.glob("plugins/*/*.py")}
+    )
     assert set(re.findall(r"\bcampaign\.platform\.([a-z_]+)", code)) - known - {"tar"} == set()
     specs = "\n".join(path.read_text() for path in [*ROOT.glob("roles/*/meta/argument_specs.yml"), *ROOT.glob("roles/*/vars/**/*.yml")])
     variables = set(re.findall(r"(?<![\w.])((?:stack|images|docker_host)_[a-z0-9_]+)\b", code))

@@ -157,17 +157,20 @@ def test_playbook_names_can_be_called_by_their_full_name():
     assert [path.name for path in (ROOT / "playbooks").glob("*.y*ml") if not re.fullmatch(r"[a-z][a-z0-9_]*\.yml", path.name)] == []
 
 
+def variables_in(group) -> Iterator[str]:
+    """The variables that stand among the hosts of an inventory's group."""
+    for key, value in (group or {}).items():
+        if key == "vars":
+            yield from value
+        elif key == "hosts":
+            for host in value.values():
+                yield from host or {}
+        else:
+            yield from variables_in(value)
+
+
 def test_inventories_hold_hosts_and_variables_apart():
     inventories = sorted((ROOT / "inventories").glob("*/hosts.yml"))
     assert inventories
     for path in inventories:
-        def walk(node):
-            if isinstance(node, dict):
-                assert "vars" not in node, path
-                for key, value in node.items():
-                    if key == "hosts":
-                        assert all(not host for host in (value or {}).values()), f"{path}: variables of a host belong in host_vars"
-                    else:
-                        walk(value)
-
-        walk(load(path))
+        assert list(variables_in(load(path))) == [], path.relative_to(ROOT)
