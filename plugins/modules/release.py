@@ -15,13 +15,11 @@ description:
   - A file that is there already and differs (damage, or an edit by hand) is replaced and reported as a change.
 options:
   directory:
-    description: The stack's directory on the host.
+    description: The stack's directory on the host. Required with O(state=current).
     type: path
-    required: true
   release:
-    description: The release's id, the name of its directory below C(releases).
+    description: The release's id, the name of its directory below C(releases). Required with O(state=current).
     type: str
-    required: true
   state:
     description:
       - V(staged) makes the release complete and runnable on the host, and leaves what runs alone.
@@ -29,59 +27,56 @@ options:
     type: str
     choices: [staged, current]
     default: staged
-  files:
-    description: The release's own files, written below C(releases/RELEASE).
-    type: list
-    elements: dict
-    default: []
+  plan:
+    description: The release as P(campaign.platform.release_plan#filter) gives it. Required with O(state=staged).
+    type: dict
     suboptions:
-      name:
-        description: File name.
+      release:
+        description: The release's id.
         type: str
         required: true
-      content:
-        description: Text of the file.
+      directory:
+        description: The stack's directory on the host.
         type: str
         required: true
-  configs:
-    description: Files that containers mount, world-readable.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Path relative to O(directory), with the digest of the content in it.
+      compose_files:
+        description: Paths of the Compose files on the host.
+        type: list
+        elements: str
+        required: true
+      env_file:
+        description: Path of the environment file on the host.
         type: str
         required: true
-      content:
-        description: Text of the file.
+      services:
+        description: Services that must run.
+        type: list
+        elements: str
+        required: true
+      jobs:
+        description: Services that are run once, in this order, before the others.
+        type: list
+        elements: str
+        required: true
+      project:
+        description: The Compose project's name, to validate the rendered files with.
         type: str
         required: true
-  secrets:
-    description: Secret files, mode 0400, in a directory of mode 0700.
-    type: list
-    elements: dict
-    default: []
-    suboptions:
-      path:
-        description: Absolute path below O(directory)/secrets, with a generation in it.
-        type: str
+      files:
+        description: The release's own files, written below C(releases/RELEASE), each with C(name) and C(content).
+        type: list
+        elements: dict
         required: true
-      content:
-        description: Text of the file. Never shown.
-        type: str
+      configs:
+        description: Files that containers mount, world-readable, each with C(path) (relative to O(directory)) and C(content).
+        type: list
+        elements: dict
         required: true
-      uid:
-        description: Numeric owner.
-        type: int
+      secrets:
+        description: Secret files, mode 0400 in a directory of mode 0700, each with C(path), C(content), C(uid) and C(gid).
+        type: list
+        elements: dict
         required: true
-      gid:
-        description: Numeric group.
-        type: int
-        required: true
-  project:
-    description: The Compose project's name, to validate the rendered files with.
-    type: str
   keep:
     description: How many releases to keep beside the current one when it is activated.
     type: int
@@ -99,12 +94,7 @@ author: campaign.platform contributors (@campaign-platform)
 EXAMPLES = r"""
 - name: Stage a release
   campaign.platform.release:
-    directory: /opt/campaign
-    release: 0123456789ab
-    project: campaign
-    files:
-      - name: docker-compose.yml
-        content: "{{ compose | campaign.platform.to_compose }}"
+    plan: "{{ catalogue | campaign.platform.release_plan('dev', {}, {}, {}, 'key', '/opt/campaign', 'campaign') }}"
 
 - name: Make it the current one
   campaign.platform.release:
@@ -195,7 +185,8 @@ class Release:
         self.id = params["release"]
         self.path = os.path.join(self.root, "releases", self.id)
         self.current_link = os.path.join(self.root, "current")
-        self.result = {"changed": False, "current": self.current(), "diff": []}
+        current = self.current()
+        self.result = {"changed": False, "current": current, "is_new": current != self.id, "diff": []}
 
     def current(self) -> str | None:
         """Return the current release's id."""
@@ -206,14 +197,14 @@ class Release:
 
     def _wanted(self):
         """Yield path, content, mode, owner and whether it is secret, for everything outside the release's own directory."""
-        params = self.module.params
+        params = self.module.params["plan"]
         for config in params["configs"]:
             yield os.path.join(self.root, config["path"]), config["content"].encode(), 0o444, (0, 0), False
         for secret in params["secrets"]:
             yield secret["path"], secret["content"].encode(), 0o400, (secret["uid"], secret["gid"]), True
 
     def _manifest(self) -> bytes:
-        params = self.module.params
+        params = self.module.params["plan"]
         names = {
             "configs": sorted(config["path"] for config in params["configs"]),
             "secrets": sorted(os.path.relpath(secret["path"], self.root) for secret in params["secrets"]),
@@ -249,7 +240,7 @@ class Release:
     def stage(self) -> None:
         """Write what is missing, the release's own directory last."""
         self._check_paths()
-        files = {item["name"]: item["content"].encode() for item in self.module.params["files"]}
+        files = {item["name"]: item["content"].encode() for item in self.module.params["plan"]["files"]}
         files[_MANIFEST] = self._manifest()
         missing = [item for item in self._wanted() if not self._is_right(*item[:4])]
         stale = sorted(name for name, content in files.items() if read(os.path.join(self.path, name)) != content)
@@ -297,8 +288,7 @@ class Release:
 
     def _validate(self, directory: str, files: dict[str, bytes]) -> None:
         command = ["docker", "compose", "--project-directory", self.root, "--env-file", f"{directory}/.env"]
-        if self.module.params["project"]:
-            command += ["--project-name", self.module.params["project"]]
+        command += ["--project-name", self.module.params["plan"]["project"]]
         for name in files:
             if name.endswith(".yml"):
                 command += ["--file", os.path.join(directory, name)]
@@ -359,29 +349,43 @@ def main() -> None:
     """Entry point."""
     text = {"type": "str", "required": True}
     number = {"type": "int", "required": True}
+    plan = {
+        "release": text,
+        "directory": text,
+        "project": text,
+        "files": {"type": "list", "elements": "dict", "required": True, "options": {"name": text, "content": text}},
+        "configs": {"type": "list", "elements": "dict", "required": True, "options": {"name": text, "path": text, "content": text}},
+        "secrets": {
+            "type": "list",
+            "elements": "dict",
+            "required": True,
+            "no_log": False,
+            "options": {"path": text, "content": {**text, "no_log": True}, "uid": number, "gid": number},
+        },
+        "compose_files": {"type": "list", "elements": "str", "required": True},
+        "env_file": text,
+        "services": {"type": "list", "elements": "str", "required": True},
+        "jobs": {"type": "list", "elements": "str", "required": True},
+    }
     module = AnsibleModule(
         argument_spec={
-            "directory": {"type": "path", "required": True},
-            "release": text,
+            "directory": {"type": "path"},
+            "release": {"type": "str"},
             "state": {"type": "str", "choices": ["staged", "current"], "default": "staged"},
-            "files": {"type": "list", "elements": "dict", "default": [], "options": {"name": text, "content": text}},
-            "configs": {"type": "list", "elements": "dict", "default": [], "options": {"path": text, "content": text}},
-            "secrets": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "no_log": False,
-                "options": {"path": text, "content": {**text, "no_log": True}, "uid": number, "gid": number},
-            },
-            "project": {"type": "str"},
+            "plan": {"type": "dict", "options": plan},
             "keep": {"type": "int", "default": 3},
         },
         supports_check_mode=True,
+        required_if=[("state", "staged", ("plan",)), ("state", "current", ("directory", "release"))],
     )
+    plan = module.params["plan"]
+    if plan:
+        module.params.update(directory=plan["directory"], release=plan["release"])
     release = Release(module)
     try:
         if module.params["state"] == "staged":
             release.stage()
+            release.result.update({key: plan[key] for key in ("release", "compose_files", "env_file", "services", "jobs")})
         else:
             release.activate()
     except OSError as error:

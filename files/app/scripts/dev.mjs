@@ -1,14 +1,16 @@
 // Runs a Node service from its sources and starts it anew when they change: `node scripts/dev.mjs api`.
+// With a second name it runs that entry once: `node scripts/dev.mjs api migrate`.
 import { spawn } from "node:child_process";
 import { watch } from "node:fs";
 import { context } from "esbuild";
 import { options } from "./bundle.mjs";
 
-const service = process.argv[2];
+const [service, once] = process.argv.slice(2);
 const outdir = `/tmp/${service}`;
 const bundle = await context(options(service, outdir));
 let child;
 let stopping = false;
+
 
 const stopChild = () =>
   new Promise((resolve) => {
@@ -29,24 +31,34 @@ async function restart() {
   child = spawn(process.execPath, [`${outdir}/main.mjs`], { stdio: "inherit" });
 }
 
-// An editor writes in several steps; one restart is enough for all of them.
-let timer;
-let work = restart();
-const schedule = () => {
-  clearTimeout(timer);
-  timer = setTimeout(() => {
-    work = work.then(restart);
-  }, 50);
-};
-for (const name of ["shared", service]) watch(`packages/${name}/src`, { recursive: true }, schedule);
-
-for (const signal of ["SIGTERM", "SIGINT"]) {
-  process.once(signal, async () => {
-    stopping = true;
+function watchAndRun() {
+  // An editor writes in several steps; one restart is enough for all of them.
+  let timer;
+  let work = restart();
+  const schedule = () => {
     clearTimeout(timer);
-    await work;
-    await stopChild();
-    await bundle.dispose();
-    process.exit(child?.exitCode ?? 0);
-  });
+    timer = setTimeout(() => {
+      work = work.then(restart);
+    }, 50);
+  };
+  for (const name of ["shared", service]) watch(`packages/${name}/src`, { recursive: true }, schedule);
+
+  for (const signal of ["SIGTERM", "SIGINT"]) {
+    process.once(signal, async () => {
+      stopping = true;
+      clearTimeout(timer);
+      await work;
+      await stopChild();
+      await bundle.dispose();
+      process.exit(child?.exitCode ?? 0);
+    });
+  }
+}
+
+if (once) {
+  await bundle.rebuild();
+  await bundle.dispose();
+  await import(`${outdir}/${once}.mjs`);
+} else {
+  watchAndRun();
 }
