@@ -68,13 +68,15 @@ ansible_facts:
           C(apt_sources) (the machine's first Debian archive, with C(uri) and C(signed_by), or null),
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
-          C(images) (references to ids, those only that are present), C(images_source), and C(stack) with the C(current) release.
+          C(images) (references to ids, those only that are present), C(images_source), and C(stack) with the
+          C(current) release's id and its C(services).
       type: dict
 """
 
 import concurrent.futures
 import errno
 import glob
+import json
 import os
 import platform
 import re
@@ -173,11 +175,17 @@ def familiar(reference: str) -> str:
 
 
 def stack_facts(directory: str | None) -> dict:
-    """Return the release that the stack's directory points to."""
+    """Return the release that the stack's directory points to, and the services that its manifest names."""
+    link = os.path.join(directory or "", "current")
     try:
-        return {"current": os.path.basename(os.readlink(os.path.join(directory or "", "current")))}
+        current = os.path.basename(os.readlink(link))
     except OSError:
-        return {"current": None}
+        return {"current": None, "services": []}
+    try:
+        services = json.loads(read(os.path.join(link, "manifest.json")))["services"]
+    except (ValueError, KeyError):
+        services = []
+    return {"current": current, "services": services}
 
 
 def existing_parent(path: str) -> str:

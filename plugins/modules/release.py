@@ -208,6 +208,7 @@ class Release:
         names = {
             "configs": sorted(config["path"] for config in params["configs"]),
             "secrets": sorted(os.path.relpath(secret["path"], self.root) for secret in params["secrets"]),
+            "services": sorted(params["services"]),
         }
         return (json.dumps({"release": self.id, **names}, indent=1) + "\n").encode()
 

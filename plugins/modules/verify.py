@@ -177,10 +177,11 @@ def http_request(addresses, port, method, path, *, body=None, headers=None):
 
 def json_request(addresses, port, method, path, *, payload=None, token=None, status=200):
     """Ask with and for JSON; fail on any other status than the one expected."""
-    headers = {"Content-Type": "application/json"}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    body = None if payload is None else json.dumps(payload)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    body = None
+    if payload is not None:
+        headers["Content-Type"] = "application/json"
+        body = json.dumps(payload)
     got, answer = http_request(addresses, port, method, path, body=body, headers=headers)
     if got != status:
         raise Failed(f"{method} {path} to answer {status}", f"{got} {shorten(answer.decode(errors='replace'))}")
@@ -335,8 +336,11 @@ class Stack:
             if (status, body) != (200, PIXEL):
                 raise Failed("the asset to come back as it was stored", f"{status} and {len(body)} bytes")
             self._await_evaluation(where, path)
-        finally:
-            json_request(*where, "DELETE", path, token=token, status=204)
+        except Failed:
+            # What failed first is what matters; a failure to clean up must not hide it.
+            http_request(*where, "DELETE", path, headers={"Authorization": f"Bearer {token}"})
+            raise
+        json_request(*where, "DELETE", path, token=token, status=204)
         json_request(*where, "GET", path, status=404)
 
     @staticmethod
