@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A person's way through the page, in headless Chromium, against a stack that runs.
+
+BASE_URL, OPERATOR_USER and OPERATOR_PASSWORD_FILE say where and as whom; SCREENSHOT, if set, where to keep a picture.
+"""
+
+import json
+import os
+import secrets
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect, sync_playwright
+
+BASE_URL = os.environ["BASE_URL"]
+USER = os.environ["OPERATOR_USER"]
+PASSWORD = Path(os.environ["OPERATOR_PASSWORD_FILE"]).read_text()
+# The scheduler ticks every few seconds, and the page polls.
+EVALUATION_MILLISECONDS = 60_000
+SERVICES = ("postgres", "redis", "minio", "api", "rules-engine", "scheduler")
+# As root Chromium has no sandbox; the rest keeps it from looking for its maker's servers.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+
+
+def request(method: str, path: str, body: dict | None = None, token: str | None = None):
+    headers = {"Content-Type": "application/json"} if body is not None else {}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    data = json.dumps(body).encode() if body is not None else None
+    asked = urllib.request.Request(f"{BASE_URL}/api{path}", data, headers, method=method)
+    with urllib.request.urlopen(asked, timeout=10) as answer:
+        return json.loads(answer.read() or b"null")
+
+
+@pytest.fixture
+def page():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
+        opened = browser.new_page(viewport={"width": 1280, "height": 860})
+        problems: list[str] = []
+        opened.on("console", lambda message: problems.append(f"console: {message.text}") if message.type == "error" else None)
+        opened.on("pageerror", lambda error: problems.append(f"page: {error}"))
+        opened.on("request", lambda asked: problems.append(f"foreign: {asked.url}") if not asked.url.startswith((BASE_URL, "data:", "blob:")) else None)
+        yield opened
+        browser.close()
+        # A 401 is what the wrong password below is meant to bring.
+        assert [problem for problem in problems if "401" not in problem] == []
+
+
+@pytest.fixture
+def name():
+    """A campaign's name; the campaign is removed in the end, whatever happened."""
+    chosen = f"Browser test {secrets.token_hex(4)}"
+    yield chosen
+    token = request("POST", "/auth/login", {"username": USER, "password": PASSWORD})["accessToken"]
+    for campaign in request("GET", "/campaigns"):
+        if campaign["name"] == chosen:
+            request("DELETE", f"/campaigns/{campaign['id']}", token=token)
+
+
+def sign_in(page: Page, password: str) -> None:
+    page.get_by_label("Username").fill(USER)
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Sign in").click()
+
+
+def test_a_person_creates_a_campaign_and_sees_it_evaluated(page: Page, name: str) -> None:
+    page.goto(BASE_URL)
+
+    sign_in(page, "certainly-wrong")
+    expect(page.get_by_role("alert")).to_have_text("The username or the password is wrong.")
+    sign_in(page, PASSWORD)
+
+    page.get_by_label("Name").fill(name)
+    page.get_by_label("Longitude").fill("12.5")
+    page.get_by_label("Latitude").fill("41.9")
+    page.get_by_role("button", name="Create campaign").click()
+
+    item = page.get_by_role("list", name="Campaigns").get_by_role("listitem").filter(has_text=name)
+    expect(item).to_be_visible()
+    # Without a reload.
+    expect(item).to_contain_text("active", timeout=EVALUATION_MILLISECONDS)
+    expect(page.locator("circle.active").filter(has_text=name)).to_have_count(1)
+
+    status = page.get_by_role("region", name="Status")
+    for service in SERVICES:
+        expect(status.get_by_role("listitem").filter(has_text=service).first).to_have_attribute("data-status", "up", timeout=20_000)
+    if screenshot := os.environ.get("SCREENSHOT"):
+        page.screenshot(path=screenshot)
