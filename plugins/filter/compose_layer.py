@@ -73,9 +73,7 @@ def _mounts(secrets, configs) -> dict:
         fragment = _merge(fragment, {"services": {file["service"]: {"volumes": [volume]}}})
     for file in secrets:
         mount = {"source": file["source"], "target": file["target"]}
-        fragment = _merge(
-            fragment, {"services": {file["consumer"]: {"secrets": [mount]}}, "secrets": {file["source"]: {"file": file["path"]}}}
-        )
+        fragment = _merge(fragment, {"services": {file["consumer"]: {"secrets": [mount]}}, "secrets": {file["source"]: {"file": file["path"]}}})
     return fragment
 
 

@@ -43,15 +43,17 @@ import yaml
 
 # A letter, a slash, a dot or a dollar first, then nothing that YAML gives a meaning to.
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*\Z")
-_RESERVED = frozenset("y n yes no on off true false null inf nan".split())
+_RESERVED = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "inf", "nan"])
 
 
 class _Dumper(yaml.SafeDumper):
-    def ignore_aliases(self, data):
-        return True
+    """Spells out what is referred to twice, because merging Compose files by eye is hard enough without anchors."""
 
-    def increase_indent(self, flow=False, indentless=False):
-        return super().increase_indent(flow, False)
+    def ignore_aliases(self, data):
+        return data is not None
+
+    def increase_indent(self, flow=False, **_options):
+        return super().increase_indent(flow, indentless=False)
 
 
 def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
@@ -82,6 +84,7 @@ def to_compose(value) -> str:
         _plain_types(value),
         Dumper=_Dumper,
         sort_keys=False,
+        explicit_start=True,
         default_flow_style=False,
         allow_unicode=True,
         width=1000,

@@ -69,7 +69,7 @@ def parse_env(text: str) -> dict[str, str]:
             if not quoted:
                 raise ValueError(
                     f"line {number}: {name} is not closed by a double quote, or holds a bare $ or an unknown escape. "
-                    "Write \\\" \\\\ \\$ \\n or \\r, or put the value in single quotes."
+                    'Write \\" \\\\ \\$ \\n or \\r, or put the value in single quotes.'
                 )
             values[name] = re.sub(r"\\(.)", lambda escape: _UNESCAPE[escape[1]], quoted["text"])
         elif value.startswith("'"):

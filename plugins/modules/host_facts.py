@@ -213,9 +213,7 @@ def gather(params: dict) -> dict:
             "memory_mb": int(memory[1]) // 1024 if memory else 0,
             "disk_free_mb": shutil.disk_usage(existing_parent(data_root)).free // 2**20,
             "apt_sources": debian_archive(),
-            "ports": [
-                {**item, "busy": is_busy(item["address"], item["port"]), "project": published.get(item["port"])} for item in params["ports"]
-            ],
+            "ports": [{**item, "busy": is_busy(item["address"], item["port"]), "project": published.get(item["port"])} for item in params["ports"]],
             "images_source": read(os.path.join(params["images_state_directory"], "source")).strip() or None,
             "stack": stack_facts(params["stack_directory"]),
             "compose": compose.result(),

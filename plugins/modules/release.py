@@ -391,7 +391,8 @@ def main() -> None:
             release.activate()
     except OSError as error:
         module.fail_json(
-            msg=f"{error.strerror}: {error.filename or module.params['directory']}. Nothing that runs was changed. Check the owner, the free space and the mount of that path.",
+            msg=f"{error.strerror}: {error.filename or module.params['directory']}. Nothing that runs was changed. "
+            "Check the owner, the free space and the mount of that path.",
         )
     module.exit_json(**release.result)
 

@@ -133,8 +133,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import En
 
 # A PNG of one pixel: the smallest real image to store and get back.
 PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
-    "1f15c4890000000d49444154789c63f8cfc0f01f0005000201fb2ed4a60000000049454e44ae426082"
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c63f8cfc0f01f0005000201fb2ed4a60000000049454e44ae426082"
 )
 HTTP_TIMEOUT = 10
 EVALUATION_TIMEOUT = 90
@@ -281,9 +280,7 @@ class Stack:
         nonce = secrets.token_hex(16)
         lng, lat = secrets.randbelow(3600) / 10 - 180 + 0.05, secrets.randbelow(1800) / 10 - 90 + 0.05
         lng, lat = round(lng, 2), round(lat, 2)
-        answer = json_request(
-            self.addresses(check), check["port"], "POST", "/internal/probe", payload={"nonce": nonce, "lng": lng, "lat": lat}
-        )
+        answer = json_request(self.addresses(check), check["port"], "POST", "/internal/probe", payload={"nonce": nonce, "lng": lng, "lat": lat})
         wanted = {
             "postgis": f"POINT({lng:g} {lat:g})",
             "redis": nonce,
@@ -348,9 +345,7 @@ class Stack:
         deadline = time.monotonic() + EVALUATION_TIMEOUT
         while (state := json_request(*where, "GET", path)["state"]) == "pending":
             if time.monotonic() >= deadline:
-                raise Failed(
-                    f"the campaign to be evaluated within {EVALUATION_TIMEOUT} s", "still pending: look at the scheduler and the rules-engine too"
-                )
+                raise Failed(f"the campaign to be evaluated within {EVALUATION_TIMEOUT} s", "still pending: look at the scheduler and the rules-engine too")
             time.sleep(0.5)
         if state != "active":
             raise Failed("a campaign inside its own radius to become active", state)

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
 # Makes the cluster on an empty volume, then runs the server. Understands the variables of the upstream image that this project
 # and its users rely on: POSTGRES_USER, POSTGRES_PASSWORD, POSTGRES_DB and their *_FILE forms, POSTGRES_INITDB_ARGS.
 set -eu

@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
 # Makes the bucket and the api's own key. Run before every new release; what is there already is left or brought up to date.
 # Credentials go through standard input, so that no process list and no environment shows them.
 set -eu

@@ -24,7 +24,7 @@ export const migrations: Record<string, Migration> = {
       await sql`GRANT SELECT, INSERT, DELETE, UPDATE (asset_type, asset_size) ON campaign.campaigns TO campaign_api`.execute(
         db,
       );
-      await sql`GRANT SELECT (id, place, rule), UPDATE (state, evaluated_at) ON campaign.campaigns TO campaign_rules_engine`.execute(
+      await sql`GRANT SELECT (id, place, rule, state), UPDATE (state, evaluated_at) ON campaign.campaigns TO campaign_rules_engine`.execute(
         db,
       );
       await sql`GRANT SELECT (id, state, evaluated_at) ON campaign.campaigns TO campaign_scheduler`.execute(db);
