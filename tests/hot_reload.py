@@ -57,7 +57,7 @@ def main() -> None:
     sources, api, page, project = Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
     edits = {
         "api": ("api/src/health.controller.ts", 'status: "ok"', f'status: "{NONCE}"', lambda: NONCE in get(f"{api}/api/health/live")),
-        "frontend": ("frontend/index.html", "<title>Campaigns", f"<title>{NONCE}", lambda: NONCE in get(page)),
+        "frontend": ("frontend/src/App.tsx", "<h1>Campaigns", f"<h1>{NONCE}", lambda: NONCE in get(f"{page}/src/App.tsx")),
     }
     for service, message in (("rules-engine", '"evaluating"'), ("scheduler", '"scheduling"')):
         edits[service] = (f"{service}/src/main.ts", message, f'"{NONCE}"', lambda service=service: NONCE in logs(project, service))
