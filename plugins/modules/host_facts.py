@@ -17,11 +17,11 @@ options:
     type: list
     elements: str
     default: []
-  images_state_directory:
+  source_directory:
     description: Directory where the role images keeps its recorded source.
     type: path
     default: /var/lib/campaign-images
-  stack_directory:
+  release_directory:
     description: Directory of the stack.
     type: path
   ports:
@@ -52,7 +52,7 @@ author: campaign.platform contributors (@campaign-platform)
 EXAMPLES = r"""
 - name: Gather facts of the Docker host
   campaign.platform.host_facts:
-    stack_directory: /opt/campaign
+    release_directory: /opt/campaign
 """
 
 RETURN = r"""
@@ -214,8 +214,8 @@ def gather(params: dict) -> dict:
             "disk_free_mb": shutil.disk_usage(existing_parent(data_root)).free // 2**20,
             "apt_sources": debian_archive(),
             "ports": [{**item, "busy": is_busy(item["address"], item["port"]), "project": published.get(item["port"])} for item in params["ports"]],
-            "images_source": read(os.path.join(params["images_state_directory"], "source")).strip() or None,
-            "stack": stack_facts(params["stack_directory"]),
+            "images_source": read(os.path.join(params["source_directory"], "source")).strip() or None,
+            "stack": stack_facts(params["release_directory"]),
             "compose": compose.result(),
             "buildx": buildx.result(),
         }
@@ -227,8 +227,8 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "images": {"type": "list", "elements": "str", "default": []},
-            "images_state_directory": {"type": "path", "default": "/var/lib/campaign-images"},
-            "stack_directory": {"type": "path"},
+            "source_directory": {"type": "path", "default": "/var/lib/campaign-images"},
+            "release_directory": {"type": "path"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },

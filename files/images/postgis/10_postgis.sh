@@ -1,5 +1,5 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Sourced by the entrypoint when the cluster is made.
+# Run by the entrypoint when the cluster is made.
 psql --quiet --set=ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" \
   --command 'CREATE EXTENSION IF NOT EXISTS postgis'

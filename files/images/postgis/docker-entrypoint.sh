@@ -9,23 +9,21 @@ fail() {
   exit 1
 }
 
-# Sets NAME to the content of the file that NAME_FILE names.
+# Prints the value of a variable, or the content of the file that its _FILE form names: from_file NAME "$NAME" "$NAME_FILE".
 from_file() {
-  eval "value=\${$1:-} file=\${$1_FILE:-}"
-  # eval above assigns both; shellcheck cannot see it.
-  # shellcheck disable=SC2154
-  [ -z "$value" ] || [ -z "$file" ] || fail "set $1 or $1_FILE, not both"
-  if [ -n "$file" ]; then
-    [ -r "$file" ] || fail "$1_FILE names $file, which uid $(id -u) cannot read"
-    value=$(cat "$file")
+  [ -z "$2" ] || [ -z "$3" ] || fail "set $1 or $1_FILE, not both"
+  if [ -n "$3" ]; then
+    [ -r "$3" ] || fail "$1_FILE names $3, which uid $(id -u) cannot read"
+    cat "$3"
+  else
+    printf '%s' "$2"
   fi
-  eval "$1=\$value"
 }
 
 make_cluster() {
-  from_file POSTGRES_PASSWORD
-  from_file POSTGRES_USER
-  from_file POSTGRES_DB
+  POSTGRES_PASSWORD=$(from_file POSTGRES_PASSWORD "${POSTGRES_PASSWORD:-}" "${POSTGRES_PASSWORD_FILE:-}")
+  POSTGRES_USER=$(from_file POSTGRES_USER "${POSTGRES_USER:-}" "${POSTGRES_USER_FILE:-}")
+  POSTGRES_DB=$(from_file POSTGRES_DB "${POSTGRES_DB:-}" "${POSTGRES_DB_FILE:-}")
   [ -n "$POSTGRES_PASSWORD" ] || fail "POSTGRES_PASSWORD or POSTGRES_PASSWORD_FILE is missing or empty"
   POSTGRES_USER=${POSTGRES_USER:-postgres}
   POSTGRES_DB=${POSTGRES_DB:-$POSTGRES_USER}
@@ -37,10 +35,9 @@ make_cluster() {
   mkdir -p "$(dirname "$PGDATA")"
   password_file=$(mktemp)
   printf '%s\n' "$POSTGRES_PASSWORD" > "$password_file"
-  # The arguments are words of the user's choosing.
-  # shellcheck disable=SC2086
-  initdb --pgdata="$making" --username="$POSTGRES_USER" --pwfile="$password_file" \
-    --auth-local=trust --auth-host=scram-sha-256 ${POSTGRES_INITDB_ARGS:-}
+  # POSTGRES_INITDB_ARGS is words of the user's choosing, so xargs splits them as a shell would.
+  printf '%s\n' "${POSTGRES_INITDB_ARGS:-}" | xargs initdb --pgdata="$making" --username="$POSTGRES_USER" --pwfile="$password_file" \
+    --auth-local=trust --auth-host=scram-sha-256
   rm -f "$password_file"
   {
     echo 'local all all trust'
@@ -57,7 +54,7 @@ make_cluster() {
   fi
   for script in /docker-entrypoint-initdb.d/*; do
     case $script in
-      *.sh) . "$script" ;;
+      *.sh) sh "$script" ;;
       *.sql) psql --quiet --set=ON_ERROR_STOP=1 --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" --file "$script" ;;
     esac
   done
