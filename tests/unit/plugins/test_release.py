@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A release is staged whole or not at all, and only what no release names is pruned."""
+
+import os
+
+import pytest
+from ansible_collections.campaign.platform.plugins.modules import release as module
+
+ONE, TWO, THREE = "1" * 12, "2" * 12, "3" * 12
+
+
+class Failed(Exception):
+    pass
+
+
+class Host:
+    """Stands in for AnsibleModule: parameters, check mode, and a Compose that accepts or refuses."""
+
+    def __init__(self, **params):
+        self.params = params
+        self.check_mode = params.pop("check", False)
+        self.refusal = params.pop("refusal", "")
+
+    def fail_json(self, msg):
+        raise Failed(msg)
+
+    def run_command(self, command, cwd):
+        assert "config" in command
+        assert cwd == self.params["directory"]
+        return (1, "", self.refusal) if self.refusal else (0, "", "")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "stack"
+
+
+def stage(root, release, text="services: {}", secret="s3cret", **options):
+    plan = {
+        "project": "p",
+        "services": ["api"],
+        "files": [{"name": "docker-compose.yml", "content": text}, {"name": ".env", "content": "A=1\n"}],
+        "configs": [{"path": f"config/{release}/x.conf", "content": text}],
+        "secrets": [{"path": f"{root}/secrets/x_{release}", "content": secret, "uid": os.getuid(), "gid": os.getgid()}],
+    }
+    staged = module.Release(Host(directory=str(root), release=release, plan=plan, **options))
+    staged.stage()
+    return staged.result
+
+
+def activate(root, release, keep=3, **options):
+    activated = module.Release(Host(directory=str(root), release=release, keep=keep, **options))
+    activated.activate()
+    return activated.result
+
+
+# Config files belong to root, which a test that is not root's cannot give them.
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="needs root, as a deploy does")
+
+
+def tree(root):
+    return sorted((str(path.relative_to(root)), path.lstat().st_mode, path.lstat().st_mtime_ns) for path in root.rglob("*")) if root.exists() else []
+
+
+def test_a_second_staging_changes_nothing(root):
+    assert stage(root, ONE)["changed"]
+    before = tree(root)
+    assert not stage(root, ONE)["changed"]
+    assert tree(root) == before
+
+
+def test_a_check_predicts_and_writes_nothing(root):
+    result = stage(root, ONE, check=True)
+    assert result["changed"]
+    assert result["is_new"]
+    assert not root.exists()
+
+
+def test_modes_and_owners(root):
+    stage(root, ONE)
+    assert (root / "secrets").stat().st_mode & 0o777 == 0o700
+    assert (root / f"secrets/x_{ONE}").stat().st_mode & 0o777 == 0o400
+    assert (root / f"config/{ONE}/x.conf").stat().st_mode & 0o777 == 0o444
+
+
+def test_the_diff_shows_the_release_and_no_secret(root):
+    stage(root, ONE, text="services: {old: {}}")
+    activate(root, ONE)
+    diff = stage(root, TWO, text="services: {new: {}}")["diff"]
+    assert any("old" in entry["before"] and "new" in entry["after"] for entry in diff)
+    assert "s3cret" not in str(diff)
+    assert "a secret of a new generation" in str(diff)
+
+
+def test_what_compose_refuses_is_not_placed(root):
+    with pytest.raises(Failed, match="refuses the rendered files"):
+        stage(root, ONE, refusal="no such key")
+    assert list((root / "releases").iterdir()) == []
+
+
+def test_damage_is_mended_and_told(root):
+    stage(root, ONE)
+    (root / f"secrets/x_{ONE}").chmod(0o644)
+    (root / f"releases/{ONE}/.env").write_text("A=2\n")
+    assert stage(root, ONE)["changed"]
+    assert (root / f"secrets/x_{ONE}").stat().st_mode & 0o777 == 0o400
+    assert (root / f"releases/{ONE}/.env").read_text() == "A=1\n"
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "{root}/../x", "{root}/secrets/../../x"])
+def test_a_path_outside_is_refused(root, path):
+    plan = {"project": "p", "services": [], "files": [], "configs": []}
+    plan["secrets"] = [{"path": path.format(root=root), "content": "x", "uid": 0, "gid": 0}]
+    with pytest.raises(Failed, match="not a plain path below"):
+        module.Release(Host(directory=str(root), release=ONE, plan=plan)).stage()
+
+
+@pytest.mark.parametrize("name", ["", "../x", "1", "G" * 12])
+def test_a_release_has_an_id(root, name):
+    with pytest.raises(Failed, match="no release id"):
+        stage(root, name)
+
+
+def test_activation_moves_both_links(root):
+    stage(root, ONE)
+    assert activate(root, ONE)["changed"]
+    assert os.readlink(root / "current") == f"releases/{ONE}"
+    assert (root / ".env").read_text() == "A=1\n"
+    assert not activate(root, ONE)["changed"]
+
+
+def test_what_is_not_staged_cannot_be_current(root):
+    with pytest.raises(Failed, match="Stage it first"):
+        activate(root, ONE)
+
+
+def test_pruning_keeps_what_a_release_names(root):
+    for age, release in enumerate([ONE, TWO, THREE]):
+        stage(root, release)
+        activate(root, release, keep=3)
+        os.utime(root / f"releases/{release}", (age, age))
+    assert sorted(path.name for path in (root / "releases").iterdir()) == [ONE, TWO, THREE]
+    stage(root, "4" * 12)
+    assert activate(root, "4" * 12, keep=1)["pruned"] == [TWO, ONE]
+    # The one before stays to go back to, with what it names.
+    assert sorted(path.name for path in (root / "releases").iterdir()) == [THREE, "4" * 12]
+    assert sorted(path.name for path in (root / "secrets").iterdir()) == [f"x_{THREE}", f"x_{'4' * 12}"]
+    assert sorted(path.name for path in (root / "config").iterdir()) == [THREE, "4" * 12]
