@@ -45,7 +45,7 @@ def page():
         yield opened
         browser.close()
         # A 401 is what the wrong password below is meant to bring.
-        assert [problem for problem in problems if "401" not in problem] == []
+        assert [problem for problem in problems if "401" not in problem] == [], "\n".join(problems)
 
 
 @pytest.fixture
