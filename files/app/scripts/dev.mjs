@@ -11,7 +11,6 @@ const bundle = await context(options(service, outdir));
 let child;
 let stopping = false;
 
-
 const stopChild = () =>
   new Promise((resolve) => {
     if (!child || child.exitCode !== null || child.signalCode !== null) return resolve();
