@@ -58,7 +58,8 @@ RETURN = r"""
 _value:
   description:
     - C(release) (id), C(files) (C(name) and C(content)), C(configs), C(secrets), C(compose_files) and C(env_file) (paths on the
-      host), C(services) (those that must run), C(jobs) (in their order), C(directory) and C(project).
+      host), C(services) (those that must run), C(jobs) (in their order), C(foundations) (services that wait for no other),
+      C(directory) and C(project).
   type: dict
 """
 
@@ -97,7 +98,7 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
 
     jobs = sorted((job for entry in catalogue for job in entry.get("jobs", [])), key=lambda job: job["order"])
     job_names = [job["service"] for job in jobs]
-    services = {**base.get("services", {}), **override.get("services", {})}
+    services = {**override.get("services", {}), **base.get("services", {})}
     return {
         "release": release,
         "directory": directory,
@@ -109,6 +110,7 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
         "env_file": f"{path}/.env",
         "services": [name for name in services if name not in job_names],
         "jobs": job_names,
+        "foundations": [name for name, service in services.items() if name not in job_names and "depends_on" not in service],
     }
 
 

@@ -58,6 +58,11 @@ options:
         type: list
         elements: str
         required: true
+      foundations:
+        description: Services that wait for no other.
+        type: list
+        elements: str
+        required: true
       project:
         description: The Compose project's name, to validate the rendered files with.
         type: str
@@ -367,6 +372,7 @@ def main() -> None:
         "env_file": text,
         "services": {"type": "list", "elements": "str", "required": True},
         "jobs": {"type": "list", "elements": "str", "required": True},
+        "foundations": {"type": "list", "elements": "str", "required": True},
     }
     module = AnsibleModule(
         argument_spec={
@@ -386,7 +392,7 @@ def main() -> None:
     try:
         if module.params["state"] == "staged":
             release.stage()
-            release.result.update({key: plan[key] for key in ("release", "compose_files", "env_file", "services", "jobs")})
+            release.result.update({key: plan[key] for key in ("release", "compose_files", "env_file", "services", "jobs", "foundations")})
         else:
             release.activate()
     except OSError as error:
