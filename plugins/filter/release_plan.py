@@ -58,7 +58,7 @@ RETURN = r"""
 _value:
   description:
     - C(release) (id), C(files) (C(name) and C(content)), C(configs), C(secrets), C(compose_files) and C(env_file) (paths on the
-      host), C(services) (those that must run), C(jobs) (in their order), C(foundations) (services that wait for no other),
+      host), C(services) (those that must run), C(jobs) (services that run once before the others), C(foundations) (services that wait for no other),
       C(directory) and C(project).
   type: dict
 """
@@ -96,8 +96,7 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
     own = to_env_file({"COMPOSE_PROJECT_NAME": project, "COMPOSE_FILE": ":".join(compose_files)})
     texts[".env"] = own + variables
 
-    jobs = sorted((job for entry in catalogue for job in entry.get("jobs", [])), key=lambda job: job["order"])
-    job_names = [job["service"] for job in jobs]
+    jobs = sorted(job for entry in catalogue for job in entry.get("jobs", []))
     services = {**override.get("services", {}), **base.get("services", {})}
     return {
         "release": release,
@@ -108,9 +107,9 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
         "secrets": _keep(secrets, "path", "content", "uid", "gid"),
         "compose_files": compose_files,
         "env_file": f"{path}/.env",
-        "services": [name for name in services if name not in job_names],
-        "jobs": job_names,
-        "foundations": [name for name, service in services.items() if name not in job_names and "depends_on" not in service],
+        "services": [name for name in services if name not in jobs],
+        "jobs": jobs,
+        "foundations": [name for name, service in services.items() if name not in jobs and "depends_on" not in service],
     }
 
 

@@ -54,7 +54,7 @@ options:
         elements: str
         required: true
       jobs:
-        description: Services that are run once, in this order, before the others.
+        description: Services that run once, before the others.
         type: list
         elements: str
         required: true

@@ -24,6 +24,11 @@ options:
     type: list
     elements: str
     required: true
+  jobs:
+    description: Names of the services that must have run to their end with success. One that failed ends the wait.
+    type: list
+    elements: str
+    default: []
   checks:
     description: What to ask. Each names the service that is to blame when it fails.
     type: list
@@ -82,7 +87,7 @@ options:
     description: That user's password.
     type: str
   timeout:
-    description: Seconds to wait for all services to become healthy.
+    description: Seconds to wait for all services to become healthy and all jobs to end.
     type: int
     default: 120
   socket:
@@ -136,6 +141,7 @@ PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c63f8cfc0f01f0005000201fb2ed4a60000000049454e44ae426082"
 )
 HTTP_TIMEOUT = 10
+SUCCESS = "exited (exit code 0)"
 EVALUATION_TIMEOUT = 90
 
 
@@ -242,17 +248,22 @@ class Stack:
             return f"unhealthy: {shorten(health['Log'][-1]['Output'])}"
         return health["Status"]
 
-    def wait_until_healthy(self) -> list[dict]:
-        """Wait for every service and return a failure for each that is not healthy in the end."""
+    def wait(self) -> list[dict]:
+        """Wait for every service and job and return a failure for each that is not healthy, or did not end well, in the end."""
         deadline = time.monotonic() + self.params["timeout"]
         while True:
             self.refresh()
-            states = {service: self.state(service) for service in self.params["services"]}
-            ill = {service: state for service, state in states.items() if state != "healthy"}
-            if not ill or time.monotonic() >= deadline:
+            services = {service: self.state(service) for service in self.params["services"]}
+            ill = {service: state for service, state in services.items() if state != "healthy"}
+            jobs = {job: self.state(job) for job in self.params["jobs"]}
+            unfinished = {job: state for job, state in jobs.items() if state != SUCCESS}
+            failed = any(state.startswith("exited") for state in unfinished.values())
+            if not (ill or unfinished) or failed or time.monotonic() >= deadline:
                 break
             time.sleep(0.25)
-        return [self.failure(service, "health", "healthy", state) for service, state in ill.items()]
+        return [self.failure(service, "health", "healthy", state) for service, state in ill.items()] + [
+            self.failure(job, "run to its end", SUCCESS, state) for job, state in unfinished.items()
+        ]
 
     def failure(self, service: str, check: str, expected: str, got: str) -> dict:
         """Describe one failure."""
@@ -400,14 +411,14 @@ class Stack:
 
     def verify(self) -> tuple[int, list[dict]]:
         """Return the number of checks that passed, and the failures."""
-        failures = self.wait_until_healthy()
+        failures = self.wait()
         # The gateway of a bridge is the host itself; that of another driver may be somebody else's machine.
         bridges = [network for network in self.engine.get("/networks") if network["Driver"] == "bridge"]
         self.gateways = [pool.get("Gateway", "") for network in bridges for pool in (network["IPAM"].get("Config") or [])]
         tasks = self.tasks()
         with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
             failures += [failure for failure in pool.map(self.ask, tasks) if failure]
-        return len(tasks) + len(self.params["services"]) - len(failures), failures
+        return len(tasks) + len(self.params["services"]) + len(self.params["jobs"]) - len(failures), failures
 
 
 def main() -> None:
@@ -428,6 +439,7 @@ def main() -> None:
         argument_spec={
             "project": text,
             "services": {"type": "list", "elements": "str", "required": True},
+            "jobs": {"type": "list", "elements": "str", "default": []},
             "checks": {"type": "list", "elements": "dict", "default": [], "options": check},
             "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
             "operator_user": {"type": "str"},

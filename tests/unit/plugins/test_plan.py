@@ -66,7 +66,7 @@ def plan(secret="value", setting="1", image="image:1"):
             "base": {"services": {"api": {"image": image, "user": "1:1"}, "job": {"image": image, "profiles": ["job"]}}},
             "dev": {"services": {"vite": {"image": image}}},
             "secrets": {"api": {"jwt": secret}},
-            "jobs": [{"service": "job", "order": 1}],
+            "jobs": ["job"],
         }
     ]
     return release_plan(catalogue, "dev", {"init": True}, {"backend": {}}, {"PORT": setting}, "key", "/opt/x", "project")
