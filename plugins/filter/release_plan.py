@@ -58,7 +58,8 @@ RETURN = r"""
 _value:
   description:
     - C(release) (id), C(files) (C(name) and C(content)), C(configs), C(secrets), C(compose_files) and C(env_file) (paths on the
-      host), C(services) (those that must run), C(jobs) (services that run once before the others), C(foundations) (services that wait for no other),
+      host), C(services) (those that must run), C(jobs) (services that run once before the others), C(foundations)
+      (services that wait for no other), C(images) (references by service),
       C(directory) and C(project).
   type: dict
 """
@@ -109,6 +110,7 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
         "env_file": f"{path}/.env",
         "services": [name for name in services if name not in jobs],
         "jobs": jobs,
+        "images": {name: service["image"] for name, service in services.items() if name not in jobs},
         "foundations": [name for name, service in services.items() if name not in jobs and "depends_on" not in service],
     }
 

@@ -39,6 +39,10 @@ options:
     description: Upstream references by key, over those of the catalogue.
     type: dict
     default: {}
+  lock:
+    description: Digests by reference, registry included. A pulled reference that it names is pulled by that digest.
+    type: dict
+    default: {}
   revision:
     description: Goes into every digest; a new value builds everything anew.
     type: str
@@ -54,7 +58,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _list:
   description:
-    - One mapping of keys to C(reference), C(pull) (whether it is pulled), and for a build C(context), C(dockerfile), C(target), C(args),
+    - One mapping of keys to C(reference), C(pull) (whether it is pulled), C(tagged) for a pull (without the lock's digest), and for a
+      build C(context), C(dockerfile), C(target), C(args),
       C(suite), C(include), C(parents) (keys, all the way up, parents first) and C(hint).
   type: list
   elements: dict
@@ -105,7 +110,7 @@ def tree_digest(context: str) -> str:
     return _digests[context]
 
 
-def image_plan(catalogue, directory: str, source: str, prefix: str, registry: str, upstream, revision: str) -> dict[str, dict]:
+def image_plan(catalogue, directory: str, source: str, prefix: str, registry: str, upstream, revision: str, lock) -> dict[str, dict]:
     """Return the plan of every image; see DOCUMENTATION."""
     plan: dict[str, dict] = {}
 
@@ -115,7 +120,9 @@ def image_plan(catalogue, directory: str, source: str, prefix: str, registry: st
         definition = catalogue[key]
         reference = upstream.get(key) or (definition.get("upstream") if source == "pull" else None)
         if reference:
-            plan[key] = {"reference": registry + reference, "pull": True, "parents": []}
+            tagged = registry + reference
+            locked = f"{tagged}@{lock[tagged]}" if tagged in lock else tagged
+            plan[key] = {"reference": locked, "tagged": tagged, "pull": True, "parents": []}
             return plan[key]
         parents = {argument: add(parent) for argument, parent in definition.get("parents", {}).items()}
         context = os.path.realpath(os.path.join(directory, definition["context"])) if "context" in definition else None
@@ -149,5 +156,5 @@ class LookupModule(LookupBase):
 
     def run(self, terms, variables=None, **kwargs):
         self.set_options(var_options=variables, direct=kwargs)
-        options = {name: self.get_option(name) for name in ("directory", "source", "prefix", "registry", "upstream", "revision")}
+        options = {name: self.get_option(name) for name in ("directory", "source", "prefix", "registry", "upstream", "revision", "lock")}
         return [image_plan(catalogue, **options) for catalogue in terms]

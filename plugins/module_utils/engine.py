@@ -13,11 +13,12 @@ from urllib.parse import urlencode
 class EngineError(Exception):
     """The Engine did not answer, or answered with an error.
 
-    ``status`` is the HTTP status, 0 where there was no answer.
+    ``reason`` is what the Engine or the system says, ``status`` the HTTP status, 0 where there was no answer.
     """
 
-    def __init__(self, message: str, status: int = 0):
-        super().__init__(message)
+    def __init__(self, where: str, reason: str, status: int = 0):
+        super().__init__(f"{where}: {reason}")
+        self.reason = reason
         self.status = status
 
 
@@ -39,26 +40,26 @@ class Engine:
         self.socket_path = socket_path
         self.timeout = timeout
 
-    def request(self, method: str, path: str, query: dict | None = None, body: bytes | None = None) -> tuple[int, bytes]:
+    def request(self, method: str, path: str, query: dict | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
         """Return status and body; raise EngineError when there is no answer."""
         connection = _SocketConnection(self.socket_path, self.timeout)
         try:
-            connection.request(method, f"{path}?{urlencode(query)}" if query else path, body)
+            connection.request(method, f"{path}?{urlencode(query)}" if query else path, headers=headers or {})
             answer = connection.getresponse()
             return answer.status, answer.read()
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "strerror", None) or type(error).__name__
-            raise EngineError(f"{self.socket_path}: {reason}") from None
+            raise EngineError(self.socket_path, reason) from None
         finally:
             connection.close()
 
-    def get(self, path: str, **query: str):
+    def get(self, path: str, headers: dict[str, str] | None = None, **query: str):
         """Return the parsed JSON of a GET; raise EngineError on any status but 200."""
-        status, body = self.request("GET", path, query)
+        status, body = self.request("GET", path, query, headers)
         if status != 200:
             try:
                 message = json.loads(body)["message"]
             except (ValueError, KeyError, TypeError):
                 message = body.decode(errors="replace")
-            raise EngineError(f"GET {path}: {message}", status)
+            raise EngineError(f"GET {path}", message, status)
         return json.loads(body)

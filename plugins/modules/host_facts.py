@@ -69,7 +69,7 @@ ansible_facts:
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
           C(images) (references to ids, those only that are present), C(images_source), and C(stack) with the
-          C(current) release's id and its C(services).
+          C(current) release's id, its C(services) and their C(images).
       type: dict
 """
 
@@ -180,12 +180,12 @@ def stack_facts(directory: str | None) -> dict:
     try:
         current = os.path.basename(os.readlink(link))
     except OSError:
-        return {"current": None, "services": []}
+        return {"current": None, "services": [], "images": {}}
     try:
-        services = json.loads(read(os.path.join(link, "manifest.json")))["services"]
-    except (ValueError, KeyError):
-        services = []
-    return {"current": current, "services": services}
+        manifest = json.loads(read(os.path.join(link, "manifest.json")))
+    except ValueError:
+        manifest = {}
+    return {"current": current, "services": manifest.get("services", []), "images": manifest.get("images", {})}
 
 
 def existing_parent(path: str) -> str:

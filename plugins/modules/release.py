@@ -63,6 +63,10 @@ options:
         type: list
         elements: str
         required: true
+      images:
+        description: References of images by service, for the release's manifest.
+        type: dict
+        required: true
       project:
         description: The Compose project's name, to validate the rendered files with.
         type: str
@@ -214,6 +218,7 @@ class Release:
             "configs": sorted(config["path"] for config in params["configs"]),
             "secrets": sorted(os.path.relpath(secret["path"], self.root) for secret in params["secrets"]),
             "services": sorted(params["services"]),
+            "images": dict(sorted(params["images"].items())),
         }
         return (json.dumps({"release": self.id, **names}, indent=1) + "\n").encode()
 
@@ -373,6 +378,7 @@ def main() -> None:
         "services": {"type": "list", "elements": "str", "required": True},
         "jobs": {"type": "list", "elements": "str", "required": True},
         "foundations": {"type": "list", "elements": "str", "required": True},
+        "images": {"type": "dict", "required": True},
     }
     module = AnsibleModule(
         argument_spec={
@@ -392,7 +398,7 @@ def main() -> None:
     try:
         if module.params["state"] == "staged":
             release.stage()
-            release.result.update({key: plan[key] for key in ("release", "compose_files", "env_file", "services", "jobs", "foundations")})
+            release.result.update({key: plan[key] for key in ("release", "compose_files", "env_file", "services", "jobs", "foundations", "images")})
         else:
             release.activate()
     except OSError as error:

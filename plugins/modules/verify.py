@@ -29,6 +29,10 @@ options:
     type: list
     elements: str
     default: []
+  images:
+    description: References by service. The image that a service runs must be the one that the Engine has under its reference.
+    type: dict
+    default: {}
   checks:
     description: What to ask. Each names the service that is to blame when it fails.
     type: list
@@ -135,6 +139,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 # A PNG of one pixel: the smallest real image to store and get back.
 PIXEL = bytes.fromhex(
@@ -370,6 +375,18 @@ class Stack:
             driver = container["HostConfig"]["LogConfig"]["Type"]
             raise Failed("at least one readable line of log", f"status {status} and {len(body)} bytes from the log driver {driver}")
 
+    def check_image(self, service: str, reference: str) -> None:
+        """Prove that a service runs the image of the release, whatever its tag has come to mean."""
+        running = self.containers[service]["Image"]
+        try:
+            wanted = self.engine.get(image_path(reference))["Id"]
+        except EngineError as error:
+            if error.status != 404:
+                raise
+            raise Failed(f"{reference} to be among the Engine's images", f"not there; {running} runs") from None
+        if running != wanted:
+            raise Failed(f"to run {reference}, which is {wanted}", running)
+
     def tail(self, service: str, lines: int = 20) -> str:
         """Return the last lines of a service's log."""
         container = self.containers.get(service)
@@ -404,6 +421,7 @@ class Stack:
             "campaign": self.check_campaign,
         }
         tasks = [(service, "logs", self.check_logs, (service,)) for service in self.params["services"] if service in self.containers]
+        tasks += [(service, "image", self.check_image, (service, image)) for service, image in self.params["images"].items() if service in self.containers]
         for check in self.params["checks"]:
             if check["kind"] != "campaign" or self.params["depth"] == "full":
                 tasks.append((check["service"], check["name"], functions[check["kind"]], (check,)))
@@ -440,6 +458,7 @@ def main() -> None:
             "project": text,
             "services": {"type": "list", "elements": "str", "required": True},
             "jobs": {"type": "list", "elements": "str", "default": []},
+            "images": {"type": "dict", "default": {}},
             "checks": {"type": "list", "elements": "dict", "default": [], "options": check},
             "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
             "operator_user": {"type": "str"},

@@ -162,11 +162,11 @@ def context(tmp_path, monkeypatch):
     return tmp_path
 
 
-def images(directory, source="build", revision="1", **upstream):
+def images(directory, source="build", revision="1", lock=None, **upstream):
     image_lookup._digests.clear()
     catalogue = {"base": {"suite": "trixie"}, "node": {"upstream": "docker.io/node:1", "context": "app", "parents": {"BASE": "base"}}}
     catalogue["api"] = {"context": "app", "target": "runtime", "parents": {"NODE": "node"}}
-    return image_lookup.image_plan(catalogue, str(directory), source, "p/", "mirror/", upstream, revision)
+    return image_lookup.image_plan(catalogue, str(directory), source, "p/", "mirror/", upstream, revision, lock or {})
 
 
 def test_an_image_s_tag_follows_what_goes_into_it(context):
@@ -194,6 +194,13 @@ def test_pulled_images_have_no_parents_and_go_through_the_mirror(context):
     assert plan["api"]["pull"] is False
     assert plan["api"]["args"] == {"NODE": "mirror/docker.io/node:1"}
     assert images(context, api="own/api:1")["api"]["reference"] == "mirror/own/api:1"
+
+
+def test_a_locked_reference_is_pulled_by_its_digest(context):
+    lock = {"mirror/docker.io/node:1": "sha256:" + "0" * 64, "docker.io/node:1": "sha256:" + "1" * 64}
+    assert images(context, source="pull", lock=lock)["node"]["reference"] == "mirror/docker.io/node:1@sha256:" + "0" * 64
+    assert images(context, source="pull", lock=lock)["node"]["tagged"] == "mirror/docker.io/node:1"
+    assert images(context, source="build", lock=lock)["node"]["pull"] is False
 
 
 def test_an_ignore_file_that_is_not_understood_is_refused(context):

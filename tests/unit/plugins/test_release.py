@@ -39,6 +39,7 @@ def stage(root, release, text="services: {}", secret="s3cret", **options):
     plan = {
         "project": "p",
         "services": ["api"],
+        "images": {"api": "image:1"},
         "files": [{"name": "docker-compose.yml", "content": text}, {"name": ".env", "content": "A=1\n"}],
         "configs": [{"path": f"config/{release}/x.conf", "content": text}],
         "secrets": [{"path": f"{root}/secrets/x_{release}", "content": secret, "uid": os.getuid(), "gid": os.getgid()}],
@@ -109,7 +110,7 @@ def test_damage_is_mended_and_told(root):
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "{root}/../x", "{root}/secrets/../../x"])
 def test_a_path_outside_is_refused(root, path):
-    plan = {"project": "p", "services": [], "files": [], "configs": []}
+    plan = {"project": "p", "services": [], "images": {}, "files": [], "configs": []}
     plan["secrets"] = [{"path": path.format(root=root), "content": "x", "uid": 0, "gid": 0}]
     with pytest.raises(Failed, match="not a plain path below"):
         module.Release(Host(directory=str(root), release=ONE, plan=plan)).stage()

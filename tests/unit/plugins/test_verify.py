@@ -4,6 +4,7 @@
 import time
 
 import pytest
+from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
 from ansible_collections.campaign.platform.plugins.modules.verify import Stack
 
 HEALTHY = {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}}
@@ -34,6 +35,27 @@ def verdict(states, services=(), jobs=(), timeout=30):
 
 def test_all_is_well_when_every_service_is_healthy_and_every_job_has_ended():
     assert verdict({"api": [STARTING, HEALTHY], "migrate": [{"Status": "running", "ExitCode": 0}, ended(0)]}, ["api"], ["migrate"]) == []
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        ({"/images/mirror:5000/api@sha256:1/json": "sha256:a"}, []),
+        ({"/images/mirror:5000/api@sha256:1/json": "sha256:b"}, ["sha256:a"]),
+        ({}, ["not there; sha256:a runs"]),
+    ],
+)
+def test_a_service_must_run_the_image_of_its_digest(images, got):
+    class Images:
+        def get(self, path):
+            if path not in images:
+                raise EngineError("GET", "no such image", 404)
+            return {"Id": images[path]}
+
+    stack = Stack(Images(), {"project": "p", "services": [], "checks": [], "depth": "basic", "images": {"api": "mirror:5000/api:1@sha256:1"}})
+    stack.containers = {"api": {"Image": "sha256:a"}}
+    failures = [stack.ask(task) for task in stack.tasks()]
+    assert [failure["got"] for failure in failures if failure] == got
 
 
 def test_a_job_that_failed_ends_the_wait_at_once_and_is_named():

@@ -1,0 +1,108 @@
+#!/usr/bin/python
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ask registries which digests image references stand for now."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: image_digests
+short_description: Resolve image references to digests, as the Engine sees their registries
+version_added: 0.2.0
+description:
+  - Asks the Engine of the host, so that its mirrors, proxies and trusted certificates count. Nothing is pulled.
+  - An image that its registry does not have for the host's own platform is an error.
+options:
+  references:
+    description: References with a tag, without a digest.
+    type: list
+    elements: str
+    required: true
+  registry:
+    description: Registry that O(username) and O(password) are for, such as C(registry.example.com:5000). Docker Hub without it.
+    type: str
+  username:
+    description: User name at O(registry).
+    type: str
+  password:
+    description: That user's password.
+    type: str
+  socket:
+    description: The Engine's socket.
+    type: path
+    default: /var/run/docker.sock
+attributes:
+  check_mode:
+    support: full
+    description: Only reads.
+author: campaign.platform contributors (@campaign-platform)
+"""
+
+EXAMPLES = r"""
+- name: Resolve a tag
+  campaign.platform.image_digests:
+    references: [registry.example.com/campaign/api:1.0.0]
+"""
+
+RETURN = r"""
+digests:
+  description: References to digests, of the index where there is one for several platforms.
+  returned: success
+  type: dict
+  sample: {"registry.example.com/campaign/api:1.0.0": "sha256:..."}
+platform:
+  description: The host's platform that every image is there for.
+  returned: success
+  type: str
+  sample: linux/amd64
+"""
+
+import concurrent.futures
+from urllib.parse import quote
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.registry import OPTIONS, sign_in
+
+# A registry may be far away.
+TIMEOUT = 60
+
+
+def resolve(engine: Engine, params: dict, platform: str, reference: str) -> tuple[str, str]:
+    """Return the digest, or an empty one and what is wrong."""
+    try:
+        found = engine.get(f"/distribution/{quote(reference, safe='/:')}/json", headers=sign_in(params, reference))
+    except EngineError as error:
+        return "", f"{reference}: {error.reason}"
+    # An image that is for one platform only may not say which; the pull then checks it.
+    offered = {f"{item.get('os')}/{item.get('architecture')}" for item in found.get("Platforms") or [] if item.get("architecture")}
+    if offered and platform not in offered:
+        return "", f"{reference}: there for {', '.join(sorted(offered))}, but not for the host's {platform}."
+    return found["Descriptor"]["digest"], ""
+
+
+def main() -> None:
+    """Entry point."""
+    module = AnsibleModule(
+        argument_spec={"references": {"type": "list", "elements": "str", "required": True}, **OPTIONS},
+        required_together=[("username", "password")],
+        supports_check_mode=True,
+    )
+    params = module.params
+    engine = Engine(params["socket"], TIMEOUT)
+    try:
+        version = engine.get("/version")
+    except EngineError as error:
+        module.fail_json(msg=f"The Docker Engine did not answer: {error}. Is it running, and may this user use its socket?")
+    platform = f"{version['Os']}/{version['Arch']}"
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        answers = list(pool.map(lambda reference: resolve(engine, params, platform, reference), params["references"]))
+    problems = [problem for _digest, problem in answers if problem]
+    if problems:
+        module.fail_json(msg="\n- ".join(["These references could not be resolved. Check names, tags, credentials and certificates:", *problems]))
+    digests = {reference: digest for reference, (digest, _problem) in zip(params["references"], answers, strict=True)}
+    module.exit_json(changed=False, digests=digests, platform=platform)
+
+
+if __name__ == "__main__":
+    main()
