@@ -64,11 +64,15 @@ def _shape(value: str) -> str:
     return f"it is {len(value)} characters of {', '.join(kinds)}"
 
 
-def _problem(value, rule) -> str | None:
+def setting_problem(value, rule) -> str | None:
+    """Return what is wrong with one value, without showing it."""
     text = str(value)
     if "pattern" in rule:
+        if not isinstance(value, str):
+            # What YAML took for a number may have been written in another way, such as 0x1f or 012.
+            return "it is no text. Put it in quotes"
         return None if re.fullmatch(rule["pattern"], text, re.ASCII) else _shape(text)
-    if isinstance(value, bool) or not re.fullmatch(r"-?[0-9]{1,18}", text):
+    if isinstance(value, bool) or not re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text, re.ASCII):
         return _shape(text)
     if not rule["minimum"] <= int(text) <= rule["maximum"]:
         return "it is out of range"
@@ -83,7 +87,7 @@ def setting_problems(values, rules, source: str) -> list[str]:
             close = difflib.get_close_matches(name.upper(), [str(known) for known in rules], n=1)
             remedy = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(rules)}."
             problems.append(f"{source}: {name} is not a known setting. {remedy}")
-        elif (wrong := _problem(value, rules[name])) is not None:
+        elif (wrong := setting_problem(value, rules[name])) is not None:
             problems.append(f"{source}: {name} must be {rules[name]['hint']}, but {wrong}.")
     return problems
 
