@@ -65,7 +65,7 @@ VALUES = [
     ({"stack_env_local": {"LOG_LEVEL": "info"}, "stack_variant": "prod"}, "stack_env_local", "local only"),
     # Expressions that cannot be evaluated.
     ({"stack_project": "{{ nowhere_defined }}"}, "stack_project", "nowhere_defined"),
-    ({"stack_frontend_port": "{{ 'x' | no_such_filter }}"}, "stack_frontend_port", "Mend the expression"),
+    ({"stack_frontend_port": "{{ 'x' | no_such_filter }}"}, "stack_frontend_port", "valid Jinja expression"),
     ({"stack_secrets": {"jwt_secret": "{{ vault_nowhere }}"}}, "stack_secrets", "vault_nowhere"),
     ({"stack_secrets": {"jwt_secret": CANARY + "{{ brace"}}, "stack_secrets", "!unsafe"),
     ({"stack_secrets": "{{ '" + CANARY + "{' | from_json }}"}, "stack_secrets", "Mend the expression"),

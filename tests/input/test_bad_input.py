@@ -28,7 +28,10 @@ OPTIONS = {
 # The playbook computes these, and nobody's inventory sets them.
 COMPUTED = {"stack_images", "images_required", "docker_host_ports", "docker_host_project", "docker_host_stack_directory", "docker_host_images"}
 CHECKED = {name: option for name, option in OPTIONS.items() if name not in COMPUTED}
+STACK_DIRECTORY = "/opt/campaign-bad-input"
 GOOD = {
+    "stack_project": "campaign-bad-input",
+    "stack_directory": STACK_DIRECTORY,
     "ansible_connection": "refusing",
     "stack_variant": "local",
     "images_source": "pull",
@@ -60,14 +63,15 @@ def play(directory: Path, inventory: Path, *arguments: str) -> subprocess.Comple
         "OUTCOMES": str(directory / "outcomes"),
     }
     return subprocess.run(
-        ["ansible-playbook", "-vvv", "--diff", "-i", str(inventory), "site.yml", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        ["ansible-playbook", "-vvv", "--diff", "-i", str(inventory), "site.yml", *arguments], cwd=ROOT, env=env, capture_output=True, text=True, timeout=540
     )
 
 
-def snapshot() -> str:
-    """What a run could leave behind on this machine."""
-    questions = [["docker", "ps", "-aq"], ["docker", "images", "-q"], ["docker", "network", "ls", "-q"], ["docker", "volume", "ls", "-q"]]
-    return "".join(subprocess.run(question, capture_output=True, text=True).stdout for question in questions)
+def traces(directory: Path) -> list[str]:
+    """What a run would have left behind, on the host or among the secrets of the controller."""
+    questions = [[*kind, "--quiet", "--filter", "name=campaign-bad-input"] for kind in (["ps", "--all"], ["network", "ls"], ["volume", "ls"])]
+    found = [subprocess.run(["docker", *question], capture_output=True, text=True).stdout for question in questions]
+    return [*filter(None, found), *(str(path) for path in (Path(STACK_DIRECTORY), directory / "generated") if path.exists())]
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +89,7 @@ def outcomes(tmp_path_factory) -> dict:
     inventory.write_text(json.dumps({"campaign": {"hosts": hosts}}))
     done = play(directory, inventory)
     lines = [json.loads(line) for line in (directory / "outcomes").read_text().splitlines()]
-    return {"lines": lines, "output": done.stdout + done.stderr, "status": done.returncode, "directory": directory}
+    return {"lines": lines, "output": done.stdout + done.stderr, "status": done.returncode, "traces": traces(directory)}
 
 
 def of(outcomes, number: int) -> list[dict]:
@@ -109,6 +113,47 @@ def test_no_secret_shows_in_the_most_verbose_output(outcomes):
     found = [line for line in outcomes["output"].splitlines() if table.CANARY in line]
     assert found == []
     assert outcomes["status"] != 0
+
+
+def test_nothing_was_left_behind(outcomes):
+    assert outcomes["traces"] == []
+
+
+@pytest.mark.parametrize(
+    ("inventory", "arguments", "told"),
+    [
+        ("hosts: [", (), "hosts.yml"),
+        ("elsewhere: {hosts: {a: }}", (), "group campaign"),
+        ("campaign: {hosts: {a: }}", ("--limit", "nowhere"), "limit"),
+        (f"campaign: {{hosts: {{a: {{stack_secrets: {{jwt_secret: {table.CANARY}}}}}}}}}", ("-e", "@/nowhere/vault.yml"), "/nowhere/vault.yml"),
+    ],
+    ids=["no YAML", "no group", "no host", "no file of variables"],
+)
+def test_what_cannot_be_loaded_stops_the_run(tmp_path, inventory, arguments, told):
+    (tmp_path / "hosts.yml").write_text(inventory)
+    done = play(tmp_path, tmp_path / "hosts.yml", *arguments)
+    assert done.returncode != 0
+    assert told in done.stdout + done.stderr
+    assert table.CANARY not in done.stdout + done.stderr
+
+
+def test_a_vault_without_its_password_stops_the_run(tmp_path):
+    """Whole files of variables are decrypted while the inventory is loaded, single values when they are used."""
+    password = tmp_path / "password"
+    password.write_text("right")
+    folder = tmp_path / "group_vars/campaign"
+    folder.mkdir(parents=True)
+    (folder / "vault.yml").write_text(f"vault_stack_secrets: {{jwt_secret: {table.CANARY}}}")
+    subprocess.run(["ansible-vault", "encrypt", "--vault-password-file", str(password), str(folder / "vault.yml")], check=True, capture_output=True)
+    (tmp_path / "hosts.yml").write_text("campaign: {hosts: {a: }}")
+    wrong = tmp_path / "wrong"
+    wrong.write_text("wrong")
+    for arguments in ((), ("--vault-password-file", str(wrong))):
+        done = play(tmp_path, tmp_path / "hosts.yml", *arguments)
+        assert done.returncode != 0
+        assert "ecrypt" in done.stdout + done.stderr
+        assert "vault.yml" in done.stdout + done.stderr
+        assert table.CANARY not in done.stdout + done.stderr
 
 
 def test_right_input_passes_every_validation_and_then_reaches_for_the_host(outcomes):
