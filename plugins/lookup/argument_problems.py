@@ -128,7 +128,12 @@ def value_problems(name: str, value, option) -> Iterator[str]:
         return
     if "choices" in option and value not in option["choices"]:
         yield f"{name} must be one of {', '.join(map(str, option['choices']))}."
-    inner = option.get("options")
+    yield from _inner_problems(name, value, option)
+
+
+def _inner_problems(name: str, value, option) -> Iterator[str]:
+    """Yield the problems of a list's items and of a mapping's keys."""
+    wanted, inner = option.get("type", "str"), option.get("options")
     if wanted == "list":
         elements = {"type": option["elements"], "options": inner} if inner else {"type": option["elements"]}
         for number, item in enumerate(value):
@@ -197,9 +202,11 @@ class LookupModule(LookupBase):
             role = os.path.realpath(str(term))
             prefix = f"{os.path.basename(role)}_"
             options = _options(role)
-            known = options.keys() | _mentioned(role, prefix)
-            for name in sorted(variables):
-                if name.startswith(prefix) and name not in known:
+            strange = [name for name in sorted(variables) if name.startswith(prefix) and name not in options and name not in later]
+            # Reading the role's files takes a while, so it is done only where there is a reason to.
+            mentioned = _mentioned(role, prefix) if strange else frozenset()
+            for name in strange:
+                if name not in mentioned:
                     problems.append(f"{name} is no variable of the role {prefix[:-1]}. {did_you_mean(name, options)}")
             for name, option in options.items():
                 if name in later:
@@ -211,7 +218,8 @@ class LookupModule(LookupBase):
                     continue
                 try:
                     value = self._templar.template(variables[name])
-                except Exception as error:  # whatever an expression of the user's may raise
+                # What a filter of the user's raises comes wrapped as one of Ansible's own.
+                except AnsibleError as error:
                     problems.append(f"{name} cannot be used: {_why(error)}")
                     continue
                 found = list(value_problems(name, value, option))

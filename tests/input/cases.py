@@ -91,7 +91,7 @@ VALUES = [
     ({"images_registry_password": CANARY}, "images_registry_username", "both or neither"),
     ({"images_registry_username": "me", "images_registry_password": CANARY}, "images_registry", "Name the registry"),
     ({"images_files": "/nowhere"}, "images_files", "this collection"),
-    ({"images_debian_mirror": "deb.debian.org"}, "images_debian_mirror", "https://"),
+    ({"images_debian_mirror": "debian.example.com"}, "images_debian_mirror", "https://"),
     ({"images_state_directory": "/var"}, "images_state_directory", "/var/lib/campaign-images"),
     ({"images_probe_timeout": 0}, "images_probe_timeout", "1 to 3600"),
     ({"images_required": ["redis", "postgress"]}, "images_required", "postgis"),
