@@ -85,7 +85,9 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
         consumers.update(entry.get("secrets", {}))
     secrets = secret_files(consumers, declared["services"], generation_key, f"{directory}/secrets")
     configs = config_files(catalogue, directory)
-    base = {"networks": dict(networks), **compose_layer(catalogue, "base", common=common, secrets=secrets, configs=configs)}
+    base = compose_layer(catalogue, "base", common=common, secrets=secrets, configs=configs)
+    # First in the file, where a reader looks for them.
+    base = {"networks": {**networks, **base.pop("networks", {})}, **base}
     override = compose_layer(catalogue, layer)
     texts = {"docker-compose.yml": to_compose(base), f"docker-compose.{layer}.yml": to_compose(override)}
     variables = to_env_file(settings)
