@@ -84,8 +84,9 @@ def setting_problems(values, rules, source: str) -> list[str]:
     problems = []
     for name, value in values.items():
         if name not in rules:
-            close = difflib.get_close_matches(name.upper(), [str(known) for known in rules], n=1)
-            remedy = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(rules)}."
+            spelled = {str(known).lower(): known for known in rules}
+            close = difflib.get_close_matches(str(name).lower(), spelled, n=1)
+            remedy = f"Did you mean {spelled[close[0]]}?" if close else f"Known are {', '.join(rules)}."
             problems.append(f"{source}: {name} is not a known setting. {remedy}")
         elif (wrong := setting_problem(value, rules[name])) is not None:
             problems.append(f"{source}: {name} must be {rules[name]['hint']}, but {wrong}.")

@@ -102,6 +102,7 @@ RULES = {"PORT": {"minimum": 1, "maximum": 9, "hint": "a port"}, "NAME": {"patte
         ({"NAMES": "a"}, "Did you mean NAME?"),
         ({"name": "a"}, "Did you mean NAME?"),
         ({"ELSE": "a"}, "Known are PORT, NAME"),
+        ({4711: "a"}, "4711 is not a known setting"),
     ],
 )
 def test_a_wrong_setting_is_named_and_not_shown(values, message):
