@@ -61,21 +61,61 @@ describe("readConfig", () => {
     expect(await problemsOf({ ...complete, AWS_SECRETS_MANAGER_SECRET_ID: "id" })).toContain("AWS_REGION is missing");
   });
 
-  it.each([
-    [
-      "a denied request",
-      () => Promise.reject(Object.assign(new Error("value s3cret"), { name: "AccessDeniedException" })),
-      "AccessDenied",
-    ],
-    ["text that is no JSON", () => Promise.resolve("s3cret"), "no JSON object"],
-    ["JSON that is no object of strings", () => Promise.resolve('{"A": 1, "B": "s3cret"}'), "no JSON object"],
-  ])("reports %s from AWS without a value", async (_name, fetchSecret, expected) => {
+  const ofAws = { AWS_SECRETS_MANAGER_SECRET_ID: "id", AWS_REGION: "r" };
+  const answers = (value: unknown) => () => Promise.resolve(JSON.stringify(value));
+  const failsAs = (properties: object) => () => Promise.reject(Object.assign(new Error("value s3cret"), properties));
+
+  it("takes everything from AWS where there are no files, and leaves other names alone", async () => {
+    const fetchSecret = answers({
+      ...complete,
+      REDIS_URL: undefined,
+      redis_url: "redis://lower",
+      rotation: { days: 3 },
+    });
+    await expect(read(ofAws, fetchSecret)).resolves.toMatchObject({
+      DATABASE_URL: complete.DATABASE_URL,
+      REDIS_URL: "redis://lower",
+    });
+  });
+
+  it("names what is missing in AWS too", async () => {
     const problems = await problemsOf(
-      { ...complete, AWS_SECRETS_MANAGER_SECRET_ID: "id", AWS_REGION: "r" },
-      fetchSecret,
+      ofAws,
+      answers({ REDIS_URL: complete.REDIS_URL, API_PORT: "1", OTHER: "s3cret" }),
     );
-    expect(problems).toContain(expected);
+    expect(problems).toContain("DATABASE_URL is missing");
     expect(problems).not.toContain("s3cret");
+  });
+
+  it.each([
+    ["a secret that is not there", failsAs({ name: "ResourceNotFoundException" }), "there is no such secret"],
+    ["a denied request", failsAs({ name: "AccessDeniedException" }), "secretsmanager:GetSecretValue"],
+    ["a throttled request", failsAs({ name: "ThrottlingException" }), "throttled 4 times"],
+    ["an expired token", failsAs({ name: "ExpiredTokenException" }), "credentials have expired"],
+    ["refused credentials", failsAs({ name: "UnrecognizedClientException" }), "credentials were refused"],
+    ["no credentials", failsAs({ name: "CredentialsProviderError" }), "hop limit of 2"],
+    ["a secret marked for deletion", failsAs({ name: "InvalidRequestException" }), "restore it"],
+    ["a key that does not decrypt", failsAs({ name: "DecryptionFailure" }), "KMS key"],
+    ["a closed port", failsAs({ code: "ECONNREFUSED" }), "cannot be reached"],
+    ["several closed ports", failsAs({ name: "AggregateError", errors: [{ code: "ENOTFOUND" }] }), "ENOTFOUND"],
+    ["an answer that says nothing", failsAs({}), "an unusable answer"],
+    ["a name that is none", failsAs({ name: "s3cret s3cret" }), "an unusable answer"],
+    ["text that is no JSON", () => Promise.resolve("s3cret"), "no JSON object"],
+    ["an empty text", () => Promise.resolve(""), "no JSON object"],
+    ["a list", answers(["s3cret"]), "no JSON object"],
+    ["a value that is no string", answers({ ...complete, DATABASE_URL: 4711 }), "DATABASE_URL is no string"],
+  ])("reports %s from AWS in one line without a value", async (_name, fetchSecret, expected) => {
+    const problems = await problemsOf(ofAws, fetchSecret);
+    expect(problems).toContain(expected);
+    expect(problems.split("\n")).toHaveLength(1);
+    expect(problems).not.toContain("s3cret");
+    expect(problems).not.toContain("4711");
+  });
+
+  it("waits no longer than its limit", async () => {
+    const never = () => new Promise<string>(() => undefined);
+    const sources = { env: { SECRETS_DIR: directory, ...ofAws }, fetchSecret: never, fetchLimitMilliseconds: 20 };
+    await expect(readConfig(shape, sources)).rejects.toThrow("cannot be reached");
   });
 
   it.skipIf(process.getuid?.() === 0)("says which file it may not read", async () => {

@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
+import { explainAwsError, fetchFromAws, LIMIT_MILLISECONDS, within } from "./aws.ts";
 
 /** Everything that is wrong with the configuration, one line a problem, by name and never with a value. */
 export class ConfigError extends Error {
@@ -13,6 +14,7 @@ type Values = Record<string, string>;
 export interface Sources {
   env: Record<string, string | undefined>;
   fetchSecret: (id: string, region: string) => Promise<string>;
+  fetchLimitMilliseconds?: number;
 }
 
 const integer = (minimum: number, maximum: number) => z.coerce.number().int().min(minimum).max(maximum);
@@ -27,19 +29,6 @@ export const commonSettings = {
 export const port = integer(1, 65535);
 export const seconds = (minimum: number, maximum: number) => integer(minimum, maximum);
 
-/** Ask AWS Secrets Manager. The SDK takes region, credentials and endpoint from its usual places. */
-async function fetchFromAws(id: string, region: string): Promise<string> {
-  const { GetSecretValueCommand, SecretsManagerClient } = await import("@aws-sdk/client-secrets-manager");
-  const client = new SecretsManagerClient({ region, maxAttempts: 3 });
-  try {
-    const { SecretString } = await client.send(new GetSecretValueCommand({ SecretId: id }));
-    if (SecretString === undefined) throw new Error("it holds binary data instead of a JSON object");
-    return SecretString;
-  } finally {
-    client.destroy();
-  }
-}
-
 async function readSecretFile(directory: string, key: string): Promise<string | undefined> {
   const path = join(directory, key.toLowerCase());
   try {
@@ -53,7 +42,7 @@ async function readSecretFile(directory: string, key: string): Promise<string | 
   }
 }
 
-async function readAws({ env, fetchSecret }: Sources): Promise<Values> {
+async function readAws(keys: string[], { env, fetchSecret, fetchLimitMilliseconds }: Sources): Promise<Values> {
   const id = env["AWS_SECRETS_MANAGER_SECRET_ID"];
   const region = env["AWS_REGION"];
   if (!id && !region) return {};
@@ -65,18 +54,22 @@ async function readAws({ env, fetchSecret }: Sources): Promise<Values> {
   }
   let text: string;
   try {
-    text = await fetchSecret(id, region);
+    text = await within(fetchLimitMilliseconds ?? LIMIT_MILLISECONDS, fetchSecret(id, region));
   } catch (error) {
-    const name = error instanceof Error && error.name !== "Error" ? error.name : "an unusable answer";
-    throw new ConfigError([
-      `AWS Secrets Manager: ${name} for the secret ${id} in ${region}. Check its name, the region and the role's policy.`,
-    ]);
+    throw new ConfigError([`AWS Secrets Manager, secret ${id} in ${region}: ${explainAwsError(error)}.`]);
   }
-  const parsed = z.record(z.string(), z.string()).safeParse(parseJson(text));
-  if (!parsed.success) {
-    throw new ConfigError([`AWS Secrets Manager: the secret ${id} is no JSON object of strings.`]);
+  const parsed = z.record(z.string(), z.unknown()).safeParse(parseJson(text));
+  if (!parsed.success) throw new ConfigError([`AWS Secrets Manager: the secret ${id} is no JSON object of strings.`]);
+  // Other names may be there for other readers, such as what a rotation keeps for itself.
+  const found = keys.flatMap((key): [string, unknown][] => {
+    const value = parsed.data[key] ?? parsed.data[key.toLowerCase()];
+    return value === undefined ? [] : [[key, value]];
+  });
+  const wrong = found.filter(([, value]) => typeof value !== "string").map(([key]) => key);
+  if (wrong.length > 0) {
+    throw new ConfigError(wrong.map((key) => `${key} is no string in the AWS secret ${id}. Put it in double quotes.`));
   }
-  return parsed.data;
+  return Object.fromEntries(found) as Values;
 }
 
 function parseJson(text: string): unknown {
@@ -98,7 +91,7 @@ export async function readConfig<Shape extends z.ZodRawShape>(
   sources: Sources = { env: process.env, fetchSecret: fetchFromAws },
 ): Promise<z.infer<z.ZodObject<Shape>>> {
   const directory = sources.env["SECRETS_DIR"] ?? "/run/secrets";
-  const aws = await readAws(sources);
+  const aws = await readAws(Object.keys(shape), sources);
   const values: Values = {};
   for (const key of Object.keys(shape)) {
     const value = sources.env[key] ?? (await readSecretFile(directory, key)) ?? aws[key];
