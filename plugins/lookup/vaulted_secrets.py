@@ -54,10 +54,7 @@ def encrypted(names, variable: str, vault_secrets, identity: str | None) -> str:
         raise AnsibleLookupError(
             "There is no vault password to encrypt with, and nothing was written. Give one: --ask-vault-pass, --vault-password-file or --vault-id."
         )
-    chosen = match_encrypt_secret(vault_secrets, encrypt_vault_id=identity)
-    if not chosen:
-        raise AnsibleLookupError("None of the vault passwords given is the one to encrypt with (vault_encrypt_identity). Nothing was written.")
-    vault_id, secret = chosen
+    vault_id, secret = match_encrypt_secret(vault_secrets, encrypt_vault_id=identity)
     # JSON strings are YAML's double-quoted strings.
     text = f"---\n{variable}:\n" + "".join(f"  {name}: {json.dumps(secrets.token_urlsafe(32))}\n" for name in names)
     return VaultLib(vault_secrets).encrypt(text, secret=secret, vault_id=None if vault_id == "default" else vault_id).decode()
