@@ -135,4 +135,10 @@ def strong(secret_names) -> dict[str, str]:
 def clean_environment(tmp_path) -> dict[str, str]:
     """The environment without whatever this machine knows about AWS."""
     kept = {name: text for name, text in os.environ.items() if not name.startswith(("AWS_", "ANSIBLE_"))}
-    return kept | {"HOME": str(tmp_path), "AWS_EC2_METADATA_DISABLED": "true", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    return kept | {
+        "HOME": str(tmp_path),
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "ANSIBLE_INJECT_INVOCATION": "true",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }

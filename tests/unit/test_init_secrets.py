@@ -24,7 +24,10 @@ def inventory(tmp_path) -> Path:
 
 
 def run(command: list[str], inventory: Path) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")} | {"HOME": str(inventory.parent)}
+    env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")} | {
+        "HOME": str(inventory.parent),
+        "ANSIBLE_INJECT_INVOCATION": "true",
+    }
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
 
 

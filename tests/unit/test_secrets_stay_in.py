@@ -33,6 +33,8 @@ def run(directory: Path, values: dict[str, str], *arguments: str, **variables) -
     (directory / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "roles": ["campaign.platform.stack"]}]))
     (directory / "ansible.cfg").write_text(f"[defaults]\nlog_path = {directory}/log\nremote_tmp = {directory}/remote\nlocal_tmp = {directory}/local\n")
     env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
+    # Modules' arguments are shown when someone asks for it.
+    env |= {"ANSIBLE_INJECT_INVOCATION": "true"}
     env |= {"HOME": str(directory), "ANSIBLE_CONFIG": str(directory / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / "collections")}
     command = ["ansible-playbook", "-vvv", "--diff", "-i", str(directory / "hosts.yml"), str(directory / "play.yml"), *arguments]
     done = subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, timeout=180)
@@ -43,6 +45,7 @@ def test_a_run_shows_no_secret_and_puts_no_module_with_one_on_the_host(tmp_path,
     output = run(tmp_path, values, "--check")
     assert "Stage the release on the host" in output
     assert "failed=0" in output
+    assert '"invocation": {' in output
     assert "canary-" not in output
     # What goes through a pipe has no name; a module's file would be called so.
     assert "AnsiballZ_release" not in output
