@@ -14,7 +14,7 @@ description:
   - The id is a digest of the rendered texts. The same inputs give the same release, so that a second run changes nothing.
 options:
   _input:
-    description: The catalogue, the list of the service entries.
+    description: The catalogue, the list of the service entries. One whose C(bundled) is false is left out.
     type: list
     elements: dict
     required: true
@@ -27,7 +27,7 @@ options:
     type: dict
     required: true
   networks:
-    description: The networks of the base.
+    description: The networks that the base has in any case; an entry's base may add some.
     type: dict
     required: true
   settings:
@@ -79,15 +79,17 @@ def _keep(mappings: list[dict], *keys: str) -> list[dict]:
 
 def release_plan(catalogue, layer: str, common, networks, settings, generation_key: str, directory: str, project: str) -> dict:
     """Return the release; see DOCUMENTATION."""
+    catalogue = [entry for entry in catalogue if entry.get("bundled", True)]
     declared = compose_layer(catalogue, "base")
     consumers: dict = {}
     for entry in catalogue:
         consumers.update(entry.get("secrets", {}))
     secrets = secret_files(consumers, declared["services"], generation_key, f"{directory}/secrets")
     configs = config_files(catalogue, directory)
-    base = compose_layer(catalogue, "base", common=common, secrets=secrets, configs=configs)
+    common_networks = {"base": {"networks": dict(networks)}}
+    base = compose_layer([common_networks, *catalogue], "base", common=common, secrets=secrets, configs=configs)
     # First in the file, where a reader looks for them.
-    base = {"networks": {**networks, **base.pop("networks", {})}, **base}
+    base = {"networks": base.pop("networks"), **base}
     override = compose_layer(catalogue, layer)
     texts = {"docker-compose.yml": to_compose(base), f"docker-compose.{layer}.yml": to_compose(override)}
     variables = to_env_file(settings)

@@ -30,7 +30,7 @@ export class Assets {
       region: this.settings.S3_REGION,
       credentials: { accessKeyId, secretAccessKey },
       // MinIO and most S3 servers that people run themselves have no wildcard host names.
-      forcePathStyle: true,
+      forcePathStyle: this.settings.S3_PATH_STYLE,
       maxAttempts: 2,
     });
   }

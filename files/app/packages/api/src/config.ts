@@ -8,6 +8,7 @@ export const settings = {
   S3_ENDPOINT: z.url({ protocol: /^https?$/ }),
   S3_REGION: z.string().min(1).default("us-east-1"),
   S3_BUCKET: z.string().min(3),
+  S3_PATH_STYLE: z.stringbool().default(true),
   S3_ACCESS_KEY: z.string().min(3),
   S3_SECRET_KEY: z.string().min(8),
   JWT_SECRET: z.string().min(8),

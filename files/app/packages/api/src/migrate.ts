@@ -1,6 +1,7 @@
 import { commonSettings, createLogger, createPool, loadConfig } from "@campaign/shared";
 import { Kysely, PostgresDialect, sql } from "kysely";
 import { Migrator } from "kysely/migration";
+import { grants } from "./grants.ts";
 import { migrations } from "./migrations.ts";
 
 const { DATABASE_URL, LOG_LEVEL } = await loadConfig({
@@ -26,6 +27,10 @@ try {
     );
     process.exitCode = 1;
   } else {
+    // In one transaction, so that a service that runs meanwhile never lacks what it needs.
+    await db.transaction().execute(async (transaction) => {
+      for (const statement of grants) await sql.raw(statement).execute(transaction);
+    });
     log.info({ applied: results.length }, "the schema is up to date");
   }
 } finally {

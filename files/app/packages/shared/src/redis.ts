@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import { Redis } from "ioredis";
 import type { Logger } from "./log.ts";
 
@@ -11,16 +12,20 @@ export interface RedisConnection {
   port: number;
   username: string;
   password: string;
+  /** Present means TLS; the server's certificate and name are checked. */
+  tls?: { servername?: string };
 }
 
 /** Take a Redis URL apart, for clients that want the parts. */
 export function redisConnection(url: string): RedisConnection {
-  const { hostname, port, username, password } = new URL(url);
+  const { protocol, hostname, port, username, password } = new URL(url);
   return {
     host: hostname,
     port: Number(port || 6379),
     username: decodeURIComponent(username),
     password: decodeURIComponent(password),
+    // The name of a server is sent to it; an address must not be, see RFC 6066.
+    ...(protocol === "rediss:" && { tls: isIP(hostname) ? {} : { servername: hostname } }),
   };
 }
 
