@@ -37,7 +37,7 @@ unit: venv-dev ## Run the unit tests and the invariants of the repository
 	@tests/run unit
 
 golden: venv-dev ## Write the expected release files anew, to be reviewed as a diff
-	@rm -rf tests/golden/local tests/golden/prod
+	@rm -rf tests/golden/local tests/golden/prod tests/golden/prod-tls
 	@ansible-playbook -i localhost, -c local tests/golden/render.yml -e golden_directory=$(CURDIR)/tests/golden
 
 bench: venv-dev ## Measure, beside bare Docker Compose

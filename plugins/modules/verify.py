@@ -49,12 +49,13 @@ options:
         required: true
       kind:
         description:
-          - V(http) gets O(checks[].path) and compares status and text.
+          - V(http) gets O(checks[].path) and compares status, headers and text.
           - V(probe) has the service ask its own dependencies with values chosen here, and compares what came back.
           - V(unreachable) proves that O(checks[].port) of the host answers on loopback only.
           - V(campaign) creates a campaign, waits for its evaluation and removes it. Asked with O(depth=full) only.
+          - V(old_tls) proves that TLS 1.1 is refused.
         type: str
-        choices: [http, probe, unreachable, campaign]
+        choices: [http, probe, unreachable, campaign, old_tls]
         required: true
       port:
         description: TCP port, of the container unless O(checks[].address) is given.
@@ -62,6 +63,13 @@ options:
         required: true
       address:
         description: Address of the host where the port is published. Without it the container's own address is asked.
+        type: str
+      certificate:
+        description:
+          - Certificate and chain in PEM. Given, V(http) and V(campaign) ask by https, expect this very certificate, and trust nothing else.
+        type: str
+      server_name:
+        description: DNS name to ask for, and to find in the certificate. Required with O(checks[].certificate).
         type: str
       path:
         description: Path and query of an V(http) check.
@@ -71,6 +79,10 @@ options:
         description: HTTP status that V(http) expects.
         type: int
         default: 200
+      headers:
+        description: Headers that the answer of V(http) must have, with these values.
+        type: dict
+        default: {}
       contains:
         description: Text that the answer of V(http) must contain.
         type: str
@@ -135,6 +147,7 @@ import http.client
 import json
 import secrets
 import socket
+import ssl
 import time
 
 from ansible.module_utils.basic import AnsibleModule
@@ -164,20 +177,41 @@ def shorten(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-def http_request(addresses, port, method, path, *, body=None, headers=None):
-    """Ask the first address that accepts a connection; return status and body."""
+class HttpsConnection(http.client.HTTPConnection):
+    """A connection to an address under another name, which trusts the given certificates only and expects the first of them."""
+
+    def __init__(self, address: str, port: int, timeout: float, certificate: str, server_name: str):
+        super().__init__(address, port, timeout=timeout)
+        self._server_name = server_name
+        self._expected = ssl.PEM_cert_to_DER_cert(certificate.partition(ssl.PEM_FOOTER)[0].strip() + "\n" + ssl.PEM_FOOTER)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        # A chain rarely holds its root, so each of its certificates may be the end of the way.
+        self._context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        self._context.load_verify_locations(cadata=certificate)
+
+    def connect(self) -> None:
+        super().connect()
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
+        if self.sock.getpeercert(binary_form=True) != self._expected:
+            raise ssl.SSLError(1, "another certificate than the one that was given")
+
+
+def http_exchange(addresses, port, tls, method, path, *, body=None, headers=None):
+    """Ask the first address that accepts a connection; return status, headers and body."""
     problem = "the container has no address"
     for address in addresses:
-        connection = http.client.HTTPConnection(address, port, timeout=HTTP_TIMEOUT)
+        connection = HttpsConnection(address, port, HTTP_TIMEOUT, **tls) if tls else http.client.HTTPConnection(address, port, timeout=HTTP_TIMEOUT)
         try:
             connection.connect()
         except OSError as error:
             problem = f"{address}:{port}: {error.strerror or error}"
+            connection.close()
             continue
         try:
-            connection.request(method, path, body, headers or {})
+            named = {"Host": tls["server_name"]} if tls else {}
+            connection.request(method, path, body, {**named, **(headers or {})})
             answer = connection.getresponse()
-            return answer.status, answer.read()
+            return answer.status, answer.headers, answer.read()
         except (OSError, http.client.HTTPException) as error:
             problem = f"{address}:{port}: {type(error).__name__}"
         finally:
@@ -185,14 +219,36 @@ def http_request(addresses, port, method, path, *, body=None, headers=None):
     raise Failed(f"an HTTP answer to {method} {path}", problem)
 
 
-def json_request(addresses, port, method, path, *, payload=None, token=None, status=200):
+def http_request(addresses, port, tls, method, path, *, body=None, headers=None):
+    """Ask, and return status and body."""
+    status, _headers, answer = http_exchange(addresses, port, tls, method, path, body=body, headers=headers)
+    return status, answer
+
+
+def old_hello(server_name: str) -> bytes:
+    """Return a ClientHello of TLS 1.1. OpenSSL itself would refuse to send one on most hosts, which would prove nothing about the server."""
+
+    def sized(content: bytes, width: int = 2) -> bytes:
+        return len(content).to_bytes(width, "big") + content
+
+    name = server_name.encode("idna")
+    server_names = b"\0\0" + sized(sized(b"\0" + sized(name)))
+    curves = b"\0\x0a" + sized(sized(bytes.fromhex("001700180019")))
+    formats = b"\0\x0b" + sized(b"\x01\0")
+    # ECDHE and RSA key exchange with AES-CBC: what TLS 1.1 had.
+    ciphers = bytes.fromhex("c009c00ac013c014002f0035")
+    hello = b"\x03\x02" + secrets.token_bytes(32) + b"\0" + sized(ciphers) + b"\x01\0" + sized(server_names + curves + formats)
+    return b"\x16\x03\x01" + sized(b"\x01" + sized(hello, 3))
+
+
+def json_request(addresses, port, tls, method, path, *, payload=None, token=None, status=200):
     """Ask with and for JSON; fail on any other status than the one expected."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     body = None
     if payload is not None:
         headers["Content-Type"] = "application/json"
         body = json.dumps(payload)
-    got, answer = http_request(addresses, port, method, path, body=body, headers=headers)
+    got, answer = http_request(addresses, port, tls, method, path, body=body, headers=headers)
     if got != status:
         raise Failed(f"{method} {path} to answer {status}", f"{got} {shorten(answer.decode(errors='replace'))}")
     try:
@@ -282,12 +338,20 @@ class Stack:
         networks = self.containers.get(check["service"], {}).get("NetworkSettings", {}).get("Networks", {})
         return [network["IPAddress"] for network in networks.values() if network.get("IPAddress")]
 
+    def where(self, check: dict) -> tuple:
+        """Return addresses, port and, for https, the certificate to expect."""
+        tls = {"certificate": check["certificate"], "server_name": check["server_name"]} if check["certificate"] else None
+        return self.addresses(check), check["port"], tls
+
     def check_http(self, check: dict) -> None:
-        """Compare status and text."""
-        status, body = http_request(self.addresses(check), check["port"], "GET", check["path"])
+        """Compare status, headers and text."""
+        status, headers, body = http_exchange(*self.where(check), "GET", check["path"])
         text = body.decode(errors="replace")
         if status != check["status"]:
             raise Failed(f"GET {check['path']} to answer {check['status']}", f"{status} {shorten(text)}")
+        for name, value in check["headers"].items():
+            if headers.get(name) != value:
+                raise Failed(f"GET {check['path']} to answer with {name}: {value}", shorten(headers.get(name) or "no such header"))
         if check["contains"] and check["contains"] not in text:
             raise Failed(f"GET {check['path']} to contain {check['contains']!r}", shorten(text))
 
@@ -296,7 +360,7 @@ class Stack:
         nonce = secrets.token_hex(16)
         lng, lat = secrets.randbelow(3600) / 10 - 180 + 0.05, secrets.randbelow(1800) / 10 - 90 + 0.05
         lng, lat = round(lng, 2), round(lat, 2)
-        answer = json_request(self.addresses(check), check["port"], "POST", "/internal/probe", payload={"nonce": nonce, "lng": lng, "lat": lat})
+        answer = json_request(*self.where(check), "POST", "/internal/probe", payload={"nonce": nonce, "lng": lng, "lat": lat})
         wanted = {
             "postgis": f"POINT({lng:g} {lat:g})",
             "redis": nonce,
@@ -325,9 +389,22 @@ class Stack:
             except OSError:
                 continue
 
+    def check_old_tls(self, check: dict) -> None:
+        """Prove that a client of TLS 1.1 is turned away."""
+        for address in self.addresses(check):
+            try:
+                with socket.create_connection((address, check["port"]), timeout=HTTP_TIMEOUT) as connection:
+                    connection.sendall(old_hello(check["server_name"]))
+                    answer = connection.recv(3)
+            except OSError as error:
+                raise Failed("TLS 1.1 to be refused", f"{address}:{check['port']}: {error.strerror or error}") from None
+            # The type of the first record: 21 is an alert, 22 goes on with the handshake.
+            if answer[:1] != b"\x15":
+                raise Failed("TLS 1.1 to be refused", "it is accepted" if answer[:1] == b"\x16" else f"no TLS: {answer!r}")
+
     def check_campaign(self, check: dict) -> None:
         """Create a campaign with an asset, see it evaluated, and remove it again."""
-        where = (self.addresses(check), check["port"])
+        where = self.where(check)
         login = {"username": self.params["operator_user"], "password": self.params["operator_password"]}
         token = json_request(*where, "POST", "/api/auth/login", payload=login)["accessToken"]
         status, _body = http_request(*where, "POST", "/api/campaigns", body="{}", headers={"Content-Type": "application/json"})
@@ -419,6 +496,7 @@ class Stack:
             "probe": self.check_probe,
             "unreachable": self.check_unreachable,
             "campaign": self.check_campaign,
+            "old_tls": self.check_old_tls,
         }
         tasks = [(service, "logs", self.check_logs, (service,)) for service in self.params["services"] if service in self.containers]
         tasks += [(service, "image", self.check_image, (service, image)) for service, image in self.params["images"].items() if service in self.containers]
@@ -445,11 +523,14 @@ def main() -> None:
     check = {
         "service": text,
         "name": text,
-        "kind": {"type": "str", "choices": ["http", "probe", "unreachable", "campaign"], "required": True},
+        "kind": {"type": "str", "choices": ["http", "probe", "unreachable", "campaign", "old_tls"], "required": True},
         "port": {"type": "int", "required": True},
         "address": {"type": "str"},
+        "certificate": {"type": "str"},
+        "server_name": {"type": "str"},
         "path": {"type": "str", "default": "/"},
         "status": {"type": "int", "default": 200},
+        "headers": {"type": "dict", "default": {}},
         "contains": {"type": "str"},
         "expect": {"type": "list", "elements": "str", "default": []},
     }
@@ -459,7 +540,7 @@ def main() -> None:
             "services": {"type": "list", "elements": "str", "required": True},
             "jobs": {"type": "list", "elements": "str", "default": []},
             "images": {"type": "dict", "default": {}},
-            "checks": {"type": "list", "elements": "dict", "default": [], "options": check},
+            "checks": {"type": "list", "elements": "dict", "default": [], "options": check, "required_by": {"certificate": ("server_name",)}},
             "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
             "operator_user": {"type": "str"},
             "operator_password": {"type": "str", "no_log": True},

@@ -11,7 +11,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
-OVERRIDES = {"local": "docker-compose.dev.yml", "prod": "docker-compose.prod.yml"}
+OVERRIDES = {"local": "docker-compose.dev.yml", "prod": "docker-compose.prod.yml", "prod-tls": "docker-compose.prod.yml"}
+PROD = ["prod", "prod-tls"]
 SERVICES = {"postgres", "redis", "minio", "api", "rules-engine", "scheduler", "frontend"}
 VOLUMES = {"postgres-data", "redis-data", "minio-data"}
 # What tests/golden/render.yml ends every secret with.

@@ -32,7 +32,7 @@ NOISE = re.compile(word(r"\bTIC", r"KET-?\d|\bcla", r"ude\b|\banthro", r"pic\b|\
 # Within a Dockerfile this is root's home in the image.
 IN_IMAGE = re.compile(r"(^|/)Dockerfile$")
 # What the templates of a role make; the templates are the code.
-RENDERED = re.compile(r"^tests/golden/(local|prod)/")
+RENDERED = re.compile(r"^tests/golden/(local|prod|prod-tls)/")
 CODE = re.compile(r"\.(py|sh)$|(^|/)(Makefile|Dockerfile)$")
 
 

@@ -1,0 +1,15 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Makes the bucket and the api's own key. Run before every new release; what is there already is left or brought up to date.
+# Credentials go through standard input, so that no process list and no environment shows them.
+set -eu
+export MC_CONFIG_DIR=/tmp/mc MC_QUIET=1 MC_NO_COLOR=1
+mc alias set stack http://minio:9000 --api S3v4 < /run/secrets/root_credentials > /dev/null
+mc mb --ignore-existing 'stack/campaign-assets'
+mc admin policy create stack campaign-api /etc/campaign/policy.json
+mc admin user add stack < /run/secrets/api_credentials > /dev/null
+access_key=$(cat /run/secrets/api_access_key)
+# Attaching a policy a second time is an error, so ask first.
+if ! mc admin policy entities stack --user "$access_key" | grep -q campaign-api; then
+  mc admin policy attach stack campaign-api --user "$access_key" > /dev/null
+fi
