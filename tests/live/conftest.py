@@ -7,6 +7,12 @@ LIVE_PROJECT    the Compose project
 LIVE_DIRECTORY  the stack's directory on the host
 LIVE_URL        where the frontend answers this machine
 LIVE_SECRETS    a file of this machine with the stack's secrets, a JSON object
+
+With TLS, LIVE_URL is https://NAME:PORT, and test_tls.py also needs:
+
+LIVE_TLS        where the frontend redirects from, http://NAME:PORT
+LIVE_CA         a file of this machine with the certificate of the authority
+LIVE_ADDRESS    the address to connect to, for a NAME that is not in the DNS
 """
 
 import json
@@ -49,6 +55,32 @@ class Host:
         inspected = json.loads(self.text("docker", "inspect", *listed))
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
 
+    @cached_property
+    def info(self) -> dict:
+        """What the Engine says of itself."""
+        return json.loads(self.text("docker", "info", "--format", "{{json .}}"))
+
+    @cached_property
+    def images(self) -> dict[str, dict]:
+        """What the Engine says of each service's image, by service."""
+        wanted = {service: container["Image"] for service, container in self.containers.items()}
+        inspected = {item["Id"]: item for item in json.loads(self.text("docker", "image", "inspect", *set(wanted.values())))}
+        return {service: inspected[image] for service, image in wanted.items()}
+
+    @cached_property
+    def networks(self) -> dict[str, dict]:
+        """What the Engine says of the stack's networks, by their names in the Compose files."""
+        listed = self.text("docker", "network", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={self.project}").split()
+        return {item["Labels"]["com.docker.compose.network"]: item for item in json.loads(self.text("docker", "network", "inspect", *listed))}
+
+    @cached_property
+    def compose(self) -> dict:
+        """The current release as Docker Compose reads it, jobs included."""
+        release = f"{self.directory}/current"
+        files = [f"--file={path}" for path in self.text("find", f"{release}/", "-name", "docker-compose*.yml").split()]
+        # The override's name is the longer one, and comes second.
+        return json.loads(self.text("docker", "compose", *sorted(files, key=len), f"--env-file={release}/.env", "--profile=job", "config", "--format=json"))
+
     def execute(self, service: str, *argv: str, check: bool = True, user: str | None = None) -> subprocess.CompletedProcess[bytes]:
         """Run a command in a service's container."""
         as_user = ["--user", user] if user else []
@@ -68,6 +100,11 @@ def host() -> Host:
 @pytest.fixture(scope="session")
 def url() -> str:
     return os.environ["LIVE_URL"]
+
+
+@pytest.fixture(scope="session")
+def is_tls(url) -> bool:
+    return url.startswith("https://")
 
 
 @pytest.fixture(scope="session")
