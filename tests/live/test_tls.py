@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The frontend by TLS: protocols, certificate, redirect, and the headers of every answer. For a stack with TLS; conftest.py says what it needs."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -71,11 +72,9 @@ class Frontend:
                 connection.putheader("Content-Length", str(len(body)))
                 connection.putheader("Content-Type", "application/json")
             connection.endheaders()
-            try:
+            # What is too long is refused before all of it was sent, and the answer is there to be read.
+            with contextlib.suppress(OSError):
                 connection.send(body or b"")
-            except OSError:
-                # Refused by its length, before all of it was sent. The answer is there to be read.
-                pass
             answer = connection.getresponse()
             return answer.status, answer.headers, answer.read().decode(errors="replace")
         finally:
@@ -146,7 +145,7 @@ def test_the_certificate_is_for_this_name_only(frontend):
 
 
 def test_only_who_trusts_the_authority_trusts_the_certificate(frontend):
-    with pytest.raises(ssl.SSLCertVerificationError, match="self-signed|unable to get local issuer"):
+    with pytest.raises(ssl.SSLCertVerificationError, match=r"self-signed|unable to get local issuer"):
         frontend.handshake(ssl.create_default_context())
 
 

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wrong with a certificate is said before a server gets it, and the verification trusts nothing else."""
+
+import datetime
+import re
+import socket
+import ssl
+import threading
+
+import pytest
+from ansible_collections.campaign.platform.plugins.filter.tls_problems import tls_problems
+from ansible_collections.campaign.platform.plugins.modules import verify
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+NAME = "campaign.example.com"
+NOW = datetime.datetime.now(datetime.UTC)
+DAY = datetime.timedelta(days=1)
+P256 = ec.generate_private_key(ec.SECP256R1())
+OTHER = ec.generate_private_key(ec.SECP256R1())
+RSA = rsa.generate_private_key(65537, 2048)
+SERVERS, CLIENTS = x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH
+
+
+def issue(key=P256, names=(NAME,), start=-1, end=30, usage=SERVERS, issuer=None, signer=None, algorithm=None, subject="server", authority=False):
+    """Return a certificate, issued by another one or by itself."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
+        .issuer_name(issuer.subject if issuer else x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, subject)]))
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(NOW + start * DAY)
+        .not_valid_after(NOW + end * DAY)
+        .add_extension(x509.BasicConstraints(authority, None), critical=True)
+    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
+    if usage:
+        builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    signer = signer or key
+    return builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else algorithm or hashes.SHA256())
+
+
+def pem(*certificates) -> str:
+    return "".join(certificate.public_bytes(serialization.Encoding.PEM).decode() for certificate in certificates)
+
+
+def key_pem(key=P256, encryption=None, form=serialization.PrivateFormat.PKCS8) -> str:
+    return key.private_bytes(serialization.Encoding.PEM, form, encryption or serialization.NoEncryption()).decode()
+
+
+ROOT_KEY = ec.generate_private_key(ec.SECP384R1())
+ROOT = issue(ROOT_KEY, names=(), usage=None, subject="authority", authority=True)
+LEAF = issue(issuer=ROOT, signer=ROOT_KEY)
+ED25519 = ed25519.Ed25519PrivateKey.generate()
+WEAK_RSA = rsa.generate_private_key(65537, 1024)
+WEAK_EC = ec.generate_private_key(ec.SECP224R1())
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "name"),
+    [
+        (None, None, None),
+        (None, None, NAME),
+        (pem(issue()), key_pem(), NAME),
+        (pem(LEAF), key_pem(), NAME),
+        (pem(LEAF, ROOT), key_pem(), NAME),
+        (pem(LEAF).strip(), key_pem().strip(), NAME),
+        (pem(issue(names=("other.example.com", NAME))), key_pem(), NAME),
+        (pem(issue(names=("*.example.com",))), key_pem(), NAME),
+        (pem(issue()), key_pem(), NAME.upper()),
+        (pem(issue(usage=None)), key_pem(), NAME),
+        (pem(issue(RSA)), key_pem(RSA), NAME),
+        (pem(issue()), key_pem(form=serialization.PrivateFormat.TraditionalOpenSSL), NAME),
+    ],
+)
+def test_nothing_is_wrong(certificate, key, name):
+    assert tls_problems(certificate, key=key, server_name=name) == []
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "name", "message"),
+    [
+        (pem(LEAF), None, NAME, "stack_tls_certificate is given, but stack_secrets.tls_private_key is not"),
+        (None, key_pem(), NAME, "tls_private_key is given, but stack_tls_certificate is not"),
+        (pem(LEAF), key_pem(), None, "needs stack_server_name"),
+        (pem(LEAF), key_pem(), "", "stack_server_name must be a DNS name"),
+        (pem(LEAF), key_pem(), f"https://{NAME}", "stack_server_name must be a DNS name"),
+        (pem(LEAF), key_pem(), f"{NAME}:443", "stack_server_name must be a DNS name"),
+        (None, None, "*.example.com", "stack_server_name must be a DNS name"),
+        (None, None, f"{NAME}; return 200", "stack_server_name must be a DNS name"),
+        (None, None, f"{NAME}\n", "stack_server_name must be a DNS name"),
+        ("", key_pem(), NAME, "must be certificates in PEM"),
+        ("certificate", key_pem(), NAME, "must be certificates in PEM"),
+        (pem(LEAF)[:200], key_pem(), NAME, "must be certificates in PEM"),
+        (pem(LEAF).replace("M", "!", 3), key_pem(), NAME, "must be certificates in PEM"),
+        (pem(LEAF) + key_pem(), key_pem(), NAME, "holds a private key"),
+        (pem(LEAF), "", NAME, "must be a private key in PEM"),
+        (pem(LEAF), "key", NAME, "must be a private key in PEM"),
+        (pem(LEAF), pem(LEAF), NAME, "must be a private key in PEM"),
+        (pem(LEAF), key_pem(encryption=serialization.BestAvailableEncryption(b"secret")), NAME, "protected by a passphrase"),
+        (pem(LEAF), key_pem(OTHER), NAME, "does not belong to stack_tls_certificate"),
+        (pem(ROOT, LEAF), key_pem(), NAME, "does not belong to stack_tls_certificate"),
+        (pem(issue(start=-30, end=-1)), key_pem(), NAME, "certificate 1 of 1 expired on"),
+        (pem(issue(start=1)), key_pem(), NAME, "certificate 1 of 1 is not valid before"),
+        (pem(LEAF, issue(ROOT_KEY, names=(), start=-30, end=-1, subject="authority", authority=True)), key_pem(), NAME, "certificate 2 of 2 expired on"),
+        (pem(LEAF, issue(OTHER, subject="authority", authority=True)), key_pem(), NAME, "certificate 1 was not issued by the one after it"),
+        (pem(LEAF, LEAF, ROOT), key_pem(), NAME, "certificate 1 was not issued by the one after it"),
+        (pem(issue(names=("other.example.com",))), key_pem(), NAME, "is not made out to stack_server_name"),
+        (pem(issue(names=())), key_pem(), NAME, "is not made out to stack_server_name"),
+        (pem(issue(names=("*.com",))), key_pem(), NAME, "is not made out to stack_server_name"),
+        (pem(issue(names=("*.campaign.example.com",))), key_pem(), NAME, "is not made out to stack_server_name"),
+        (pem(issue(usage=CLIENTS)), key_pem(), NAME, "lacks serverAuth"),
+        (pem(issue(WEAK_RSA)), key_pem(WEAK_RSA), NAME, "has a weak or unusual key"),
+        (pem(issue(WEAK_EC)), key_pem(WEAK_EC), NAME, "has a weak or unusual key"),
+        (pem(issue(ED25519)), key_pem(ED25519), NAME, "has a weak or unusual key"),
+    ],
+)
+def test_what_is_wrong_is_said_by_name_and_without_a_value(certificate, key, name, message):
+    problems = tls_problems(certificate, key=key, server_name=name)
+    assert any(message in problem for problem in problems), problems
+    for problem in problems:
+        assert "stack_" in problem
+        # Neither a line of the key nor one of the certificate.
+        assert not re.search(r"[A-Za-z0-9+/]{40}", problem)
+
+
+def test_the_time_is_the_one_that_is_given():
+    assert tls_problems(pem(issue()), key_pem(), NAME, now=NOW) == []
+    (problem,) = tls_problems(pem(issue()), key_pem(), NAME, now=NOW + 31 * DAY)
+    assert "expired" in problem
+
+
+@pytest.fixture
+def serve(tmp_path):
+    """Serve one answer by TLS with a certificate, on a port of this machine."""
+    listeners = []
+
+    def start(certificate: str, key=P256, oldest=ssl.TLSVersion.TLSv1_2) -> int:
+        (tmp_path / "chain.pem").write_text(certificate + key_pem(key))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        if oldest < ssl.TLSVersion.TLSv1_2:
+            context.set_ciphers("ALL:@SECLEVEL=0")
+        context.minimum_version = oldest
+        context.load_cert_chain(tmp_path / "chain.pem")
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def answer() -> None:
+            try:
+                connection, _address = listener.accept()
+                with connection, context.wrap_socket(connection, server_side=True) as secured:
+                    secured.recv(4096)
+                    secured.sendall(b"HTTP/1.1 200 OK\r\nStrict-Transport-Security: max-age=1\r\nContent-Length: 5\r\n\r\nhello")
+            except OSError:
+                # The client went away, as it does when it is not content.
+                return
+
+        threading.Thread(target=answer, daemon=True).start()
+        return listener.getsockname()[1]
+
+    yield start
+    for listener in listeners:
+        listener.close()
+
+
+class Stack(verify.Stack):
+    def __init__(self):
+        super().__init__(None, {"project": "x"})
+
+
+def question(port: int, certificate: str, name: str = NAME, **more) -> dict:
+    unset = {"path": "/", "status": 200, "contains": None, "headers": {}}
+    return {"service": "frontend", "address": "127.0.0.1", "port": port, "certificate": certificate, "server_name": name, **unset, **more}
+
+
+@pytest.mark.parametrize("chain", [pem(issue()), pem(LEAF), pem(LEAF, ROOT)], ids=["self-signed", "without its root", "with its root"])
+def test_the_verification_asks_by_https(serve, chain):
+    Stack().check_http(question(serve(chain), chain, contains="hello", headers={"Strict-Transport-Security": "max-age=1"}))
+
+
+@pytest.mark.parametrize(
+    ("served", "given", "name", "more", "message"),
+    [
+        (pem(LEAF), pem(LEAF), "other.example.com", {}, "mismatch"),
+        (pem(issue()), pem(LEAF), NAME, {}, "self-signed"),
+        # As after a renewal that the server has not seen: of the same authority, and another certificate.
+        (pem(LEAF), pem(issue(OTHER, issuer=ROOT, signer=ROOT_KEY), ROOT), NAME, {}, "another certificate than the one that was given"),
+        (pem(LEAF), pem(LEAF), NAME, {"headers": {"X-Absent": "1"}}, "no such header"),
+        (pem(LEAF), pem(LEAF), NAME, {"status": 404}, "200"),
+    ],
+)
+def test_the_verification_is_not_content_with(serve, served, given, name, more, message):
+    with pytest.raises(verify.Failed) as failed:
+        Stack().check_http(question(serve(served), given, name, **more))
+    assert message in failed.value.got
+
+
+def test_a_server_that_speaks_current_tls_only_passes(serve):
+    Stack().check_old_tls(question(serve(pem(LEAF)), pem(LEAF)))
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_a_server_that_speaks_old_tls_is_found_out(serve):
+    with pytest.raises(verify.Failed) as failed:
+        Stack().check_old_tls(question(serve(pem(LEAF), oldest=ssl.TLSVersion.TLSv1), pem(LEAF)))
+    assert failed.value.got == "it is accepted"
