@@ -24,6 +24,9 @@ options:
   release_directory:
     description: Directory of the stack.
     type: path
+  project:
+    description: Compose project, to find out whether P(campaign.platform.firewall#module) guards it.
+    type: str
   ports:
     description: Ports to find out about.
     type: list
@@ -68,8 +71,8 @@ ansible_facts:
           C(apt_sources) (the machine's first Debian archive, with C(uri) and C(signed_by), or null),
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
-          C(images) (references to ids, those only that are present), C(images_source), and C(stack) with the
-          C(current) release's id, its C(services) and their C(images).
+          C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), and C(stack) with
+          the C(current) release's id, its C(services) and their C(images).
       type: dict
 """
 
@@ -216,6 +219,7 @@ def gather(params: dict) -> dict:
             "ports": [{**item, "busy": is_busy(item["address"], item["port"]), "project": published.get(item["port"])} for item in params["ports"]],
             "images_source": read(os.path.join(params["source_directory"], "source")).strip() or None,
             "stack": stack_facts(params["release_directory"]),
+            "firewall": os.path.exists(f"/usr/local/sbin/docker-firewall-{params['project']}"),
             "compose": compose.result(),
             "buildx": buildx.result(),
         }
@@ -229,6 +233,7 @@ def main() -> None:
             "images": {"type": "list", "elements": "str", "default": []},
             "source_directory": {"type": "path", "default": "/var/lib/campaign-images"},
             "release_directory": {"type": "path"},
+            "project": {"type": "str"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
