@@ -54,7 +54,7 @@ def test_playbooks_and_variables_exist(document):
     )
     assert set(re.findall(r"\bcampaign\.platform\.([a-z_]+)", code)) - known - {"tar"} == set()
     specs = "\n".join(path.read_text() for path in [*ROOT.glob("roles/*/meta/argument_specs.yml"), *ROOT.glob("roles/*/vars/**/*.yml")])
-    variables = set(re.findall(r"(?<![\w.])((?:stack|images|docker_host)_[a-z0-9_]+)\b", code))
+    variables = set(re.findall(r"(?<![\w.])((?:stack|images|docker_host|bundle)_[a-z0-9_]+)\b", code))
     assert {name for name in variables if not re.search(rf"\b{name}\b", specs)} == set()
 
 

@@ -1,0 +1,129 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What packages there are, as each ecosystem writes it down."""
+
+from __future__ import annotations
+
+import email.parser
+import json
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package as a package URL names it. Licences are as the ecosystem spells them."""
+
+    kind: str
+    name: str
+    version: str
+    namespace: str | None = None
+    qualifiers: tuple[tuple[str, str], ...] = ()
+    licences: tuple[str, ...] = ()
+    sha256: str | None = None
+
+
+def debian_packages(files: dict[str, bytes]) -> list[Package]:
+    """Return the installed packages of an image, from the files that its layers hold."""
+    release = (files.get("etc/os-release") or files.get("usr/lib/os-release") or b"").decode(errors="replace")
+    fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', release, re.MULTILINE))
+    distribution = fields.get("ID", "debian")
+    # Testing has no number yet.
+    distro = f"{distribution}-{fields.get('VERSION_ID') or fields.get('VERSION_CODENAME') or 'unknown'}"
+    found = []
+    for path in sorted(files):
+        if not path.startswith("var/lib/dpkg/"):
+            continue
+        for stanza in re.split(r"\n\s*\n", files[path].decode(errors="replace")):
+            entry = dict(re.findall(r"^([A-Za-z-]+): *(.*)$", stanza, re.MULTILINE))
+            if "Package" not in entry or not entry.get("Status", "install ok installed").endswith(" installed"):
+                continue
+            licences = debian_licences(files.get(f"usr/share/doc/{entry['Package']}/copyright", b""))
+            qualifiers = (("arch", entry.get("Architecture", "all")), ("distro", distro))
+            found.append(Package("deb", entry["Package"], entry["Version"], distribution, qualifiers, licences))
+    return found
+
+
+def debian_licences(text: bytes) -> tuple[str, ...]:
+    """Return the short names of licences in a copyright file of the machine-readable format; none of any other."""
+    content = text.decode(errors="replace")
+    if not content.startswith("Format:"):
+        return ()
+    return tuple(sorted({name.strip() for name in re.findall(r"^License: *(\S.*)$", content, re.MULTILINE)}))
+
+
+def go_packages(build_info: str) -> list[Package]:
+    """Return the modules of a Go program, the program's own first, and Go's standard library."""
+    found = []
+    for line in build_info.splitlines():
+        fields = line.split("\t")
+        if fields[0] == "go" and len(fields) > 1:
+            found.append(_go("std", re.sub(r"^go", "", fields[1])))
+        elif fields[0] in ("mod", "dep") and len(fields) > 2:
+            found.append(_go(fields[1], fields[2]))
+        elif fields[0] == "=>" and len(fields) > 2:
+            # The line before was replaced by this module.
+            found[-1] = _go(fields[1], fields[2])
+    return sorted(set(found), key=lambda package: (package.namespace or "", package.name))
+
+
+def _go(path: str, version: str) -> Package:
+    namespace, _, name = path.rpartition("/")
+    return Package("golang", name, version, namespace or None)
+
+
+def node_packages(lock: dict, workspace: str) -> list[Package]:
+    """Return the packages that a workspace runs with, found as Node.js finds them: in the nearest node_modules."""
+    entries = lock["packages"]
+    found: dict[str, Package] = {}
+    seen: set[str] = set()
+
+    def place(name: str, path: str) -> str | None:
+        while True:
+            candidate = f"{path}/node_modules/{name}" if path else f"node_modules/{name}"
+            if candidate in entries:
+                return entries[candidate]["resolved"] if entries[candidate].get("link") else candidate
+            if not path:
+                return None
+            path = re.sub(r"(^|/)(node_modules/)?(@[^/]+/)?[^/]+$", "", path)
+
+    def visit(path: str) -> None:
+        if path in seen:
+            return
+        seen.add(path)
+        entry = entries[path]
+        if "node_modules/" in path:
+            namespace, _, name = path.rpartition("node_modules/")[2].rpartition("/")
+            licence = entry.get("license")
+            found[path] = Package("npm", name, entry["version"], namespace or None, licences=(licence,) if licence else ())
+        for group in ("dependencies", "optionalDependencies", "peerDependencies"):
+            for name in entry.get(group, {}):
+                target = place(name, path)
+                if target and not entries[target].get("dev"):
+                    visit(target)
+
+    visit(f"packages/{workspace}")
+    return sorted(set(found.values()), key=lambda package: (package.namespace or "", package.name, package.version))
+
+
+def read_lock(path: str) -> dict:
+    """Return a package-lock.json."""
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def wheel_package(path: str, sha256: str) -> Package:
+    """Return the package of a Python wheel."""
+    with zipfile.ZipFile(path) as wheel:
+        # Packages that a wheel vendors have a METADATA of their own further down.
+        (name,) = [name for name in wheel.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+        metadata = email.parser.BytesParser().parsebytes(wheel.read(name), headersonly=True)
+    licence = metadata.get("License-Expression") or metadata.get("License") or ""
+    # Some put the whole text there.
+    licence = licence.strip() if 0 < len(licence.strip()) <= 80 and "\n" not in licence.strip() else ""
+    classifiers = [value.rpartition(" :: ")[2] for value in metadata.get_all("Classifier", []) if value.startswith("License :: ")]
+    licences = (licence,) if licence and licence != "UNKNOWN" else tuple(sorted(classifiers))
+    name = re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
+    return Package("pypi", name, metadata["Version"], qualifiers=(("file_name", os.path.basename(path)),), licences=licences, sha256=sha256)
