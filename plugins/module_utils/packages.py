@@ -74,38 +74,33 @@ def _go(path: str, version: str) -> Package:
     return Package("golang", name, version, namespace or None)
 
 
+def _nearest(entries: dict, name: str, path: str) -> str | None:
+    """Return where Node.js finds a package from a path: in the nearest node_modules, through a link into the workspace."""
+    while True:
+        candidate = f"{path}/node_modules/{name}" if path else f"node_modules/{name}"
+        if candidate in entries:
+            return entries[candidate]["resolved"] if entries[candidate].get("link") else candidate
+        if not path:
+            return None
+        path = re.sub(r"(^|/)(node_modules/)?(@[^/]+/)?[^/]+$", "", path)
+
+
 def node_packages(lock: dict, workspace: str) -> list[Package]:
-    """Return the packages that a workspace runs with, found as Node.js finds them: in the nearest node_modules."""
+    """Return the packages that a workspace runs with."""
     entries = lock["packages"]
-    found: dict[str, Package] = {}
-    seen: set[str] = set()
-
-    def place(name: str, path: str) -> str | None:
-        while True:
-            candidate = f"{path}/node_modules/{name}" if path else f"node_modules/{name}"
-            if candidate in entries:
-                return entries[candidate]["resolved"] if entries[candidate].get("link") else candidate
-            if not path:
-                return None
-            path = re.sub(r"(^|/)(node_modules/)?(@[^/]+/)?[^/]+$", "", path)
-
-    def visit(path: str) -> None:
-        if path in seen:
-            return
+    waiting, seen = [f"packages/{workspace}"], set()
+    while waiting:
+        path = waiting.pop()
         seen.add(path)
-        entry = entries[path]
-        if "node_modules/" in path:
-            namespace, _, name = path.rpartition("node_modules/")[2].rpartition("/")
-            licence = entry.get("license")
-            found[path] = Package("npm", name, entry["version"], namespace or None, licences=(licence,) if licence else ())
-        for group in ("dependencies", "optionalDependencies", "peerDependencies"):
-            for name in entry.get(group, {}):
-                target = place(name, path)
-                if target and not entries[target].get("dev"):
-                    visit(target)
+        groups = [entries[path].get(group, {}) for group in ("dependencies", "optionalDependencies", "peerDependencies")]
+        targets = [_nearest(entries, name, path) for group in groups for name in group]
+        waiting += [target for target in targets if target and target not in seen and not entries[target].get("dev")]
+    return sorted({_node(path, entries[path]) for path in seen if "node_modules/" in path}, key=lambda one: (one.namespace or "", one.name, one.version))
 
-    visit(f"packages/{workspace}")
-    return sorted(set(found.values()), key=lambda package: (package.namespace or "", package.name, package.version))
+
+def _node(path: str, entry: dict) -> Package:
+    namespace, _, name = path.rpartition("node_modules/")[2].rpartition("/")
+    return Package("npm", name, entry["version"], namespace or None, licences=(entry["license"],) if entry.get("license") else ())
 
 
 def read_lock(path: str) -> dict:

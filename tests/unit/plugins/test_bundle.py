@@ -51,6 +51,7 @@ def tar(entries: dict[str, bytes]) -> bytes:
     return target.getvalue()
 
 
+DEBIAN = {"var/lib/dpkg/status": STATUS, "etc/os-release": b'ID=debian\nVERSION_ID="13"\n', "usr/share/doc/libc6/copyright": COPYRIGHT}
 LAYERS = [
     tar(
         {
@@ -99,8 +100,7 @@ def test_a_saved_image_without_one_of_its_layers_is_refused(tmp_path):
 
 
 def test_debian_packages_are_read_with_their_licences():
-    files = {"var/lib/dpkg/status": STATUS, "etc/os-release": b'ID=debian\nVERSION_ID="13"\n', "usr/share/doc/libc6/copyright": COPYRIGHT}
-    (package,) = packages.debian_packages(files)
+    (package,) = packages.debian_packages(DEBIAN)
     assert (package.name, package.version, package.licences) == ("libc6", "2.41-12", ("LGPL-2.1+",))
     assert package.qualifiers == (("arch", "amd64"), ("distro", "debian-13"))
 
@@ -311,9 +311,14 @@ def test_a_changed_manifest_is_refused(bundle):
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(OSError, match="full"), bundle_archive.written_whole(str(path)) as file:
-        file.write(b"new")
-        raise OSError("full")
+
+    def fail():
+        with bundle_archive.written_whole(str(path)) as file:
+            file.write(b"new")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        fail()
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
 
 
