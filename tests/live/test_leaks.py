@@ -50,16 +50,19 @@ compose() {
 start() {
   docker run --detach --name "$P-leak-probe-$N" --label "campaign.leak-probe=$P" --network none --entrypoint sh "$@" > /dev/null
 }
-image=$(docker inspect --format '{{.Image}}' "$(service frontend)")
+image() { docker inspect --format '{{.Image}}' "$(service frontend)"; }
 psql() { docker exec "$(service postgres)" sh -c 'exec psql --username "$POSTGRES_USER" --dbname "$POSTGRES_DB" "$@"' psql "$@"; }
 """
-CLEAN = PREAMBLE + r"""
+CLEAN = (
+    PREAMBLE
+    + r"""
 containers=$(docker ps --all --quiet $(labels)); [ -z "$containers" ] || docker rm --force --volumes $containers
 images=$(docker images --quiet $(labels)); [ -z "$images" ] || docker rmi --force $images
 volumes=$(docker volume ls --quiet $(labels)); [ -z "$volumes" ] || docker volume rm $volumes
 networks=$(docker network ls --quiet $(labels)); [ -z "$networks" ] || docker network rm $networks
 rm -rf "$D/releases/leak-probe"
 """
+)
 # The search gets its patterns from the third descriptor; bash's own printf shows them to no process list.
 SEARCH = r"""
 patterns=$(cat)
@@ -79,6 +82,8 @@ class Place:
     probe: str
     plant: str
     clean: str = ""
+    # Secrets that are known to stand there, with the reason in docs/leak-probes.md. One that no longer does is an error too.
+    keeps: tuple[str, ...] = ()
 
 
 def file(name: str, what: str, path: str, probe: str | None = None) -> Place:
@@ -87,15 +92,22 @@ def file(name: str, what: str, path: str, probe: str | None = None) -> Place:
 
 
 PLACES = [
-    Place("container-inspect", "`docker inspect` of every container", "docker inspect $(containers)", 'start --env LEAK="$C" $image -c "sleep 600"'),
+    Place("container-inspect", "`docker inspect` of every container", "docker inspect $(containers)", 'start --env LEAK="$C" $(image) -c "sleep 600"'),
     Place(
         "container-definition",
         "`config.v2.json` and `hostconfig.json` below the Engine's data root",
         'for id in $(containers); do cat "$(data_root)/containers/$id"*/*.json; done',
-        'start --env LEAK="$C" $image -c "sleep 600"',
+        'start --env LEAK="$C" $(image) -c "sleep 600"',
     ),
-    Place("container-diff", "`docker diff` of every container", "for id in $(containers); do docker diff $id; done", 'start $image -c "touch /tmp/$C"; sleep 1'),
-    Place("image-inspect", "`docker inspect` of every image", "docker inspect $(images)", 'tar -cT /dev/null | docker import -c "LABEL campaign.leak-probe=$P leak=$C" -'),
+    Place(
+        "container-diff", "`docker diff` of every container", "for id in $(containers); do docker diff $id; done", 'start $(image) -c "touch /tmp/$C"; sleep 1'
+    ),
+    Place(
+        "image-inspect",
+        "`docker inspect` of every image",
+        "docker inspect $(images)",
+        'tar -cT /dev/null | docker import -c "LABEL campaign.leak-probe=$P leak=$C" -',
+    ),
     Place(
         "image-history",
         "`docker history` of every image",
@@ -120,18 +132,35 @@ PLACES = [
         'docker network inspect $(docker network ls --quiet --filter "label=com.docker.compose.project=$P") $(docker network ls --quiet $(labels))',
         'docker network create --internal --label "campaign.leak-probe=$P" --label "leak=$C" "$P-leak-probe"',
     ),
-    Place("process-environments", "the environment of every process of the host", "cat /proc/[0-9]*/environ", 'start --env LEAK="$C" $image -c "sleep 600"'),
-    Place("process-arguments", "the arguments of every process of the host", "cat /proc/[0-9]*/cmdline", 'start $image -c "sleep 600; : $C"'),
-    Place("compose-config", "`docker compose config` of every release kept", "compose", 'release; echo "x-leak: $C" >> "$D/releases/leak-probe/docker-compose.yml"'),
+    Place("process-environments", "the environment of every process of the host", "cat /proc/[0-9]*/environ", 'start --env LEAK="$C" $(image) -c "sleep 600"'),
+    Place("process-arguments", "the arguments of every process of the host", "cat /proc/[0-9]*/cmdline", 'start $(image) -c "sleep 600; : $C"'),
+    Place(
+        "compose-config",
+        "`docker compose config` of every release kept",
+        "compose",
+        'release; echo "x-leak: $C" >> "$D/releases/leak-probe/docker-compose.yml"',
+    ),
     Place(
         "compose-config-as-written",
         "`docker compose config --no-interpolate` of every release kept",
         "compose --no-interpolate",
         'release; echo "x-leak: $C" >> "$D/releases/leak-probe/docker-compose.yml"',
     ),
-    Place("compose-files", "the Compose files of every release kept", 'cat "$D"/releases/*/*.yml', 'release; echo "# $C" >> "$D/releases/leak-probe/docker-compose.yml"'),
-    Place("environment-files", "`.env` of every release kept", 'cat "$D"/releases/*/.env "$D/.env"', 'release; echo "LEAK=$C" >> "$D/releases/leak-probe/.env"'),
-    Place("manifests", "`manifest.json` of every release kept", 'cat "$D"/releases/*/manifest.json', 'release; echo "$C" >> "$D/releases/leak-probe/manifest.json"'),
+    Place(
+        "compose-files",
+        "the Compose files of every release kept",
+        'cat "$D"/releases/*/*.yml',
+        'release; echo "# $C" >> "$D/releases/leak-probe/docker-compose.yml"',
+    ),
+    Place(
+        "environment-files", "`.env` of every release kept", 'cat "$D"/releases/*/.env "$D/.env"', 'release; echo "LEAK=$C" >> "$D/releases/leak-probe/.env"'
+    ),
+    Place(
+        "manifests",
+        "`manifest.json` of every release kept",
+        'cat "$D"/releases/*/manifest.json',
+        'release; echo "$C" >> "$D/releases/leak-probe/manifest.json"',
+    ),
     file("config-files", "the configuration files that containers mount", "$D/config/leak-probe"),
     file("stack-directory", "everything in the stack's directory but `secrets/`", "$D/leak-probe", 'show "$D" -path "$D/secrets" -prune -o -true'),
     Place(
@@ -141,38 +170,50 @@ PLACES = [
         'touch "$D/secrets/leak-probe-$C"',
         'rm -f "$D"/secrets/leak-probe-*',
     ),
-    Place("service-logs", "`docker logs` of every container", "for id in $(containers); do docker logs $id 2>&1; done", 'start $image -c "echo $C >&2"; sleep 1'),
+    Place(
+        "service-logs", "`docker logs` of every container", "for id in $(containers); do docker logs $id 2>&1; done", 'start $(image) -c "echo $C >&2"; sleep 1'
+    ),
     Place(
         "log-files",
         "the log files of every container on disk",
         'for id in $(containers); do cat "$(data_root)/containers/$id"*/*.log*; done',
-        'start $image -c "echo $C"; sleep 1',
+        'start $(image) -c "echo $C"; sleep 1',
     ),
     Place(
         "health-logs",
         "what every health check printed",
         'docker inspect --format "{{json .State.Health}}" $(containers)',
-        'start --health-cmd "echo $C" --health-interval 1s $image -c "sleep 600"; sleep 2',
+        'start --health-cmd "echo $C" --health-interval 1s $(image) -c "sleep 600"; sleep 2',
     ),
-    Place("engine-events", "`docker events`", 'docker events --since 1h --until "$(date +%s)"', 'docker volume create --label "campaign.leak-probe=$P" "$C"'),
+    Place(
+        "engine-events",
+        "`docker events`",
+        'docker events --since 1h --until "$(($(date +%s) + 1))"',
+        'docker volume create --label "campaign.leak-probe=$P" "$C"',
+    ),
     Place(
         "writable-layers",
         "the writable layer of every container",
         'for d in $(docker inspect --format "{{.GraphDriver.Data.UpperDir}}" $(containers)); do show "$d"; done',
-        'start $image -c "echo $C > /tmp/leak; sleep 600"; sleep 1',
+        'start $(image) -c "echo $C > /tmp/leak; sleep 600"; sleep 1',
     ),
     Place(
         "temporary-file-systems",
         "`/tmp`, `/dev/shm` and `/run` of every container, but `/run/secrets`",
         'for pid in $(pids); do for d in tmp dev/shm run var/run/; do show "/proc/$pid/root/$d" -path "*/run/secrets" -prune -o -true; done; done',
-        'start --tmpfs /tmp $image -c "echo $C > /tmp/leak; sleep 600"; sleep 1',
+        'start --tmpfs /tmp $(image) -c "echo $C > /tmp/leak; sleep 600"; sleep 1',
     ),
-    Place("mount-tables", "the mounts of every container", "for pid in $(pids); do cat /proc/$pid/mountinfo; done", 'start --tmpfs "/tmp/$C" $image -c "sleep 600"'),
+    Place(
+        "mount-tables",
+        "the mounts of every container",
+        "for pid in $(pids); do cat /proc/$pid/mountinfo; done",
+        'start --tmpfs "/tmp/$C" $(image) -c "sleep 600"',
+    ),
     Place(
         "served-files",
         "the files that the frontend serves",
-        'for pid in $(pids); do show /proc/$pid/root/usr/share/nginx/html; done',
-        'start --user 0 $image -c "echo $C > /usr/share/nginx/html/leak; sleep 600"; sleep 1',
+        "for pid in $(pids); do show /proc/$pid/root/usr/share/nginx/html; done",
+        'start --user 0 $(image) -c "echo $C > /usr/share/nginx/html/leak; sleep 600"; sleep 1',
     ),
     Place(
         "postgres-data",
@@ -190,7 +231,14 @@ PLACES = [
         'psql -c "COMMENT ON ROLE pg_monitor IS NULL"',
     ),
     file("redis-data", "Redis' snapshot and append-only files", "$(volume redis-data)/leak-probe"),
-    file("minio-data", "MinIO's objects and settings", "$(volume minio-data)/leak-probe"),
+    Place(
+        "minio-data",
+        "MinIO's objects and settings",
+        'show "$(volume minio-data)"',
+        'echo "$C" > "$(volume minio-data)/leak-probe"',
+        'rm -f "$(volume minio-data)/leak-probe"',
+        keeps=("s3_access_key", "s3_secret_key"),
+    ),
     file("histories", "the histories of shells and clients", "/root/.leak_probe_history", "cat /root/.*hist* /root/.*/*hist* /home/*/.*hist*"),
     file("root-home", "root's home", "/root/.leak-probe", "show /root -xdev -path /root/.cache -prune -o -path /root/go -prune -o -size -16M"),
     file("temporary-files", "`/tmp` and `/var/tmp`", "/var/tmp/leak-probe", "show /tmp /var/tmp -xdev -size -16M"),
@@ -205,13 +253,13 @@ PLACES = [
         "runtime-bundles",
         "what the container runtime was given",
         'show /run/containerd /run/docker /var/run/docker -name "*.json"',
-        'start --env LEAK="$C" $image -c "sleep 600"',
+        'start --env LEAK="$C" $(image) -c "sleep 600"',
     ),
     Place(
         "engine-state",
         "the Engine's own databases: networks, volumes, image names, swarm, the builder's",
         'show "$(data_root)"/network "$(data_root)"/swarm "$(data_root)"/buildkit "$(data_root)"/volumes/metadata.db "$(data_root)"/image/*/repositories.json'
-        ' -size -64M',
+        " -size -64M",
         'docker network create --internal --label "campaign.leak-probe=$P" --label "leak=$C" "$P-leak-probe-state"',
     ),
 ]
@@ -264,12 +312,14 @@ def canary() -> str:
     return f"leak{secrets.token_hex(12)}"
 
 
-def judge(place: str, found: set[bytes], patterns: dict[bytes, str], canary: str) -> None:
+def judge(place: str, found: set[bytes], patterns: dict[bytes, str], canary: str, keeps: tuple[str, ...] = ()) -> None:
     """Fail where the planted leak was not found, or anything but it was; show no value."""
     seen = {patterns[item] for item in found if item in patterns}
     is_seeing = any(canary.encode() in item for item in found)
     assert is_seeing, f"{place}: the probe did not find the leak that was planted for it"
-    assert not seen, f"{place} shows {'; '.join(sorted(seen))}"
+    kept = {f"{name}, as it is" for name in keeps}
+    assert not seen - kept, f"{place} shows {'; '.join(sorted(seen - kept))}"
+    assert not kept - seen, f"{place} does not hold {'; '.join(sorted(kept - seen))} any more: take it from the known ones"
 
 
 def on_host(host, script: str, place: Place, canary: str, stdin: bytes | None = None):
@@ -289,7 +339,7 @@ def test_no_secret_stands_in(host, patterns, canary, place):
         found = set(on_host(host, place.probe, place, canary, stdin=lines).stdout.splitlines())
     finally:
         on_host(host, place.clean + CLEAN, place, canary)
-    judge(place.name, found, patterns, canary)
+    judge(place.name, found, patterns, canary, place.keeps)
 
 
 def test_there_are_enough_places():
@@ -416,9 +466,7 @@ class Controller:
             (self.directory / "controller-arguments").open("ab") as arguments,
             (self.directory / "controller-environments").open("ab") as environments,
         ):
-            process = subprocess.Popen(
-                command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-            )
+            process = subprocess.Popen(command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
             seen: set[bytes] = set()
             while process.poll() is None:
                 if deadline and time.monotonic() >= deadline:
