@@ -29,7 +29,7 @@ import pytest
 # What is searched is what the script prints. P is the project, D the stack's directory, C the canary, N the place's name.
 PREAMBLE = r"""
 set -u
-export LC_ALL=C
+export LC_ALL=C H=~root
 labels() { echo --filter "label=campaign.leak-probe=$P"; }
 containers() { docker ps --all --quiet --filter "label=com.docker.compose.project=$P"; docker ps --all --quiet $(labels); }
 running() { docker ps --quiet --filter "label=com.docker.compose.project=$P"; docker ps --quiet $(labels); }
@@ -239,16 +239,16 @@ PLACES = [
         'rm -f "$(volume minio-data)/leak-probe"',
         keeps=("s3_access_key", "s3_secret_key"),
     ),
-    file("histories", "the histories of shells and clients", "/root/.leak_probe_history", "cat /root/.*hist* /root/.*/*hist* /home/*/.*hist*"),
-    file("root-home", "root's home", "/root/.leak-probe", "show /root -xdev -path /root/.cache -prune -o -path /root/go -prune -o -size -16M"),
+    file("histories", "the histories of shells and clients", "$H/.leak_probe_history", "cat $H/.*hist* $H/.*/*hist* /home/*/.*hist*"),
+    file("root-home", "root's home", "$H/.leak-probe", "show /root -xdev -path $H/.cache -prune -o -path $H/go -prune -o -size -16M"),
     file("temporary-files", "`/tmp` and `/var/tmp`", "/var/tmp/leak-probe", "show /tmp /var/tmp -xdev -size -16M"),
-    file("ansible-temporary-files", "Ansible's directories in every home", "/root/.ansible/tmp/leak-probe", "show /root/.ansible /home/*/.ansible -xdev"),
-    file("ansible-async-files", "the results of asynchronous tasks", "/root/.ansible_async/leak-probe", "show /root/.ansible_async /home/*/.ansible_async"),
+    file("ansible-temporary-files", "Ansible's directories in every home", "$H/.ansible/tmp/leak-probe", "show $H/.ansible /home/*/.ansible -xdev"),
+    file("ansible-async-files", "the results of asynchronous tasks", "$H/.ansible_async/leak-probe", "show $H/.ansible_async /home/*/.ansible_async"),
     file("system-logs", "`/var/log`, the journal and the Engine's log among it", "/var/log/leak-probe.log"),
     file("core-dumps", "core dumps and crash reports", "/var/crash/leak-probe", "show /var/crash /var/lib/systemd/coredump /core* $D/core*"),
     file("shared-memory", "the host's shared memory", "/dev/shm/leak-probe"),
     file("host-settings", "`/etc`", "/etc/leak-probe"),
-    file("client-settings", "the Docker client's settings and buildx' state", "/root/.docker/leak-probe", "show /root/.docker"),
+    file("client-settings", "the Docker client's settings and buildx' state", "$H/.docker/leak-probe", "show $H/.docker"),
     Place(
         "runtime-bundles",
         "what the container runtime was given",
