@@ -28,8 +28,8 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_ok(self, result):
         self._write(result, "ok")
 
-    def v2_runner_on_failed(self, result, **_options):
-        self._write(result, "failed")
+    def v2_runner_on_failed(self, result, ignore_errors=False):
+        self._write(result, "ignored" if ignore_errors else "failed")
 
     def v2_runner_on_unreachable(self, result):
         self._write(result, "unreachable")
