@@ -165,8 +165,13 @@ def _mentioned(role: str, prefix: str) -> frozenset[str]:
 
 def _options(role: str) -> dict[str, dict]:
     with open(os.path.join(role, "meta", "argument_specs.yml"), encoding="utf-8") as file:
-        entries = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["argument_specs"].values()
-    return {name: option for entry in entries for name, option in entry.get("options", {}).items()}
+        entries = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["argument_specs"]
+    # What another entry point requires is missing only there.
+    return {
+        name: option if entry == "main" else {**option, "required": False}
+        for entry, spec in sorted(entries.items(), key=lambda item: item[0] == "main")
+        for name, option in spec.get("options", {}).items()
+    }
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -21,7 +21,7 @@ EXTERNAL = {
 }
 # The bundled service of each and all words by which a file could mention it.
 TRACES = {
-    "postgres": re.compile(r"postgres-data|POSTGRES_PORT|service_healthy.*postgres\b|^  postgres:|pg_isready", re.MULTILINE),
+    "postgres": re.compile(r"postgres-data|POSTGRES_PORT|service_healthy.*postgres\b|^  postgres:|- pg_isready$", re.MULTILINE),
     "redis": re.compile(r"redis-data|REDIS_PORT|^  redis:|redis-server|redis\.conf|aclfile|redis_acl", re.MULTILINE),
     "s3": re.compile(r"minio", re.IGNORECASE),
 }
