@@ -56,6 +56,12 @@ class Host:
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
 
     @cached_property
+    def services(self) -> dict[str, dict]:
+        """Of the containers those that are to run, and not to have run, as jobs are."""
+        declared = self.compose["services"]
+        return {service: container for service, container in self.containers.items() if "profiles" not in declared.get(service, {})}
+
+    @cached_property
     def info(self) -> dict:
         """What the Engine says of itself."""
         return json.loads(self.text("docker", "info", "--format", "{{json .}}"))

@@ -99,7 +99,7 @@ def trusted_bases(_host):
 @check("4.3", "Ensure that unnecessary packages are not installed in the container")
 def unnecessary_packages(host):
     script = "; ".join(f"command -v {tool}" for tool in TOOLS)
-    found = {service: host.execute(service, "sh", "-c", script, check=False).stdout.decode().split() for service in host.containers}
+    found = {service: host.execute(service, "sh", "-c", script, check=False).stdout.decode().split() for service in host.services}
     return [f"{service}: {' '.join(tools)}" for service, tools in found.items() if tools]
 
 
@@ -130,7 +130,7 @@ def update_alone(_host):
 @check("4.8", "Ensure setuid and setgid permissions are removed")
 def setuid(host):
     find = ("find", "/", "-xdev", "-type", "f", "-perm", "/6000")
-    found = {service: host.execute(service, *find, check=False, user="0:0").stdout.decode().split() for service in host.containers}
+    found = {service: host.execute(service, *find, check=False, user="0:0").stdout.decode().split() for service in host.services}
     return [f"{service}: {' '.join(files)}" for service, files in found.items() if files]
 
 
@@ -202,7 +202,7 @@ def sensitive_mounts(host):
 
 @check("5.7", "Ensure sshd is not run within containers")
 def sshd(host):
-    return [service for service, container in host.containers.items() if "sshd" in host.text("docker", "top", container["Id"], "-eo", "pid,comm")]
+    return [service for service, container in host.services.items() if "sshd" in host.text("docker", "top", container["Id"], "-eo", "pid,comm")]
 
 
 def bindings(container: dict) -> list[dict]:
@@ -293,10 +293,8 @@ def host_uts(host):
 @check("5.22", "Ensure the default seccomp profile is not Disabled")
 def seccomp(host):
     # 2: a filter is in force, whatever the Engine was told.
-    def is_open(container: dict) -> bool:
-        return "Seccomp:\t2" not in host.text("cat", f"/proc/{container['State']['Pid']}/status")
-
-    return each(host, lambda container: is_open(container) or any("seccomp" in option for option in container["HostConfig"]["SecurityOpt"]))
+    opened = [service for service, container in host.services.items() if "Seccomp:\t2" not in host.text("cat", f"/proc/{container['State']['Pid']}/status")]
+    return opened + each(host, lambda container: any("seccomp" in option for option in container["HostConfig"]["SecurityOpt"] or []))
 
 
 @check("5.23", "Ensure that docker exec commands are not used with the privileged option")
@@ -321,7 +319,7 @@ def no_new_privileges(host):
 
 @check("5.27", "Ensure that container health is checked at runtime")
 def health(host):
-    return each(host, lambda container: container["State"].get("Health", {}).get("Status") != "healthy")
+    return sorted(service for service, container in host.services.items() if container["State"].get("Health", {}).get("Status") != "healthy")
 
 
 @check("5.28", "Ensure that Docker commands always make use of the latest version of their image")

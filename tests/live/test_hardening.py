@@ -62,7 +62,7 @@ def mounts(host, service: str) -> list[tuple[str, str, set[str]]]:
 
 
 def test_the_stack_is_what_these_tests_know(host):
-    assert sorted(host.containers) == SERVICES
+    assert sorted(host.services) == SERVICES
     assert sorted(host.compose["services"]) == sorted(SERVICES + JOBS)
 
 
@@ -213,7 +213,7 @@ def test_its_secrets_are_its_own_and_read_only(host, service):
 
 @pytest.mark.parametrize("job", JOBS)
 def test_a_job_is_confined_like_a_service(host, job):
-    # A job's container is gone when it has done its work, so this is what it is made from.
+    # A job has done its work when a test comes, so this is what it is made from; the benchmark's tests look at its container.
     settings = host.compose["services"][job]
     assert settings["profiles"] == ["job"]
     assert settings["read_only"] is True
