@@ -21,7 +21,7 @@ EXTERNAL = {
 }
 # The bundled service of each and all words by which a file could mention it.
 TRACES = {
-    "postgres": re.compile(r"postgres-data|POSTGRES_PORT|service_healthy.*postgres\b|^  postgres:|- pg_isready$", re.MULTILINE),
+    "postgres": re.compile(r"postgres-data|POSTGRES_PORT|service_healthy.*postgres\b|^  postgres:|shm_size", re.MULTILINE),
     "redis": re.compile(r"redis-data|REDIS_PORT|^  redis:|redis-server|redis\.conf|aclfile|redis_acl", re.MULTILINE),
     "s3": re.compile(r"minio", re.IGNORECASE),
 }
@@ -118,6 +118,8 @@ def playbook(directory: Path, tasks: list[dict]) -> Path:
         "stack_images": {},
         "stack_generate_secrets": True,
         "stack_generated_secrets_file": str(directory / "generated.json"),
+        # Beside an inventory by default, and this play has none.
+        "stack_vault_file": str(directory / "vault.yml"),
     }
     path = directory / "playbook.yml"
     path.write_text(yaml.safe_dump([{"name": "Evaluate", "hosts": "localhost", "gather_facts": False, "vars": secrets, "tasks": [validate, *tasks]}]))
@@ -192,17 +194,17 @@ WRONG = [
     ({S3: {"endpoint": "https://s3.example.com"}, "stack_env_local": {"MINIO_ROOT_USER": "canary"}}, ".env.local: MINIO_ROOT_USER is about"),
     ({REDIS: {"host": "cache.example.com"}, "stack_env_local": {"REDIS_URL": "redis://redis:6379"}}, ".env.local: REDIS_URL is about"),
     ({POSTGRES: {"host": "db.example.com"}, "stack_env_local": {"POSTGRES_PORT": "5432"}}, ".env.local: POSTGRES_PORT is about"),
-    ({"stack_env_local": {"REDIS_URL": "redis://default:canary-canary@redis:6379"}}, "stack_secrets: redis_api_user must be"),
+    ({"stack_env_local": {"REDIS_URL": "redis://default:canary-canary@redis:6379"}}, "DATABASE_URL or REDIS_URL in .env.local: redis_api_user must be"),
     (
         {"stack_env_local": {"DATABASE_URL": "postgres://campaign_scheduler_login:canary-canary@postgres:5432/campaign_db"}},
-        "stack_secrets: postgres_api_user must",
+        "DATABASE_URL or REDIS_URL in .env.local: postgres_api_user must",
     ),
 ]
 
 
 def test_what_is_wrong_is_named_without_its_value(tmp_path):
     # Each list by itself, because all together are slow to evaluate.
-    lists = {"stack_secrets.": "__stack_missing_secrets", "stack_secrets:": "__stack_secret_problems"}
+    lists = {"stack_secrets.": "__stack_missing_secrets", "DATABASE_URL o": "__stack_secret_problems"}
     answers = evaluate(tmp_path, [(lists.get(message[:14], "__stack_external_problems"), variables) for variables, message in WRONG])
     for (variables, message), problems in zip(WRONG, answers, strict=True):
         assert any(problem.startswith(message) for problem in problems), f"{variables}: {problems}"
