@@ -223,7 +223,7 @@ def test_what_is_right_is_accepted(tmp_path):
         {S3: {"endpoint": "http://10.0.0.5:9000/"}},
     ]
     assert evaluate(tmp_path, [("__stack_external_problems", variables | given) for variables in accepted]) == [[]] * len(accepted)
-    assert evaluate(tmp_path, [("__stack_problems", accepted[0] | given)]) == [[]]
+    assert evaluate(tmp_path, [("(__stack_value_problems + __stack_missing_secrets)", accepted[0] | given)]) == [[]]
 
 
 def test_the_documented_rules_of_redis_are_those_of_the_stack():
