@@ -93,4 +93,6 @@ def test_every_collection_that_is_used_is_a_dependency(root, texts):
         if re.match(r"(roles|playbooks|inventories|plugins)/.*\.(yml|j2|py)$", path)
         for match in names.finditer(text)
     }
-    assert used - set(dependencies) - {"ansible.builtin", "ansible.module_utils", "ansible.plugins", "ansible.utils", "ansible.errors", "ansible.parsing"} == set()
+    assert (
+        used - set(dependencies) - {"ansible.builtin", "ansible.module_utils", "ansible.plugins", "ansible.utils", "ansible.errors", "ansible.parsing"} == set()
+    )
