@@ -295,7 +295,8 @@ def patterns_of(values: dict[str, str]) -> dict[bytes, str]:
     for name, value in values.items():
         for spelling, text in spellings(value).items():
             for line in text.splitlines():
-                if len(line) >= 8:
+                # The armour of a PEM file is the same in all of them.
+                if len(line) >= 8 and not line.startswith("-----"):
                     found.setdefault(line.encode(), f"{name}, {spelling}")
     return found
 
@@ -385,6 +386,8 @@ CONTROLLER = {
     "controller-arguments": "the arguments of every process of the controller while a deploy runs",
     "controller-environments": "the environment of every process of the controller while a deploy runs",
 }
+# The name of the api's account at MinIO, which mc takes as an argument and in no other way; docs/leak-probes.md says more.
+ACCOUNT = "s3_access_key,"
 REQUESTS = [
     ("GET", "/", None),
     ("GET", "/assets/", None),
@@ -407,8 +410,13 @@ def answers_of(base: str) -> bytes:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     text = b""
+    parts = urllib.parse.urlsplit(base)
+    # A name that is not in the DNS goes with the request only.
+    address = os.environ.get("LIVE_ADDRESS") if parts.hostname != "127.0.0.1" else None
+    base = parts._replace(netloc=parts.netloc.replace(str(parts.hostname), address)).geturl() if address else base
     for method, path, body in REQUESTS:
-        request = urllib.request.Request(f"{base.rstrip('/')}{path}", body, {"Content-Type": "application/json"}, method=method)
+        headers = {"Content-Type": "application/json", "Host": parts.netloc}
+        request = urllib.request.Request(f"{base.rstrip('/')}{path}", body, headers, method=method)
         try:
             answer = urllib.request.urlopen(request, timeout=10, context=context)
         except urllib.error.HTTPError as error:
@@ -455,6 +463,8 @@ class Controller:
             "ANSIBLE_RETRY_FILES_ENABLED": "true",
             "ANSIBLE_RETRY_FILES_SAVE_PATH": str(self.directory / "ansible"),
             "ANSIBLE_NOCOLOR": "1",
+            # Without it -vvv shows no module's arguments.
+            "ANSIBLE_INJECT_INVOCATION": "true",
             "TMPDIR": str(self.directory / "tmp"),
         }
 
@@ -520,4 +530,11 @@ def controller(tmp_path_factory) -> Controller:
 @pytest.mark.parametrize("place", [name for name in CONTROLLER if name != "frontend-answers"])
 def test_no_run_shows_a_secret(controller, patterns, place):
     names = {"ansible-log": ["log"], "fact-cache": ["facts"], "killed-run": ["tmp", "ansible", "killed-output"]}.get(place, [place])
-    judge(place, search(controller.text(*names), patterns, controller.canary), patterns, controller.canary)
+    sought = {pattern: called for pattern, called in patterns.items() if not (place == "controller-arguments" and called.startswith(ACCOUNT))}
+    judge(place, search(controller.text(*names), sought, controller.canary), sought, controller.canary)
+
+
+@pytest.mark.usefixtures("controller")
+@pytest.mark.parametrize("place", [place for place in PLACES if "temporary" in place.name], ids=lambda place: place.name)
+def test_a_killed_run_leaves_no_secret_on_the_host(host, patterns, canary, place):
+    test_no_secret_stands_in(host, patterns, canary, place)
