@@ -114,7 +114,8 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
         "env_file": f"{path}/.env",
         "services": [name for name in services if name not in jobs],
         "jobs": jobs,
-        "images": {name: service["image"] for name, service in services.items() if name not in jobs},
+        # An override may have another image, for hot reload.
+        "images": {name: {**service, **override.get("services", {}).get(name, {})}["image"] for name, service in services.items() if name not in jobs},
         "foundations": [name for name, service in services.items() if name not in jobs and "depends_on" not in service],
     }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: argument_problems
 short_description: List what is wrong with a role's variables, by name, without showing values
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Reads the argument spec of a role and checks every variable of the run against it, so that a playbook can check the inputs of
     several roles before the first of them touches anything.

@@ -7,7 +7,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 name: bundle_plan
 short_description: Read what images an air-gap bundle holds
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Reads the manifest only, which is compared with its checksum. P(campaign.platform.bundle_images#module) verifies the rest before it is used.
 options:

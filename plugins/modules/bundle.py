@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: bundle
 short_description: Write an air-gap bundle
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Saves images from the Engine of the machine that it runs on, and writes them with a built collection and Python wheels into one tar archive,
     with C(SHA256SUMS) of every member, a manifest and a bill of materials in CycloneDX.

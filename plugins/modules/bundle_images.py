@@ -8,7 +8,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: bundle_images
 short_description: Take images out of an air-gap bundle
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Compares the archive and every member with their checksums, and refuses whatever does not belong into a bundle. Only then it writes the
     named images as an archive that C(docker load) reads.

@@ -27,6 +27,9 @@ options:
   project:
     description: Compose project, to find out whether P(campaign.platform.firewall#module) guards it.
     type: str
+  project:
+    description: Compose project whose volumes to list.
+    type: str
   ports:
     description: Ports to find out about.
     type: list
@@ -72,7 +75,8 @@ ansible_facts:
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
           C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), and C(stack) with
-          the C(current) release's id, its C(services) and their C(images).
+          the C(current) release's id, its C(services) and their C(images),
+          and C(volumes) (names of the volumes of O(project))
       type: dict
 """
 
@@ -149,8 +153,10 @@ def engine_facts(engine: Engine, params: dict) -> dict:
     try:
         version, info = engine.get("/version"), engine.get("/info")
         images, containers = engine.get("/images/json"), engine.get("/containers/json")
+        filters = json.dumps({"label": [f"com.docker.compose.project={params['project']}"]})
+        volumes = engine.get("/volumes", filters=filters)["Volumes"] if params["project"] else []
     except EngineError as error:
-        return {"engine": None, "engine_error": str(error), "images": {}, "published": {}}
+        return {"engine": None, "engine_error": str(error), "images": {}, "published": {}, "volumes": []}
     present = {}
     for image in images:
         for reference in (image.get("RepoTags") or []) + (image.get("RepoDigests") or []):
@@ -165,6 +171,7 @@ def engine_facts(engine: Engine, params: dict) -> dict:
         "engine_error": None,
         "images": {reference: present[familiar(reference)] for reference in params["images"] if familiar(reference) in present},
         "published": published,
+        "volumes": sorted(volume["Name"] for volume in volumes or []),
     }
 
 
@@ -233,6 +240,7 @@ def main() -> None:
             "images": {"type": "list", "elements": "str", "default": []},
             "source_directory": {"type": "path", "default": "/var/lib/campaign-images"},
             "release_directory": {"type": "path"},
+            "project": {"type": "str"},
             "project": {"type": "str"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},

@@ -82,6 +82,11 @@ def test_a_plan_tells_services_from_jobs():
     assert plan()["jobs"] == ["job"]
 
 
+def test_a_plan_knows_the_image_that_runs():
+    catalogue = [{"base": {"services": {"api": {"image": "api:1"}, "redis": {"image": "redis:1"}}}, "dev": {"services": {"api": {"image": "dev:1"}}}}]
+    assert release_plan(catalogue, "dev", {}, {}, {}, "key", "/opt/x", "project")["images"] == {"api": "dev:1", "redis": "redis:1"}
+
+
 def test_a_plan_s_files_hold_no_secret():
     assert "value" not in json.dumps(plan(secret="value-of-the-secret")["files"])
 
