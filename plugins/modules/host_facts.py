@@ -25,10 +25,7 @@ options:
     description: Directory of the stack.
     type: path
   project:
-    description: Compose project, to find out whether P(campaign.platform.firewall#module) guards it.
-    type: str
-  project:
-    description: Compose project whose volumes to list.
+    description: Compose project whose volumes to list, and of which to say whether P(campaign.platform.firewall#module) guards it.
     type: str
   ports:
     description: Ports to find out about.
@@ -240,7 +237,6 @@ def main() -> None:
             "images": {"type": "list", "elements": "str", "default": []},
             "source_directory": {"type": "path", "default": "/var/lib/campaign-images"},
             "release_directory": {"type": "path"},
-            "project": {"type": "str"},
             "project": {"type": "str"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
