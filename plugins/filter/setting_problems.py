@@ -19,7 +19,8 @@ options:
   rules:
     description:
       - Names to rules. A rule is a mapping of C(pattern) (a regular expression that must match the whole value) or
-        C(minimum)/C(maximum) (an integer's bounds) and C(hint) (what a valid value looks like).
+        C(minimum)/C(maximum) (an integer's bounds) or C(network) (true for an IPv4 network in CIDR notation) and C(hint) (what a valid value
+        looks like).
     type: dict
     required: true
   source:
@@ -44,6 +45,7 @@ _value:
 """
 
 import difflib
+import ipaddress
 import re
 
 
@@ -64,6 +66,14 @@ def _shape(value: str) -> str:
     return f"it is {len(value)} characters of {', '.join(kinds)}"
 
 
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.IPv4Network(text)
+    except ValueError:
+        return False
+    return "/" in text
+
+
 def setting_problem(value, rule) -> str | None:
     """Return what is wrong with one value, without showing it."""
     text = str(value)
@@ -72,6 +82,8 @@ def setting_problem(value, rule) -> str | None:
             # What YAML took for a number may have been written in another way, such as 0x1f or 012.
             return "it is no text. Put it in quotes"
         return None if re.fullmatch(rule["pattern"], text, re.ASCII) else _shape(text)
+    if "network" in rule:
+        return None if _is_network(text) else _shape(text)
     if isinstance(value, bool) or not re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text, re.ASCII):
         return _shape(text)
     if not rule["minimum"] <= int(text) <= rule["maximum"]:

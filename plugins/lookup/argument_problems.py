@@ -26,7 +26,9 @@ options:
     elements: str
     default: []
   rules:
-    description: Names of variables to rules for their values, as P(campaign.platform.setting_problems#filter) knows them.
+    description: >-
+      Names of variables to rules for their values, as P(campaign.platform.setting_problems#filter) knows them. A list's is the rule of each
+      item.
     type: dict
     default: {}
 notes:
@@ -149,6 +151,14 @@ def _inner_problems(name: str, value, option) -> Iterator[str]:
                 yield f"{name}.{key} is missing. It must be {_EXPECTED.get(sub.get('type', 'str'), 'given')}."
 
 
+def _rule_problems(name: str, value, rule) -> Iterator[str]:
+    """Yield the problems of a value, or of each item of a list, with a rule of P(campaign.platform.setting_problems#filter)."""
+    texts = {f"{name}[{number}]": str(item) for number, item in enumerate(value)} if isinstance(value, (list, tuple)) else {name: str(value)}
+    for where, text in texts.items():
+        if wrong := setting_problem(text, rule):
+            yield f"{where} must be {rule['hint']}, but {wrong}."
+
+
 def _mentioned(role: str, prefix: str) -> frozenset[str]:
     """Names with the prefix in the role's files and the collection's playbooks."""
     if role not in _MENTIONS:
@@ -228,7 +238,7 @@ class LookupModule(LookupBase):
                     problems.append(f"{name} cannot be used: {_why(error)}")
                     continue
                 found = list(value_problems(name, value, option))
-                if not found and name in rules and (wrong := setting_problem(str(value), rules[name])):
-                    found = [f"{name} must be {rules[name]['hint']}, but {wrong}."]
+                if not found and name in rules:
+                    found = list(_rule_problems(name, value, rules[name]))
                 problems.extend(found)
         return problems
