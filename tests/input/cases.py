@@ -4,9 +4,41 @@
 A variable's name comes first, so that the table also says which variables it covers. `{canary}` stands for a secret that must not show.
 """
 
+import datetime
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
 CANARY = "canary-4f1d"
 ANY = [CANARY]
 MAPPING = {"key": CANARY}
+
+# As the test writes it into the inventory, encrypted with a password that the run is not given.
+VAULTED = {"__ansible_vault": "right"}
+BROKEN_VAULTED = {"__ansible_vault": "broken"}
+
+NAME = "campaign.example.com"
+
+
+def _key_pair() -> tuple[ec.EllipticCurvePrivateKey, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return key, pem.decode()
+
+
+def _certificate(key: ec.EllipticCurvePrivateKey, until: datetime.datetime) -> str:
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, NAME)])
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, until - datetime.timedelta(days=400), until)
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+    return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+_now = datetime.datetime.now(datetime.UTC)
+_key, KEY = _key_pair()
+_, OTHER_KEY = _key_pair()
+CERTIFICATE = _certificate(_key, _now + datetime.timedelta(days=30))
+EXPIRED = _certificate(_key, _now - datetime.timedelta(days=1))
 
 # Values of a wrong type, by the type that the argument spec asks for.
 WRONG_TYPES = {
@@ -17,6 +49,9 @@ WRONG_TYPES = {
     "list": [(CANARY, "a list"), (MAPPING, "a list")],
     "dict": [(CANARY, "mapping"), (ANY, "mapping")],
 }
+
+# A variable that is not there at all.
+MISSING = "canary-4f1d: missing"
 
 # What is well-formed YAML of the right type, and still wrong: variables, the name that the message must hold, the remedy.
 VALUES = [
@@ -36,13 +71,7 @@ VALUES = [
     ({"stack_keep_releases": -3}, "stack_keep_releases", "1 to 100"),
     ({"stack_health_timeout": 0}, "stack_health_timeout", "1 to 3600"),
     ({"stack_health_timeout": 86400}, "stack_health_timeout", "1 to 3600"),
-    *[
-        ({f"stack_{name}_port": port}, f"stack_{name}_port", "1 to 65535")
-        for name in ("frontend", "api", "minio", "minio_console", "postgres", "redis")
-        for port in (0, 65536, "08080")
-    ],
-    ({"stack_api_port": 8080}, "FRONTEND_PORT", "Give each its own"),
-    ({"stack_minio_port": 9001}, "MINIO_CONSOLE_PORT", "Give each its own"),
+    ({"stack_variant": MISSING}, "stack_variant", "is missing. Set it to text, one of local, prod"),
     ({"stack_bind_address": "localhost"}, "stack_bind_address", "IPv4"),
     ({"stack_bind_address": "256.0.0.1"}, "stack_bind_address", "IPv4"),
     ({"stack_bind_address": "::1"}, "stack_bind_address", "IPv4"),
@@ -63,12 +92,69 @@ VALUES = [
     ({"stack_generate_secrets": True}, "stack_generated_secrets_file", "keeps what was generated"),
     ({"stack_hot_reload": True, "stack_variant": "prod"}, "stack_hot_reload", "local only"),
     ({"stack_env_local": {"LOG_LEVEL": "info"}, "stack_variant": "prod"}, "stack_env_local", "local only"),
+    ({"stack_hot_reload": "false"}, "stack_hot_reload", "JSON"),
+    # External services.
+    *[({f"stack_{name}_external": {"host": "db.example.com", "hosst": CANARY}}, f"stack_{name}_external.hosst", "host") for name in ("postgres", "redis")],
+    ({"stack_postgres_external": {"port": 5432}}, "stack_postgres_external.host", "missing"),
+    ({"stack_postgres_external": {"host": f"me:{CANARY}@db.example.com"}}, "stack_postgres_external: host", "a host name or IPv4 address"),
+    ({"stack_postgres_external": {"host": "db.example.com", "tls": "prefer"}}, "stack_postgres_external.tls", "verify-full, require, disable"),
+    ({"stack_postgres_external": {"host": "db.example.com", "port": 0}}, "stack_postgres_external: port", "1 to 65535"),
+    ({"stack_postgres_external": {"host": "db.example.com", "ca": CANARY}}, "stack_postgres_external: ca", "PEM"),
+    ({"stack_redis_external": {"host": "localhost"}}, "stack_redis_external: host", "outside the stack"),
+    ({"stack_redis_external": {"host": "cache.example.com", "tls": "false"}}, "stack_redis_external.tls", "without quotes"),
+    ({"stack_s3_external": {"path_style": True}}, "stack_s3_external.endpoint", "missing"),
+    ({"stack_s3_external": {"endpoint": f"https://me:{CANARY}@s3.example.com"}}, "stack_s3_external: endpoint", "without credentials"),
+    ({"stack_s3_external": {"endpoint": "https://s3.example.com", "bucket": CANARY}}, "stack_s3_external.bucket", "Known are"),
+    # AWS, by halves and otherwise.
+    ({"stack_aws_secret_id": "campaign/prod"}, "stack_aws_region", "is missing"),
+    ({"stack_aws_region": "eu-central-1"}, "stack_aws_region", "Set stack_aws_secret_id or stack_aws_runtime_secret_ids"),
+    ({"stack_aws_runtime_secret_ids": {"api": "campaign/api"}}, "stack_aws_region", "is missing"),
+    ({"stack_aws_endpoint_url": "http://192.0.2.1:5000"}, "stack_aws_endpoint_url", "Set stack_aws_runtime_secret_ids"),
+    ({"stack_aws_runtime_secret_ids": {"apl": CANARY}, "stack_aws_region": "eu-central-1"}, "stack_aws_runtime_secret_ids: apl", "Did you mean api?"),
+    ({"stack_aws_runtime_secret_ids": {"api": "a b"}, "stack_aws_region": "eu-central-1"}, "stack_aws_runtime_secret_ids: api", "the name or ARN"),
+    ({"stack_aws_runtime_secret_ids": {"api": "campaign/api"}, "stack_aws_region": "Frankfurt"}, "stack_aws_region", "eu-central-1"),
+    (
+        {"stack_aws_runtime_secret_ids": {"api": "a"}, "stack_aws_region": "eu-central-1", "stack_aws_endpoint_url": CANARY},
+        "stack_aws_endpoint_url",
+        "an address such as",
+    ),
+    # TLS.
+    ({"stack_tls_certificate": CANARY, "stack_server_name": NAME, "with_secrets": {"tls_private_key": KEY}}, "stack_tls_certificate", "in PEM"),
+    ({"stack_tls_certificate": CERTIFICATE, "stack_server_name": NAME}, "stack_secrets.tls_private_key", "Give both, or neither"),
+    ({"with_secrets": {"tls_private_key": KEY}}, "stack_tls_certificate", "Give both, or neither"),
+    ({"stack_tls_certificate": CERTIFICATE, "with_secrets": {"tls_private_key": KEY}}, "stack_server_name", "the DNS name that it is made out to"),
+    (
+        {"stack_tls_certificate": CERTIFICATE, "stack_server_name": "https://" + NAME, "with_secrets": {"tls_private_key": KEY}},
+        "stack_server_name",
+        "without scheme",
+    ),
+    (
+        {"stack_tls_certificate": CERTIFICATE, "stack_server_name": "elsewhere.example.com", "with_secrets": {"tls_private_key": KEY}},
+        "stack_server_name",
+        "Correct either",
+    ),
+    (
+        {"stack_tls_certificate": CERTIFICATE, "stack_server_name": NAME, "with_secrets": {"tls_private_key": OTHER_KEY}},
+        "stack_secrets.tls_private_key",
+        "Give the pair",
+    ),
+    (
+        {"stack_tls_certificate": CERTIFICATE + KEY, "stack_server_name": NAME, "with_secrets": {"tls_private_key": KEY}},
+        "stack_tls_certificate",
+        "Move the key",
+    ),
+    ({"stack_tls_certificate": EXPIRED, "stack_server_name": NAME, "with_secrets": {"tls_private_key": KEY}}, "stack_tls_certificate", "Give a renewed one"),
     # Expressions that cannot be evaluated.
     ({"stack_project": "{{ nowhere_defined }}"}, "stack_project", "nowhere_defined"),
     ({"stack_frontend_port": "{{ 'x' | no_such_filter }}"}, "stack_frontend_port", "valid Jinja expression"),
     ({"stack_secrets": {"jwt_secret": "{{ vault_nowhere }}"}}, "stack_secrets", "vault_nowhere"),
     ({"stack_secrets": {"jwt_secret": CANARY + "{{ brace"}}, "stack_secrets", "!unsafe"),
     ({"stack_secrets": "{{ '" + CANARY + "{' | from_json }}"}, "stack_secrets", "Mend the expression"),
+    # What was encrypted with a password that is not the one given, or in part only.
+    ({"stack_secrets": {"jwt_secret": VAULTED}}, "stack_secrets", "--vault-password-file"),
+    ({"stack_project": VAULTED}, "stack_project", "--vault-password-file"),
+    ({"stack_secrets": {"jwt_secret": BROKEN_VAULTED}}, "stack_secrets", "vault"),
+    ({"images_registry_password": VAULTED, "images_registry_username": "me"}, "images_registry_password", "--vault-password-file"),
     # Misspelt names.
     ({"stack_frontend_prot": 80}, "stack_frontend_prot", "stack_frontend_port"),
     ({"stack_secret": {"jwt_secret": CANARY}}, "stack_secret", "stack_secrets"),
@@ -86,7 +172,9 @@ VALUES = [
     ({"images_upstream": {"redis": "no reference " + CANARY}}, "images_upstream: redis", "image reference"),
     ({"images_revision": "a b"}, "images_revision", "1 to 64"),
     ({"images_lock": {"docker.io/library/redis:8": "sha256:1234"}}, "images_lock", "64 hexadecimal"),
+    ({"images_lock": {"docker.io/library/redis:8": ANY}}, "images_lock: docker.io/library/redis:8", "Put it in quotes"),
     ({"images_lock_required": True}, "images_lock", "lock_images"),
+    ({"images_source": "load"}, "images_bundle", "Name the archive"),
     ({"images_registry_username": "me"}, "images_registry_password", "both or neither"),
     ({"images_registry_password": CANARY}, "images_registry_username", "both or neither"),
     ({"images_registry_username": "me", "images_registry_password": CANARY}, "images_registry", "Name the registry"),
@@ -94,7 +182,6 @@ VALUES = [
     ({"images_debian_mirror": "debian.example.com"}, "images_debian_mirror", "https://"),
     ({"images_state_directory": "/var"}, "images_state_directory", "/var/lib/campaign-images"),
     ({"images_probe_timeout": 0}, "images_probe_timeout", "1 to 3600"),
-    ({"images_required": ["redis", "postgress"]}, "images_required", "postgis"),
     # The Docker host.
     ({"docker_host_source": "snap"}, "docker_host_source", "distribution, docker"),
     ({"docker_host_source": "docker"}, "docker_host_repository_url", "apt repository"),
@@ -106,7 +193,41 @@ VALUES = [
     ({"docker_host_log_max_size": "10 MB"}, "docker_host_log_max_size", "10m"),
     ({"docker_host_log_max_file": 0}, "docker_host_log_max_file", "1 to 1000"),
     ({"docker_host_images_state_directory": "/"}, "docker_host_images_state_directory", "letters"),
+    *[
+        ({"docker_host_firewall_allowed_sources": ["192.0.2.0/24", source]}, "docker_host_firewall_allowed_sources[1]", "192.0.2.0/24")
+        for source in ("192.0.2.7/24", "192.0.2.7", "2001:db8::/32", "192.0.2.0/33", CANARY)
+    ],
+    ({"docker_host_firewall_allowed_sources": [MAPPING]}, "docker_host_firewall_allowed_sources[0]", "must be text"),
 ]
+
+# What site.yml computes and hands to the roles, by itself: for those who write a playbook of their own, and for bundle.yml.
+ROLES = [
+    ("images", {"images_required": MISSING}, "images_required", "missing"),
+    ("images", {"images_required": CANARY}, "images_required", "a list"),
+    ("images", {"images_required": ["redis", "postgress"]}, "images_required", "postgis"),
+    ("images", {"images_required": [MAPPING]}, "images_required[0]", "must be text"),
+    ("docker_host", {"docker_host_ports": CANARY}, "docker_host_ports", "a list"),
+    ("docker_host", {"docker_host_ports": [{"port": 80}]}, "docker_host_ports[0].address", "missing"),
+    ("docker_host", {"docker_host_ports": [{"address": "::1", "port": 80}]}, "docker_host_ports: address", "IPv4"),
+    ("docker_host", {"docker_host_ports": [{"address": "127.0.0.1", "port": 0}]}, "docker_host_ports: port", "1 to 65535"),
+    ("docker_host", {"docker_host_ports": [{"address": "127.0.0.1", "port": 80, "prot": CANARY}]}, "docker_host_ports[0].prot", "port"),
+    ("docker_host", {"docker_host_project": "Campaign"}, "docker_host_project", "a-z"),
+    ("docker_host", {"docker_host_stack_directory": "/"}, "docker_host_stack_directory", "letters"),
+    ("docker_host", {"docker_host_stack_directory": "relative"}, "docker_host_stack_directory", "Begin it with /"),
+    ("bundle", {"bundle_images": MISSING}, "bundle_images", "missing"),
+    ("bundle", {"bundle_images": {}}, "bundle_images", "empty"),
+    ("bundle", {"bundle_images": ANY}, "bundle_images", "a mapping"),
+    ("bundle", {"bundle_directory": "relative"}, "bundle_directory", "Begin it with /"),
+    ("bundle", {"bundle_collection": "/nowhere"}, "bundle_collection", "a checkout"),
+    ("bundle", {"bundle_collection": ANY}, "bundle_collection", "absolute path"),
+    ("bundle", {"bundle_python": "/nowhere/python"}, "bundle_python", "interpreter"),
+    ("bundle", {"bundle_python": "python3"}, "bundle_python", "Begin it with /"),
+    ("bundle", {"bundle_directroy": "/srv"}, "bundle_directroy", "bundle_directory"),
+]
+
+# Ports that can be published at a time: the pairs of a tournament, so that a host has three clashes and no name twice.
+PORTS = ["FRONTEND_PORT", "HTTPS_PORT", "API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "POSTGRES_PORT", "REDIS_PORT"]
+WRONG_PORTS = (0, 65536, "08080")
 
 # Secrets: each by itself, so that the message must name it.
 SECRETS = [
@@ -126,18 +247,31 @@ SECRETS = [
     "generation_key",
 ]
 NAMES = {"minio_root_user", "s3_access_key"}
+# What is wrong with any of them: a value, a word of the remedy.
+WRONG_SECRETS = [
+    (None, "missing"),
+    ("", "empty"),
+    ([CANARY], "quotes"),
+    (123456789012, "quotes"),
+]
+WITHOUT_NUL = [name for name in SECRETS if name not in {"s3_secret_key", *NAMES}]
 SECRET_VALUES = [
-    *[({name: None}, name, "missing") for name in SECRETS],
-    *[({name: ""}, name, "empty") for name in SECRETS],
-    *[({name: CANARY + "\0" + CANARY}, name, "without") for name in SECRETS if name not in {"s3_secret_key", *NAMES}],
-    *[({name: [CANARY]}, name, "quotes") for name in SECRETS],
-    *[({name: 123456789012}, name, "quotes") for name in SECRETS],
     ({"s3_secret_key": CANARY + "\n" + CANARY}, "s3_secret_key", "one line"),
     ({"s3_access_key": CANARY + "\n" + CANARY}, "s3_access_key", "without blanks"),
     ({"s3_access_key": CANARY + "=" + CANARY}, "s3_access_key", "without blanks"),
     ({"minio_root_user": CANARY + ",x"}, "minio_root_user", "without blanks"),
+    ({"s3_secret_key": CANARY * 20}, "s3_secret_key", "8 to 128"),
     ({"jwt_secert": CANARY}, "jwt_secert", "jwt_secret"),
     ({"postgres_password": CANARY * 1000}, "postgres_password", "characters"),
+]
+
+# Secrets that are well-formed and too weak for prod.
+WEAK_SECRETS = [
+    ({"jwt_secret": CANARY + "-too-short"}, "jwt_secret", "at least 32 characters"),
+    ({"operator_password": CANARY}, "operator_password", "at least 16 characters"),
+    ({"operator_password": CANARY + "-changeme"}, "operator_password", "init_secrets"),
+    ({"redis_api_password": CANARY * 3}, "redis_api_password", "can be guessed"),
+    ({"postgres_password": "same-" + CANARY, "s3_secret_key": "same-" + CANARY}, "postgres_password and s3_secret_key", "Give each its own"),
 ]
 
 # Contents of .env.local.
