@@ -91,7 +91,11 @@ def test_a_plan_s_files_hold_no_secret():
     assert "value" not in json.dumps(plan(secret="value-of-the-secret")["files"])
 
 
-RULES = {"PORT": {"minimum": 1, "maximum": 9, "hint": "a port"}, "NAME": {"pattern": "[a-z]+", "hint": "letters"}}
+RULES = {
+    "PORT": {"minimum": 1, "maximum": 9, "hint": "a port"},
+    "NAME": {"pattern": "[a-z]+", "hint": "letters"},
+    "SOURCE": {"network": True, "hint": "a network"},
+}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +111,9 @@ RULES = {"PORT": {"minimum": 1, "maximum": 9, "hint": "a port"}, "NAME": {"patte
         ({"NAMES": "a"}, "Did you mean NAME?"),
         ({"name": "a"}, "Did you mean NAME?"),
         ({"ELSE": "a"}, "Known are PORT, NAME"),
+        ({"SOURCE": "192.0.2.7/24"}, "SOURCE must be a network, but it is 12 characters"),
+        ({"SOURCE": "192.0.2.7"}, "SOURCE must be a network"),
+        ({"SOURCE": "2001:db8::/32"}, "SOURCE must be a network"),
         ({4711: "a"}, "4711 is not a known setting"),
     ],
 )
@@ -118,7 +125,7 @@ def test_a_wrong_setting_is_named_and_not_shown(values, message):
 
 
 def test_right_settings_are_no_problem():
-    assert setting_problems({"PORT": "9", "NAME": "abc"}, RULES, "source") == []
+    assert setting_problems({"PORT": "9", "NAME": "abc", "SOURCE": "192.0.2.0/24"}, RULES, "source") == []
 
 
 def test_credentials_are_taken_out_of_urls():
