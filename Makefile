@@ -38,7 +38,7 @@ unit: venv-dev ## Run the unit tests and the invariants of the repository
 
 golden: venv-dev ## Write the expected release files anew, to be reviewed as a diff
 	@rm -rf tests/golden/local tests/golden/prod tests/golden/prod-tls
-	@ansible-playbook -i localhost, -c local tests/golden/render.yml -e golden_directory=$(CURDIR)/tests/golden
+	@tests/golden/render tests/golden
 
 bench: venv-dev ## Measure, beside bare Docker Compose
 	@tests/bench/run $(ARGS)
