@@ -44,7 +44,11 @@ def env_local_secrets(values, names) -> dict[str, str]:
     """Return the secrets among ``values``; see DOCUMENTATION."""
     found = {secret: values[name] for name, secret in names.items() if name in values}
     for name, prefix in _URLS.items():
-        parts = urlsplit(values.get(name, ""))
+        try:
+            parts = urlsplit(values.get(name, ""))
+        except ValueError:
+            # It has brackets where a host's address could stand, and the error shows them. The URL's own rule refuses it by name.
+            continue
         if parts.username and parts.password:
             found[f"{prefix}_user"] = unquote(parts.username)
             found[f"{prefix}_password"] = unquote(parts.password)

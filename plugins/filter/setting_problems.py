@@ -21,6 +21,7 @@ options:
       - Names to rules. A rule is a mapping of C(pattern) (a regular expression that must match the whole value) or
         C(minimum)/C(maximum) (an integer's bounds) or C(network) (true for an IPv4 network in CIDR notation) and C(hint) (what a valid value
         looks like).
+      - With a pattern may stand C(normalized), whether the text must be in Unicode's normalization form KC.
     type: dict
     required: true
   source:
@@ -47,6 +48,7 @@ _value:
 import difflib
 import ipaddress
 import re
+import unicodedata
 
 
 def _shape(value: str) -> str:
@@ -81,7 +83,8 @@ def setting_problem(value, rule) -> str | None:
         if not isinstance(value, str):
             # What YAML took for a number may have been written in another way, such as 0x1f or 012.
             return "it is no text. Put it in quotes"
-        return None if re.fullmatch(rule["pattern"], text, re.ASCII) else _shape(text)
+        wrong = not re.fullmatch(rule["pattern"], text, re.ASCII) or (rule.get("normalized") and not unicodedata.is_normalized("NFKC", text))
+        return _shape(text) if wrong else None
     if "network" in rule:
         return None if _is_network(text) else _shape(text)
     if isinstance(value, bool) or not re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text, re.ASCII):

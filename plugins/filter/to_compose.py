@@ -12,6 +12,7 @@ description:
   - PyYAML writes YAML 1.1, Docker Compose reads YAML 1.2. Strings such as C(1e3), C(0o17) or C(08) are plain text
     to the first and numbers to the second.
   - This filter leaves a string bare only where no reader could take it for anything else, and double-quotes the rest.
+  - Compose interpolates C($NAME) and C(${NAME}) in what it has read. A dollar sign that must stay one is written as C($$).
 options:
   _input:
     description: Mappings, sequences, strings, integers, booleans and nulls, nested at will.
@@ -40,6 +41,7 @@ _value:
 import re
 
 import yaml
+from ansible.errors import AnsibleFilterError
 
 # A letter, a slash, a dot or a dollar first, then nothing that YAML gives a meaning to.
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*\Z")
@@ -64,13 +66,15 @@ def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_str)
 
 
-def _plain_types(value):
-    """Strip Ansible's tagged and lazy types, which a YAML dumper does not know."""
+def _plain_types(value, *path):
+    """Strip Ansible's tagged and lazy types, which a YAML dumper does not know, and refuse what no container can be given."""
     if isinstance(value, dict):
-        return {str(key): _plain_types(item) for key, item in value.items()}
+        return {str(key): _plain_types(item, *path, key) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain_types(item) for item in value]
+        return [_plain_types(item, *path, index) for index, item in enumerate(value)]
     if isinstance(value, str):
+        if "\0" in value:
+            raise AnsibleFilterError(f"{'.'.join(map(str, path))} holds a NUL byte, which no container can be given.")
         return str.__str__(value)
     # A boolean is an int too, and True and False have no tagged form.
     if isinstance(value, int) and not isinstance(value, bool):

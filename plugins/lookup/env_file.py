@@ -19,6 +19,7 @@ options:
     type: list
     elements: path
 notes:
+  - A line ends with a newline, or with a carriage return and a newline. Blanks are spaces and tabs. No other character separates anything.
   - C(NAME=value) is taken up to the end of the line, without surrounding blanks.
   - C(NAME='value') is taken literally.
   - In C(NAME="value") a backslash escapes the backslash, the double quote, the dollar sign, C(n) and C(r).
@@ -44,7 +45,8 @@ import re
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-_LINE = re.compile(r"(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*(?P<value>.*?)\s*\Z")
+# What Unicode counts among blanks and line ends, as \s, strip and splitlines do, may be part of a value.
+_LINE = re.compile(r"(?:export[ \t]+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)[ \t]*=[ \t]*(?P<value>.*?)\Z", re.DOTALL)
 _DOUBLE = re.compile(r'"(?P<text>(?:[^"\\$]|\\[\\"$nr])*)"\Z')
 _SINGLE = re.compile(r"'(?P<text>[^']*)'\Z")
 _BARE_TROUBLE = re.compile(r"""\s#|[$"'\\`]""")
@@ -54,8 +56,10 @@ _UNESCAPE = {"\\": "\\", '"': '"', "$": "$", "n": "\n", "r": "\r"}
 def parse_env(text: str) -> dict[str, str]:
     """Return the assignments of ``text``; raise ValueError naming the line of whatever is ambiguous."""
     values: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        line = line.strip()
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.removesuffix("\r").strip(" \t")
+        if "\r" in line:
+            raise ValueError(f"line {number}: a carriage return stands within the line. Write \\r in double quotes, or end lines with a newline.")
         if not line or line.startswith("#"):
             continue
         match = _LINE.match(line)
@@ -96,7 +100,7 @@ class LookupModule(LookupBase):
         for term in terms:
             path = os.path.expanduser(str(term))
             try:
-                with open(path, encoding="utf-8") as file:
+                with open(path, encoding="utf-8", newline="") as file:
                     values.update(parse_env(file.read()))
             except FileNotFoundError:
                 continue

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each hostile value on each path is equal where it arrives, or refused by name without being shown."""
+
+import base64
+import re
+from urllib.parse import quote, unquote
+
+import pytest
+from ansible.errors import AnsibleFilterError
+from ansible_collections.campaign.platform.plugins.filter.env_local_secrets import env_local_secrets
+from ansible_collections.campaign.platform.plugins.filter.secret_problems import secret_problems
+from ansible_collections.campaign.platform.plugins.filter.setting_problems import setting_problems
+from ansible_collections.campaign.platform.plugins.filter.to_compose import to_compose
+from ansible_collections.campaign.platform.plugins.filter.to_env_file import to_env_file
+from ansible_collections.campaign.platform.plugins.lookup.env_file import parse_env
+
+from .conftest import JOINED, quoted
+from .values import BECOMES_NO_TEXT, KEYS, OPEN_SETTINGS, REFUSED, VALUES, password
+
+by_kind = pytest.mark.parametrize("kind", VALUES)
+# A message is made of the source, the name and the rule; of the value it tells the length and the kinds of characters.
+SHAPE = r"(it is empty|it is \d+ characters of [a-z, ]+|it is out of range)"
+
+
+def decoded(entries) -> list[bytes]:
+    return [base64.b64decode(entry) for entry in entries]
+
+
+def refuses_nul(problem: str, render) -> None:
+    with pytest.raises(AnsibleFilterError, match="holds a NUL") as caught:
+        render(VALUES["NUL"])
+    assert problem in str(caught.value)
+    assert VALUES["NUL"] not in str(caught.value)
+
+
+# Into the container.
+
+
+@by_kind
+def test_environment(arrived, kind):
+    """From .env.local through the release's .env and Compose's interpolation."""
+    if kind == "NUL":
+        refuses_nul("API_PORT", lambda value: to_env_file({"API_PORT": value}))
+    else:
+        assert f"{KEYS[kind]}={VALUES[kind]}".encode() in decoded(arrived.report["environment"])
+
+
+@by_kind
+def test_environment_in_the_compose_file(arrived, kind):
+    if kind == "NUL":
+        refuses_nul("services.api.environment.A", lambda value: to_compose({"services": {"api": {"environment": {"A": value}}}}))
+    else:
+        assert f"LITERAL_{KEYS[kind]}={VALUES[kind]}".encode() in decoded(arrived.report["environment"])
+
+
+@by_kind
+def test_label_in_the_compose_file(arrived, kind):
+    if kind == "NUL":
+        refuses_nul("services.api.labels.a", lambda value: to_compose({"services": {"api": {"labels": {"a": value}}}}))
+    else:
+        assert arrived.labels[KEYS[kind].lower()] == VALUES[kind]
+
+
+@by_kind
+def test_argument_in_the_compose_file(arrived, kind):
+    if kind == "NUL":
+        refuses_nul("services.api.command.1", lambda value: to_compose({"services": {"api": {"command": ["a", value]}}}))
+    else:
+        _node, _script, *arguments = decoded(arrived.report["argumentList"])
+        assert arguments[[sent for sent in VALUES if sent != "NUL"].index(kind)] == VALUES[kind].encode()
+
+
+@by_kind
+def test_secret_file(arrived, kind):
+    """From a vault file. A file may hold NUL; that no secret does, its rule sees to."""
+    assert base64.b64decode(arrived.report["secrets"][KEYS[kind]]) == VALUES[kind].encode()
+
+
+@by_kind
+def test_config_file(arrived, kind):
+    """From a vault file through a template."""
+    assert base64.b64decode(arrived.report["configs"][KEYS[kind]]) == f"<{VALUES[kind]}>\n".encode()
+
+
+# Through the validation.
+
+
+@by_kind
+@pytest.mark.parametrize("name", REFUSED)
+def test_secret_is_taken_or_refused_by_name(collected, name, kind):
+    value = password(kind)
+    problems = secret_problems({"stack_secrets": {name: value}}, collected["secret_rules"])
+    if kind not in REFUSED[name]:
+        assert problems == []
+    else:
+        (problem,) = problems
+        assert re.fullmatch(rf"stack_secrets: {name} must be {re.escape(collected['secret_rules'][name]['hint'])}, but {SHAPE}\.", problem), problem
+
+
+@by_kind
+def test_setting_is_taken_or_refused_by_name(collected, kind):
+    rules = collected["env_local_rules"]
+    settings = [name for name in rules if name.lower() not in REFUSED and not name.endswith("_URL")] + ["VITE_API_URL"]
+    problems = {name: setting_problems({name: VALUES[kind]}, rules, ".env.local") for name in settings}
+    for name, found in problems.items():
+        hint = re.escape(rules[name]["hint"])
+        assert found == [] or re.fullmatch(rf"\.env\.local: {name} must be {hint}, but {SHAPE}\.", found[0]), found
+    assert {name for name, found in problems.items() if not found} == OPEN_SETTINGS.get(kind, set())
+
+
+# Into .env.local.
+
+
+@by_kind
+def test_double_quotes_in_env_local(kind):
+    assert parse_env(f"A={quoted(VALUES[kind])}\nB=next\n") == {"A": VALUES[kind], "B": "next"}
+
+
+def is_refused_or(expected: str, text: str) -> None:
+    try:
+        found = parse_env(text)
+    except ValueError as error:
+        assert re.match(r"line \d+: (A|NAME|this|a carriage)", str(error)), error
+        assert len(expected) < 5 or expected not in str(error)
+    else:
+        assert found == {"A": expected, "B": "next"}
+
+
+@by_kind
+def test_single_quotes_in_env_local(kind):
+    is_refused_or(VALUES[kind], f"A='{VALUES[kind]}'\nB=next\n")
+
+
+# With a newline it would be two lines.
+@pytest.mark.parametrize("kind", [kind for kind, value in VALUES.items() if "\n" not in value])
+def test_no_quotes_in_env_local(kind):
+    """The blanks around the value are none of it."""
+    is_refused_or(VALUES[kind].strip(" \t"), f"A={VALUES[kind]}\nB=next\n")
+
+
+@by_kind
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+def test_password_in_a_url_of_env_local(collected, name, kind):
+    value, secret = password(kind), {"DATABASE_URL": "postgres_api", "REDIS_URL": "redis_api"}[name]
+    address = {"DATABASE_URL": "postgres://hostile:{}@postgres:5432/campaign_db", "REDIS_URL": "redis://hostile:{}@redis:6379"}[name]
+    rules = collected["env_local_rules"]
+    for text, is_encoded in ((quote(value, safe=""), True), (value, False)):
+        values = {name: address.format(text)}
+        problems = setting_problems(values, rules, ".env.local")
+        found = env_local_secrets(values, {})
+        problems = problems or secret_problems({".env.local": found}, collected["secret_rules"])
+        if problems:
+            assert re.fullmatch(rf"\.env\.local: ({name}|{secret}_password) must be .*, but {SHAPE}\.", problems[0], re.DOTALL), problems
+            # Encoded, everything is taken that may be a password at all.
+            assert not is_encoded or kind in REFUSED[f"{secret}_password"]
+        else:
+            assert found == {f"{secret}_user": "hostile", f"{secret}_password": value if is_encoded else unquote(value, errors="strict")}
+
+
+# Into logins.
+
+
+@by_kind
+def test_url(arrived, kind):
+    """The password in the URL that a service is handed, as Node.js reads it."""
+    if kind in REFUSED["postgres_api_password"]:
+        assert arrived.logins[KEYS[kind]]["url"] == "harmless-postgres_api_password"
+    else:
+        assert unquote(arrived.logins[KEYS[kind]]["url"], errors="strict") == password(kind)
+
+
+@by_kind
+@pytest.mark.parametrize("server", ["postgres", "redis", "s3"])
+def test_login(arrived, server, kind):
+    """With the client of the services; where the value is refused the login goes by another one, and shows that the test is sound."""
+    assert arrived.logins[KEYS[kind]][server] == "ok"
+    assert re.search("28P01|WRONGPASS|403|Forbidden|SignatureDoesNotMatch", arrived.logins[KEYS[kind]][f"{server}_wrong"])
+
+
+@by_kind
+def test_bootstrap_of_postgres_and_password_file(arrived, kind):
+    """The login made by the bootstrap, and libpq's password file."""
+    assert arrived.postgres.get(KEYS[kind], "") == ""
+
+
+@by_kind
+def test_bootstrap_of_minio(arrived, kind):
+    """Both keys through the standard input of MinIO's client, and the policy attached."""
+    assert arrived.minio.get(KEYS[kind], "") == ""
+
+
+@pytest.mark.parametrize("server", ["postgres", "s3"])
+def test_superuser(arrived, server):
+    """One password of all the values that the servers take for their own; postgres reads it from a file, MinIO its name as well."""
+    assert arrived.logins["JOINED"][server] == "ok"
+    assert arrived.logins["JOINED"][f"{server}_wrong"] != "ok"
+    assert (arrived.postgres.get("JOINED", ""), arrived.minio.get("JOINED", "")) == ("", "")
+
+
+@pytest.mark.parametrize("name", JOINED)
+def test_superuser_is_made_of_what_is_taken(collected, name):
+    assert secret_problems({"stack_secrets": {name: JOINED[name]}}, collected["secret_rules"]) == []
+
+
+# Out of the inventory.
+
+
+@by_kind
+def test_encrypt_string(collected, kind):
+    """Encrypted by itself, a value is no template."""
+    assert collected["sources"]["encrypt_string"][KEYS[kind]] == VALUES[kind]
+
+
+@by_kind
+def test_unsafe(collected, kind):
+    """Behind !unsafe Ansible reads a text as if it stood without quotes; what is no text then is refused."""
+    found = collected["sources"]["unsafe"][KEYS[kind]]
+    if kind in BECOMES_NO_TEXT:
+        assert not isinstance(found, str)
+        (problem,) = secret_problems({"stack_secrets": {"jwt_secret": found}}, collected["secret_rules"])
+        assert problem.startswith("stack_secrets: jwt_secret must be a string.")
+    else:
+        assert found == VALUES[kind]
+
+
+def test_a_text_of_an_inventory_is_a_template(collected):
+    """Why !unsafe is needed: without it this is what happens."""
+    assert collected["sources"]["template"] == "a2b"
