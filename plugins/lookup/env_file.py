@@ -53,6 +53,28 @@ _BARE_TROUBLE = re.compile(r"""\s#|[$"'\\`]""")
 _UNESCAPE = {"\\": "\\", '"': '"', "$": "$", "n": "\n", "r": "\r"}
 
 
+def _read_value(name: str, value: str) -> str:
+    """Return what the text behind the equals sign stands for; raise ValueError on what is ambiguous."""
+    if value.startswith('"'):
+        quoted = _DOUBLE.match(value)
+        if not quoted:
+            raise ValueError(
+                f"{name} is not closed by a double quote, or holds a bare $ or an unknown escape. "
+                'Write \\" \\\\ \\$ \\n or \\r, or put the value in single quotes.'
+            )
+        return re.sub(r"\\(.)", lambda escape: _UNESCAPE[escape[1]], quoted["text"])
+    if value.startswith("'"):
+        quoted = _SINGLE.match(value)
+        if not quoted:
+            raise ValueError(f"{name} has text after the closing single quote, or none closes it.")
+        return quoted["text"]
+    if _BARE_TROUBLE.search(value):
+        raise ValueError(
+            f"{name} holds a quote, a backslash, a $ or a comment sign, which readers of such files take differently. Put the value in single quotes."
+        )
+    return value
+
+
 def parse_env(text: str) -> dict[str, str]:
     """Return the assignments of ``text``; raise ValueError naming the line of whatever is ambiguous."""
     values: dict[str, str] = {}
@@ -65,29 +87,13 @@ def parse_env(text: str) -> dict[str, str]:
         match = _LINE.match(line)
         if not match:
             raise ValueError(f"line {number}: this is no NAME=value. A comment starts with # on a line of its own.")
-        name, value = match["name"], match["value"]
+        name = match["name"]
         if name in values:
             raise ValueError(f"line {number}: {name} is set a second time. Keep one of the two lines.")
-        if value.startswith('"'):
-            quoted = _DOUBLE.match(value)
-            if not quoted:
-                raise ValueError(
-                    f"line {number}: {name} is not closed by a double quote, or holds a bare $ or an unknown escape. "
-                    'Write \\" \\\\ \\$ \\n or \\r, or put the value in single quotes.'
-                )
-            values[name] = re.sub(r"\\(.)", lambda escape: _UNESCAPE[escape[1]], quoted["text"])
-        elif value.startswith("'"):
-            quoted = _SINGLE.match(value)
-            if not quoted:
-                raise ValueError(f"line {number}: {name} has text after the closing single quote, or none closes it.")
-            values[name] = quoted["text"]
-        elif _BARE_TROUBLE.search(value):
-            raise ValueError(
-                f"line {number}: {name} holds a quote, a backslash, a $ or a comment sign, which readers of such files take "
-                "differently. Put the value in single quotes."
-            )
-        else:
-            values[name] = value
+        try:
+            values[name] = _read_value(name, match["value"])
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
     return values
 
 

@@ -73,7 +73,7 @@ def test_moto_s_answers(moto, run, strong):
         "unknown": "jwt_secrets is not a known setting. Did you mean",
         "number": "jwt_secret: not a string. Put the value in double quotes",
         "weak": "jwt_secret is the value of an example",
-        "empty": "jwt_secret must be at least 8 characters without NUL, but it is empty",
+        "empty": "jwt_secret must be at least 8 characters without NUL, at most 4096, but it is empty",
         "text": "is no JSON object",
         "list": "is no JSON object",
         "broken": "is no JSON object",

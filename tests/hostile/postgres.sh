@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Makes the login of every directory below /hostile with its bootstrap, and signs in over the network with its password file.
 set -u
-cd /hostile
+cd /hostile || exit 1
 export PGDATABASE=campaign_db
 for key in *; do
   login=$(cut -d : -f 4 "$key/pgpass")

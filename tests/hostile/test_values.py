@@ -116,14 +116,21 @@ def test_double_quotes_in_env_local(kind):
     assert parse_env(f"A={quoted(VALUES[kind])}\nB=next\n") == {"A": VALUES[kind], "B": "next"}
 
 
-def is_refused_or(expected: str, text: str) -> None:
+def complaint(text: str) -> str:
     try:
-        found = parse_env(text)
+        parse_env(text)
     except ValueError as error:
-        assert re.match(r"line \d+: (A|NAME|this|a carriage)", str(error)), error
-        assert len(expected) < 5 or expected not in str(error)
+        return str(error)
+    return ""
+
+
+def is_refused_or(expected: str, text: str) -> None:
+    problem = complaint(text)
+    if problem:
+        assert re.match(r"line \d+: (A|NAME|this|a carriage)", problem), problem
+        assert len(expected) < 5 or expected not in problem
     else:
-        assert found == {"A": expected, "B": "next"}
+        assert parse_env(text) == {"A": expected, "B": "next"}
 
 
 @by_kind
@@ -155,6 +162,30 @@ def test_password_in_a_url_of_env_local(collected, name, kind):
             assert not is_encoded or kind in REFUSED[f"{secret}_password"]
         else:
             assert found == {f"{secret}_user": "hostile", f"{secret}_password": value if is_encoded else unquote(value, errors="strict")}
+
+
+@pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
+@pytest.mark.parametrize("text", ["a%zz-too-long", "100%-too-long", "a%ff-too-long", "a%ed%a0%bd-too-long"])
+def test_what_is_wrongly_encoded_is_refused(collected, name, text):
+    host = {"DATABASE_URL": "postgres:5432/campaign_db", "REDIS_URL": "redis:6379"}[name]
+    values = {name: f"{host.split(':')[0]}://hostile:{text}@{host}"}
+    problems = setting_problems(values, collected["env_local_rules"], ".env.local")
+    assert problems
+    assert problems[0].startswith(f".env.local: {name} must be ")
+    assert text not in problems[0]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_half_a_surrogate_pair_is_refused(collected, name):
+    (problem,) = secret_problems({"stack_secrets": {name: "half-of-\ud83d-a-pair"}}, collected["secret_rules"])
+    assert problem.startswith(f"stack_secrets: {name} must be ")
+
+
+@pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("postgres")])
+@pytest.mark.parametrize("value", ["md5" + "0123456789abcdef" * 2, "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"])
+def test_what_postgres_takes_for_a_hash_is_refused(collected, name, value):
+    (problem,) = secret_problems({"stack_secrets": {name: value}}, collected["secret_rules"])
+    assert problem.startswith(f"stack_secrets: {name} must be ")
 
 
 # Into logins.
