@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Runs the bootstrap below /hostile/JOINED as a whole, and of the others what makes the api's key: the rest is the same for all and takes
 # seconds. Each reads its credentials in its own directory instead of /run/secrets.
-set -u
-cd /hostile || exit 1
+set -eu
+cd /hostile
 if [ $# = 1 ]; then
   # One of those below, in a process of its own.
   told=$(sh -eu "/tmp/$1.sh" 2>&1) || echo "$1 bootstrap $told"
