@@ -50,7 +50,7 @@ async function s3(key, secretAccessKey) {
 const told = (promise) => promise.catch((error) => `${error.name}: ${error.message} ${error.code ?? error.$metadata?.httpStatusCode ?? ""}`);
 // A wrong password is the right one with a letter more, so that nothing but the password can be the reason.
 const logins = async (key) => ({
-  url: new URL(read(key, "database_url")).password,
+  url: await told(Promise.try(() => new URL(read(key, "database_url")).password)),
   postgres: await told(postgres(key, read(key, "database_url"))),
   postgres_wrong: await told(postgres(key, read(key, "database_url").replace("@postgres:", "x@postgres:"))),
   redis: await told(redis(key, read(key, "redis_url"))),
