@@ -175,7 +175,7 @@ def test_half_a_setting_is_refused_before_anyone_is_asked(fault_server, run, str
             "stack_aws_endpoint_url must be an address",
         ),
         "empty-region": ({"stack_aws_region": "", "stack_aws_runtime_secret_ids": {"api": "x"}}, "stack_aws_region must be a region"),
-        "no-mapping": ({"stack_aws_region": REGION, "stack_aws_runtime_secret_ids": ["api"]}, "are mappings of names to values"),
+        "no-mapping": ({"stack_aws_region": REGION, "stack_aws_runtime_secret_ids": ["api"]}, "must be a mapping of names to values"),
         "no-logins": (
             {"stack_aws_region": REGION, "stack_aws_runtime_secret_ids": {"api": "x"}, "stack_secrets": {"jwt_secret": strong["jwt_secret"]}},
             "stack_secrets.postgres_api_password is missing",

@@ -168,6 +168,7 @@ VALUES = [
     ({"images_prefix": "Campaign/"}, "images_prefix", "campaign/"),
     ({"images_registry": "mirror.example.com"}, "images_registry", "slash"),
     ({"images_registry": "https://mirror.example.com/"}, "images_registry", "mirror.example.com/"),
+    ({"images_upstream": {}}, "images_upstream", "Name your builds"),
     ({"images_upstream": {"postgress": "a:1"}}, "images_upstream: postgress", "postgis"),
     ({"images_upstream": {"redis": "no reference " + CANARY}}, "images_upstream: redis", "image reference"),
     ({"images_revision": "a b"}, "images_revision", "1 to 64"),

@@ -144,6 +144,7 @@ def common(host: Path) -> dict:
         "stack_project": PROJECT,
         "stack_directory": str(host / "stack"),
         "images_source": "pull",
+        "images_upstream": {key: f"registry.example.com/{key}:1" for key in ("api", "dev", "frontend", "rules-engine", "scheduler")},
         "images_state_directory": str(host / "images"),
         "stack_secrets": SECRETS,
     }

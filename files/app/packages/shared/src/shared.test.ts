@@ -34,7 +34,9 @@ describe("errorName", () => {
 
 describe("redisConnection", () => {
   it("speaks TLS for rediss, and names the server unless it is an address", () => {
-    expect(redisConnection("rediss://a:b@cache.example.com")).toMatchObject({ tls: { servername: "cache.example.com" } });
+    expect(redisConnection("rediss://a:b@cache.example.com")).toMatchObject({
+      tls: { servername: "cache.example.com" },
+    });
     expect(redisConnection("rediss://a:b@10.0.0.5:6380")).toMatchObject({ host: "10.0.0.5", port: 6380, tls: {} });
   });
 
