@@ -82,12 +82,26 @@ def release_plan(catalogue, layer: str, common, networks, settings, generation_k
     catalogue = [entry for entry in catalogue if entry.get("bundled", True)]
     declared = compose_layer(catalogue, "base")
     consumers: dict = {}
+    fetched: dict = {}
     for entry in catalogue:
-        consumers.update(entry.get("secrets", {}))
+        for consumer, files in entry.get("secrets", {}).items():
+            # A later entry that takes the files away: the service fetches these values itself.
+            if not files and consumers.get(consumer):
+                fetched[consumer] = consumers[consumer]
+            consumers[consumer] = files
     secrets = secret_files(consumers, declared["services"], generation_key, f"{directory}/secrets")
     configs = config_files(catalogue, directory)
+    # What runs does not fetch again, so a changed value has to change the service too.
+    generations = {
+        consumer: {
+            "labels": {
+                "campaign.secrets": "-".join(file["source"][-12:] for file in secret_files({consumer: values}, declared["services"], generation_key, ""))
+            }
+        }
+        for consumer, values in fetched.items()
+    }
     common_networks = {"base": {"networks": dict(networks)}}
-    base = compose_layer([common_networks, *catalogue], "base", common=common, secrets=secrets, configs=configs)
+    base = compose_layer([common_networks, *catalogue, {"base": {"services": generations}}], "base", common=common, secrets=secrets, configs=configs)
     # First in the file, where a reader looks for them.
     base = {"networks": base.pop("networks"), **base}
     override = compose_layer(catalogue, layer)

@@ -169,7 +169,7 @@ def make(params: dict, inspected: dict[str, dict], platform: str) -> str:
         lock = read_lock(params["npm_lock"]) if params["npm_lock"] else None
         entries, contents = {}, []
         for key in sorted(inspected):
-            image_id, reference = inspected[key]["Id"], without_digest(params["images"][key])
+            image_id, reference = inspected[key]["Id"], f"{without_digest(params['images'][key])}-{inspected[key]['Id'][7:19]}"
             if image_id not in saved:
                 raise BundleError(f"docker save wrote {key} under another id than {image_id}. Bundles need an Engine without the containerd image store.")
             held = merged(saved[image_id], layers)

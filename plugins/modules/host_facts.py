@@ -25,7 +25,7 @@ options:
     description: Directory of the stack.
     type: path
   project:
-    description: Compose project whose volumes to list, and of which to say whether P(campaign.platform.firewall#module) guards it.
+    description: Compose project, to find out whether P(campaign.platform.firewall#module) guards it.
     type: str
   ports:
     description: Ports to find out about.
@@ -72,8 +72,7 @@ ansible_facts:
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
           C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), and C(stack) with
-          the C(current) release's id, its C(services) and their C(images),
-          and C(volumes) (names of the volumes of O(project))
+          the C(current) release's id, its C(services) and their C(images).
       type: dict
 """
 
@@ -150,10 +149,8 @@ def engine_facts(engine: Engine, params: dict) -> dict:
     try:
         version, info = engine.get("/version"), engine.get("/info")
         images, containers = engine.get("/images/json"), engine.get("/containers/json")
-        filters = json.dumps({"label": [f"com.docker.compose.project={params['project']}"]})
-        volumes = engine.get("/volumes", filters=filters)["Volumes"] if params["project"] else []
     except EngineError as error:
-        return {"engine": None, "engine_error": str(error), "images": {}, "published": {}, "volumes": []}
+        return {"engine": None, "engine_error": str(error), "images": {}, "published": {}}
     present = {}
     for image in images:
         for reference in (image.get("RepoTags") or []) + (image.get("RepoDigests") or []):
@@ -168,7 +165,6 @@ def engine_facts(engine: Engine, params: dict) -> dict:
         "engine_error": None,
         "images": {reference: present[familiar(reference)] for reference in params["images"] if familiar(reference) in present},
         "published": published,
-        "volumes": sorted(volume["Name"] for volume in volumes or []),
     }
 
 

@@ -97,6 +97,9 @@ def pull(engine: Engine, params: dict, platform: str, reference: str) -> str:
         # It would count as there the next time.
         engine.request("DELETE", f"/images/{quote(image['Id'])}", {"force": "1"})
         return f"{reference}: it is for {image['Os']}/{image['Architecture']}, but the host is {platform}."
+    if "@" in reference:
+        # Without a name an image that nothing runs from at the moment goes with the next `docker image prune`, and a way back with it.
+        engine.request("POST", f"/images/{quote(image['Id'])}/tag", {"repo": repository, "tag": f"locked-{version[7:19]}"})
     return ""
 
 

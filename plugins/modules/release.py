@@ -175,7 +175,9 @@ def write(path: str, content: bytes, mode: int, owner: tuple[int, int] | None = 
 
 
 def link(path: str, target: str) -> None:
-    """Point a symbolic link somewhere else in one step."""
+    """Point a symbolic link somewhere else in one step; leave it alone where it points there already."""
+    if os.path.islink(path) and os.readlink(path) == target:
+        return
     temporary = f"{path}.new"
     if os.path.lexists(temporary):
         os.unlink(temporary)
@@ -195,7 +197,10 @@ class Release:
         self.path = os.path.join(self.root, "releases", self.id)
         self.current_link = os.path.join(self.root, "current")
         current = self.current()
-        self.result = {"changed": False, "current": current, "is_new": current != self.id, "diff": []}
+        # Names a release whose jobs may have run although it was never taken into use: what they changed is still in force.
+        self.attempt_link = os.path.join(self.root, "attempted")
+        is_new = current != self.id or os.path.lexists(self.attempt_link)
+        self.result = {"changed": False, "current": current, "is_new": is_new, "diff": []}
 
     def current(self) -> str | None:
         """Return the current release's id."""
@@ -256,6 +261,7 @@ class Release:
         missing = [item for item in self._wanted() if not self._is_right(*item[:4])]
         stale = sorted(name for name, content in files.items() if read(os.path.join(self.path, name)) != content)
         if not missing and not stale:
+            self._attempt()
             return
         self.result["changed"] = True
         for path, content, _mode, _owner, secret in missing:
@@ -272,6 +278,12 @@ class Release:
             write(path, content, mode, owner)
         if stale:
             self._place(files)
+        self._attempt()
+
+    def _attempt(self) -> None:
+        """Remember that this release is about to be started."""
+        if self.result["is_new"] and not self.module.check_mode:
+            link(self.attempt_link, os.path.join("releases", self.id))
 
     def _make_directories(self) -> None:
         for path, mode in ((self.root, 0o755), (f"{self.root}/releases", 0o755), (f"{self.root}/secrets", 0o700)):
@@ -315,7 +327,7 @@ class Release:
         if not os.path.isdir(self.path):
             self.module.fail_json(msg=f"The release {self.id} is not below {self.root}/releases. Stage it first.")
         environment = os.path.join(self.root, ".env")
-        wrong = self.current() != self.id or not os.path.islink(environment)
+        wrong = self.current() != self.id or not os.path.islink(environment) or os.path.lexists(self.attempt_link)
         doomed = self._doomed()
         self.result.update(changed=bool(wrong or doomed), pruned=doomed)
         if self.module.check_mode or not self.result["changed"]:
@@ -324,6 +336,8 @@ class Release:
             link(self.current_link, os.path.join("releases", self.id))
             link(environment, os.path.join("current", ".env"))
             os.utime(self.path, (time.time(), time.time()))
+            if os.path.lexists(self.attempt_link):
+                os.unlink(self.attempt_link)
         for name in doomed:
             shutil.rmtree(os.path.join(self.root, "releases", name))
         if doomed:

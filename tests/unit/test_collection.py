@@ -46,6 +46,12 @@ def test_the_archive_holds_the_collection_and_nothing_of_the_machine(archive, ro
     # What Ansible always leaves out, and what galaxy.yml says to.
     left_out = re.compile(r"^(galaxy\.yml|collections/|\.git(attributes|ignore)?$)")
     assert {path for path in tracked - packed if (root / path).exists() and not left_out.search(path)} == set()
+    ignored = set(
+        subprocess.run(
+            ["git", "ls-files", "--others", "--ignored", "--exclude-standard"], cwd=root, check=True, capture_output=True, text=True
+        ).stdout.splitlines()
+    )
+    assert packed & ignored == set()
     private = re.compile(r"(^|/)(\.venv|\.cache|\.ansible|\.git|node_modules|dist|__pycache__|collections|\.env\.local)(/|$)|\.tar\.gz$")
     assert {path for path in packed if private.search(path)} == set()
 

@@ -6,7 +6,15 @@ set -eu
 export MC_CONFIG_DIR=/tmp/mc MC_QUIET=1 MC_NO_COLOR=1
 # Asked for anew every second, because mc itself waits longer between two tries.
 export MC_HOST_ready=http://minio:9000
-until timeout 1 mc ready ready > /dev/null 2>&1; do :; done
+tries=0
+until timeout 1 mc ready ready > /dev/null 2>&1; do
+  tries=$((tries + 1))
+  if [ "$tries" -ge 180 ]; then
+    echo 'MinIO did not answer within 180 tries' >&2
+    exit 1
+  fi
+  sleep 0.2
+done
 mc alias set stack http://minio:9000 --api S3v4 < /run/secrets/root_credentials > /dev/null
 mc mb --ignore-existing 'stack/campaign-assets'
 mc admin policy create stack campaign-api /etc/campaign/policy.json

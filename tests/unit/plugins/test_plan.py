@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+import yaml
 from ansible.errors import AnsibleFilterError, AnsibleLookupError
 from ansible_collections.campaign.platform.plugins.filter.compose_layer import compose_layer
 from ansible_collections.campaign.platform.plugins.filter.config_files import config_files
@@ -85,6 +86,20 @@ def test_a_plan_tells_services_from_jobs():
 def test_a_plan_knows_the_image_that_runs():
     catalogue = [{"base": {"services": {"api": {"image": "api:1"}, "redis": {"image": "redis:1"}}}, "dev": {"services": {"api": {"image": "dev:1"}}}}]
     assert release_plan(catalogue, "dev", {}, {}, {}, "key", "/opt/x", "project")["images"] == {"api": "dev:1", "redis": "redis:1"}
+
+
+def test_a_service_that_fetches_its_secrets_follows_what_the_controller_knows_of_them():
+    def labels(value):
+        catalogue = [
+            {"base": {"services": {"api": {"image": "a", "user": "1:1"}}}, "secrets": {"api": {"jwt": value}}},
+            {"secrets": {"api": {}}},
+        ]
+        made = release_plan(catalogue, "dev", {}, {}, {}, "key", "/opt/x", "project")
+        assert made["secrets"] == []
+        return yaml.safe_load(made["files"][0]["content"])["services"]["api"]["labels"]
+
+    assert labels("one") == labels("one") != labels("two")
+    assert "one" not in str(labels("one"))
 
 
 def test_a_plan_s_files_hold_no_secret():

@@ -130,6 +130,18 @@ def test_activation_moves_both_links(root):
     assert not activate(root, ONE)["changed"]
 
 
+def test_what_was_attempted_and_not_taken_into_use_is_remembered(root):
+    """Its jobs may have changed passwords, so the jobs of the release that comes next have to run, be it the current one."""
+    stage(root, ONE)
+    activate(root, ONE)
+    assert not stage(root, ONE)["is_new"]
+    stage(root, TWO)
+    assert stage(root, ONE)["is_new"]
+    assert activate(root, ONE)["changed"]
+    assert not stage(root, ONE)["is_new"]
+    assert not activate(root, ONE)["changed"]
+
+
 def test_what_is_not_staged_cannot_be_current(root):
     with pytest.raises(Failed, match="Stage it first"):
         activate(root, ONE)
