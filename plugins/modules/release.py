@@ -22,7 +22,8 @@ options:
     type: str
   state:
     description:
-      - V(staged) makes the release complete and runnable on the host, and leaves what runs alone.
+      - V(staged) makes the release complete and runnable on the host, and leaves what runs alone. Where the release is a new one, containers
+        that jobs left behind are removed, because C(docker compose down) removes the networks that they are bound to and not them.
       - V(current) points C(current) and C(.env) to the release and prunes.
     type: str
     choices: [staged, current]
@@ -90,6 +91,10 @@ options:
     description: How many releases to keep beside the current one when it is activated.
     type: int
     default: 3
+  socket:
+    description: The Engine's socket.
+    type: path
+    default: /var/run/docker.sock
 attributes:
   check_mode:
     support: full
@@ -132,6 +137,7 @@ import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
@@ -189,8 +195,9 @@ def link(path: str, target: str) -> None:
 class Release:
     """One release of a stack's directory."""
 
-    def __init__(self, module: AnsibleModule):
+    def __init__(self, module: AnsibleModule, engine: Engine):
         self.module = module
+        self.engine = engine
         params = module.params
         self.root = params["directory"]
         self.id = params["release"]
@@ -281,9 +288,21 @@ class Release:
         self._attempt()
 
     def _attempt(self) -> None:
-        """Remember that this release is about to be started."""
+        """Remember that this release is about to be started, and clear its jobs' way."""
         if self.result["is_new"] and not self.module.check_mode:
             link(self.attempt_link, os.path.join("releases", self.id))
+            self._remove_jobs()
+
+    def _remove_jobs(self) -> None:
+        """Remove the containers of jobs, also those of a deploy that was killed and that run still."""
+        plan = self.module.params["plan"]
+        labels = [f"com.docker.compose.project={plan['project']}", "com.docker.compose.oneoff=False"]
+        for container in self.engine.get("/containers/json", all="1", filters=json.dumps({"label": labels})):
+            if container["Labels"].get("com.docker.compose.service") in plan["jobs"]:
+                status, body = self.engine.request("DELETE", f"/containers/{container['Id']}", {"force": "1", "v": "1"})
+                # 404: somebody else removed it in the meantime.
+                if status not in (204, 404):
+                    raise EngineError(f"removing the container of {container['Names'][0]}", body.decode(errors="replace"), status)
 
     def _make_directories(self) -> None:
         for path, mode in ((self.root, 0o755), (f"{self.root}/releases", 0o755), (f"{self.root}/secrets", 0o700)):
@@ -401,6 +420,7 @@ def main() -> None:
             "state": {"type": "str", "choices": ["staged", "current"], "default": "staged"},
             "plan": {"type": "dict", "options": plan},
             "keep": {"type": "int", "default": 3},
+            "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
         supports_check_mode=True,
         required_if=[("state", "staged", ("plan",)), ("state", "current", ("directory", "release"))],
@@ -408,13 +428,15 @@ def main() -> None:
     plan = module.params["plan"]
     if plan:
         module.params.update(directory=plan["directory"], release=plan["release"])
-    release = Release(module)
+    release = Release(module, Engine(module.params["socket"]))
     try:
         if module.params["state"] == "staged":
             release.stage()
             release.result.update({key: plan[key] for key in ("release", "compose_files", "env_file", "services", "jobs", "foundations", "images")})
         else:
             release.activate()
+    except EngineError as error:
+        module.fail_json(msg=f"The Docker Engine did not do it: {error}. Nothing that runs was changed. Is it running, and may this user use its socket?")
     except OSError as error:
         module.fail_json(
             msg=f"{error.strerror}: {error.filename or module.params['directory']}. Nothing that runs was changed. "

@@ -203,5 +203,5 @@ def test_the_example_of_the_environment_is_complete(rendered):
 
 def test_the_example_of_the_local_environment_is_complete():
     settings = (ROOT / "roles/stack/vars/main/settings.yml").read_text()
-    keys = {key for name in ("setting_defaults", "env_local_secrets", "env_local_urls") for key in yaml.safe_load(settings)[f"__stack_{name}"]}
+    keys = {key for name in ("settings", "env_local_secrets", "env_local_urls") for key in yaml.safe_load(settings)[f"__stack_{name}"]}
     assert names_in(ROOT / ".env.local.example", also_commented=True) == keys

@@ -120,11 +120,11 @@ def test_tasks_do_nothing_that_cannot_be_predicted_or_seen(role):
 
 
 @by_role
-def test_main_is_a_table_of_contents(role):
-    path = role / "tasks/main.yml"
-    assert len(path.read_text().splitlines()) <= 50
+def test_main_and_apply_are_tables_of_contents(role):
     imports = ("ansible.builtin.import_tasks", "ansible.builtin.include_tasks", "ansible.builtin.import_role", "block")
-    assert [where(path, task) for task in tasks_in(load(path)) if not set(task) & set(imports)] == []
+    for path in [path for name in ("main", "apply") if (path := role / f"tasks/{name}.yml").exists()]:
+        assert len(path.read_text().splitlines()) <= 50
+        assert [where(path, task) for task in tasks_in(load(path)) if not set(task) & set(imports)] == []
 
 
 @by_role

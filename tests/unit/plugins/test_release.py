@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A release is staged whole or not at all, and only what no release names is pruned."""
 
+import json
 import os
 
 import pytest
@@ -30,27 +31,45 @@ class Host:
         return (1, "", self.refusal) if self.refusal else (0, "", "")
 
 
+class Engine:
+    """Stands in for the Engine: containers by id, and what it answers when one is to be removed."""
+
+    def __init__(self, status=204, **services):
+        self.services, self.status = services, status
+
+    def get(self, path, filters, **_query):
+        assert (path, json.loads(filters)["label"][0]) == ("/containers/json", "com.docker.compose.project=p")
+        return [{"Id": name, "Names": [f"/{name}"], "Labels": {"com.docker.compose.service": service}} for name, service in self.services.items()]
+
+    def request(self, method, path, query):
+        assert (method, query["force"]) == ("DELETE", "1")
+        if self.status == 204:
+            del self.services[path.rpartition("/")[2]]
+        return self.status, b"no"
+
+
 @pytest.fixture
 def root(tmp_path):
     return tmp_path / "stack"
 
 
-def stage(root, release, text="services: {}", secret="s3cret", **options):
+def stage(root, release, text="services: {}", secret="s3cret", engine=None, **options):
     plan = {
         "project": "p",
         "services": ["api"],
+        "jobs": ["migrate"],
         "images": {"api": "image:1"},
         "files": [{"name": "docker-compose.yml", "content": text}, {"name": ".env", "content": "A=1\n"}],
         "configs": [{"path": f"config/{release}/x.conf", "content": text}],
         "secrets": [{"path": f"{root}/secrets/x_{release}", "content": secret, "uid": os.getuid(), "gid": os.getgid()}],
     }
-    staged = module.Release(Host(directory=str(root), release=release, plan=plan, **options))
+    staged = module.Release(Host(directory=str(root), release=release, plan=plan, **options), engine or Engine())
     staged.stage()
     return staged.result
 
 
 def activate(root, release, keep=3, **options):
-    activated = module.Release(Host(directory=str(root), release=release, keep=keep, **options))
+    activated = module.Release(Host(directory=str(root), release=release, keep=keep, **options), Engine())
     activated.activate()
     return activated.result
 
@@ -113,7 +132,7 @@ def test_a_path_outside_is_refused(root, path):
     plan = {"project": "p", "services": [], "images": {}, "files": [], "configs": []}
     plan["secrets"] = [{"path": path.format(root=root), "content": "x", "uid": 0, "gid": 0}]
     with pytest.raises(Failed, match="not a plain path below"):
-        module.Release(Host(directory=str(root), release=ONE, plan=plan)).stage()
+        module.Release(Host(directory=str(root), release=ONE, plan=plan), Engine()).stage()
 
 
 @pytest.mark.parametrize("name", ["", "../x", "1", "G" * 12])
@@ -140,6 +159,22 @@ def test_what_was_attempted_and_not_taken_into_use_is_remembered(root):
     assert activate(root, ONE)["changed"]
     assert not stage(root, ONE)["is_new"]
     assert not activate(root, ONE)["changed"]
+
+
+@pytest.mark.parametrize(("current", "check", "left"), [(None, False, ["one"]), (ONE, False, ["one", "two"]), (None, True, ["one", "two"])])
+def test_a_new_release_removes_what_jobs_left_and_nothing_else(root, current, check, left):
+    if current:
+        stage(root, ONE)
+        activate(root, ONE)
+    engine = Engine(one="api", two="migrate")
+    stage(root, ONE, engine=engine, check=check)
+    assert list(engine.services) == left
+
+
+def test_a_job_that_cannot_be_removed_is_an_error(root):
+    stage(root, ONE, engine=Engine(status=404, one="migrate"))
+    with pytest.raises(module.EngineError, match="one: no"):
+        stage(root, ONE, engine=Engine(status=500, one="migrate"))
 
 
 def test_what_is_not_staged_cannot_be_current(root):
