@@ -1,13 +1,33 @@
 // Runs a Node service from its sources and starts it anew when they change: `node scripts/dev.mjs api`.
 // With a second name it runs that entry once: `node scripts/dev.mjs api migrate`.
 import { spawn } from "node:child_process";
-import { watch } from "node:fs";
+import { mkdirSync, readFileSync, symlinkSync, watch } from "node:fs";
 import { context } from "esbuild";
 import { options } from "./bundle.mjs";
 
 const [service, once] = process.argv.slice(2);
 const outdir = `/tmp/${service}`;
-const bundle = await context(options(service, outdir));
+
+// What cannot change without a new image stays out of the bundle: 15 ms for a rebuild instead of half a second.
+const dependencies = ["shared", service]
+  .flatMap((name) => Object.keys(JSON.parse(readFileSync(`packages/${name}/package.json`, "utf8")).dependencies))
+  .filter((name) => !name.startsWith("@campaign/"));
+const settings = options(service, outdir);
+const bundle = await context({ ...settings, external: [...settings.external, ...dependencies] });
+// Node looks for packages beside the importing file and in every directory above.
+mkdirSync(outdir, { recursive: true });
+link(`packages/${service}/node_modules`, `${outdir}/node_modules`);
+link("node_modules", "/tmp/node_modules");
+
+function link(target, path) {
+  try {
+    symlinkSync(`${process.cwd()}/${target}`, path);
+  } catch (error) {
+    // A second process in the same container finds the links of the first.
+    if (error.code !== "EEXIST") throw error;
+  }
+}
+
 let child;
 let stopping = false;
 
@@ -27,7 +47,10 @@ async function restart() {
   }
   await stopChild();
   if (stopping) return;
-  child = spawn(process.execPath, [`${outdir}/main.mjs`], { stdio: "inherit" });
+  child = spawn(process.execPath, [`${outdir}/main.mjs`], {
+    stdio: "inherit",
+    env: { ...process.env, NODE_COMPILE_CACHE: "/tmp/compile-cache" },
+  });
 }
 
 function watchAndRun() {
