@@ -43,8 +43,9 @@ golden: venv-dev ## Write the expected release files anew, to be reviewed as a d
 bench: venv-dev ## Measure, beside bare Docker Compose
 	@tests/bench/run $(ARGS)
 
-docs: venv-dev ## Write the roles' READMEs anew from their argument specs
+docs: venv-dev ## Write the roles' READMEs anew from their argument specs, and the drawing of the services from the catalogue
 	@scripts/role-readmes
+	@scripts/architecture-diagram
 
 build: venv ## Build the collection
 	@ansible-galaxy collection build --force

@@ -194,8 +194,8 @@ def _why(error: Exception) -> str:
     """Why an expression cannot be evaluated, in words that hold no value: what a filter or a parser says may quote a secret."""
     for cause in _chain(error):
         text = cause.message if isinstance(cause, AnsibleError) else str(cause)
-        # The plugins of this collection show no value, and say themselves what to do.
-        if own := re.search(r"The (?:lookup|filter) plugin 'campaign\.platform\.\w+' failed: (.+)", text, re.DOTALL):
+        # The plugins of this collection show no value, and say themselves what to do; but these two repeat what others say.
+        if own := re.search(r"The (?:lookup|filter) plugin 'campaign\.platform\.(?!once'|render')\w+' failed: (.+)", text, re.DOTALL):
             return own[1]
         if undefined := re.search(r"'?([A-Za-z_][\w.]*)'? is undefined|has no attribute '(\w+)'", text):
             return f"it refers to {undefined[1] or undefined[2]}, which is not defined. Define that, or mend the name."

@@ -41,6 +41,10 @@ options:
         description: TCP port.
         type: int
         required: true
+  wait:
+    description: Seconds to wait for an Engine that does not answer yet.
+    type: int
+    default: 0
   socket:
     description: The Engine's socket.
     type: path
@@ -69,7 +73,8 @@ ansible_facts:
         - C(distribution) (C(id), C(version_id), C(codename)), C(architecture) (C(amd64), C(arm64) or the kernel's own name),
           C(init) (C(systemd) or C(other)), C(memory_mb), C(disk_free_mb) at the Engine's data root,
           C(apt_sources) (the machine's first Debian archive, with C(uri) and C(signed_by), or null),
-          C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(compose) and C(buildx) (versions or
+          C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(engine_installed) (whether there is a
+          C(dockerd), running or not), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
           C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), and C(stack) with
           the C(current) release's id, its C(services) and their C(images).
@@ -86,10 +91,12 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
 
+ENGINE_PATH = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/snap/bin"
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
 
 
@@ -144,8 +151,21 @@ def is_busy(address: str, port: int) -> bool:
     return False
 
 
+def await_engine(engine: Engine, seconds: int) -> None:
+    """Wait until the Engine answers, or the time is over."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            engine.get("/version")
+        except EngineError:
+            time.sleep(0.5)
+        else:
+            return
+
+
 def engine_facts(engine: Engine, params: dict) -> dict:
     """Return what the Engine says of itself, of images and of published ports."""
+    await_engine(engine, params["wait"])
     try:
         version, info = engine.get("/version"), engine.get("/info")
         images, containers = engine.get("/images/json"), engine.get("/containers/json")
@@ -210,6 +230,7 @@ def gather(params: dict) -> dict:
         memory = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.MULTILINE)
         return {
             **facts,
+            "engine_installed": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{ENGINE_PATH}") is not None,
             "distribution": distribution(),
             "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
             "init": "systemd" if os.path.isdir("/run/systemd/system") else "other",
@@ -235,11 +256,16 @@ def main() -> None:
             "release_directory": {"type": "path"},
             "project": {"type": "str"},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
+            "wait": {"type": "int", "default": 0},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
         supports_check_mode=True,
     )
-    module.exit_json(changed=False, ansible_facts={"campaign_host": gather(module.params)})
+    facts = gather(module.params)
+    if facts["images_source"] not in (None, "pull", "build"):
+        record = os.path.join(module.params["source_directory"], "source")
+        module.fail_json(msg=f"{record} holds {facts['images_source'][:40]!r}. Write pull or build, or remove it, so that the choice is made anew.")
+    module.exit_json(changed=False, ansible_facts={"campaign_host": facts})
 
 
 if __name__ == "__main__":

@@ -141,6 +141,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import En
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
+REMOVAL_ATTEMPTS = 60
+REMOVAL_DELAY = 0.5
 
 
 def read(path: str) -> bytes | None:
@@ -299,10 +301,19 @@ class Release:
         labels = [f"com.docker.compose.project={plan['project']}", "com.docker.compose.oneoff=False"]
         for container in self.engine.get("/containers/json", all="1", filters=json.dumps({"label": labels})):
             if container["Labels"].get("com.docker.compose.service") in plan["jobs"]:
-                status, body = self.engine.request("DELETE", f"/containers/{container['Id']}", {"force": "1", "v": "1"})
-                # 404: somebody else removed it in the meantime.
-                if status not in (204, 404):
-                    raise EngineError(f"removing the container of {container['Names'][0]}", body.decode(errors="replace"), status)
+                self._remove_container(container["Id"], container["Labels"]["com.docker.compose.service"])
+
+    def _remove_container(self, identifier: str, job: str) -> None:
+        for _attempt in range(REMOVAL_ATTEMPTS):
+            status, body = self.engine.request("DELETE", f"/containers/{identifier}", {"force": "1", "v": "1"})
+            # 404: it is gone already.
+            if status in (204, 404):
+                return
+            # 409: it is being removed, by a deploy that was killed in the middle of it, for example.
+            if status != 409:
+                break
+            time.sleep(REMOVAL_DELAY)
+        raise EngineError(f"removing the container of the job {job}", body.decode(errors="replace"), status)
 
     def _make_directories(self) -> None:
         for path, mode in ((self.root, 0o755), (f"{self.root}/releases", 0o755), (f"{self.root}/secrets", 0o700)):
@@ -428,7 +439,7 @@ def main() -> None:
     plan = module.params["plan"]
     if plan:
         module.params.update(directory=plan["directory"], release=plan["release"])
-    release = Release(module, Engine(module.params["socket"]))
+    release = Release(module, Engine(module.params["socket"], timeout=60))
     try:
         if module.params["state"] == "staged":
             release.stage()
@@ -436,7 +447,7 @@ def main() -> None:
         else:
             release.activate()
     except EngineError as error:
-        module.fail_json(msg=f"The Docker Engine did not do it: {error}. Nothing that runs was changed. Is it running, and may this user use its socket?")
+        module.fail_json(msg=f"The Docker Engine did not do it: {error}. No service was changed. Is it running, and may this user use its socket?")
     except OSError as error:
         module.fail_json(
             msg=f"{error.strerror}: {error.filename or module.params['directory']}. Nothing that runs was changed. "

@@ -66,6 +66,11 @@ def test_every_make_target_says_what_it_does():
     assert {name for name in phony if not re.search(rf"^{name}:.* ## ", makefile, re.MULTILINE)} == {"venv", "venv-dev"}
 
 
+def test_the_drawing_of_the_services_is_made_from_the_catalogue():
+    done = subprocess.run([sys.executable, ROOT / "scripts/architecture-diagram", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_role_readmes_are_made_from_the_argument_specs():
     done = subprocess.run([sys.executable, ROOT / "scripts/role-readmes", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

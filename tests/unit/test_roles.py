@@ -176,3 +176,35 @@ def test_inventories_hold_hosts_and_variables_apart():
     assert inventories
     for path in inventories:
         assert list(variables_in(load(path))) == [], path.relative_to(ROOT)
+
+
+def role_imports(node):
+    """Each import of a role with its entry point, in the order of the text."""
+    if isinstance(node, list):
+        for item in node:
+            yield from role_imports(item)
+    elif isinstance(node, dict):
+        for key in ("ansible.builtin.import_role", "ansible.builtin.include_role"):
+            if key in node:
+                yield node[key]["name"], str(node[key].get("tasks_from", "main")).removesuffix(".yml")
+        for value in node.values():
+            yield from role_imports(value)
+
+
+@pytest.mark.parametrize("path", [path for folder in ("playbooks", "molecule", "tests") for path in sorted((ROOT / folder).rglob("*.yml"))], ids=str)
+def test_who_applies_a_role_has_validated_it(path):
+    plays = load(path)
+    for play in plays if isinstance(plays, list) else []:
+        validated = set()
+        for name, entry in role_imports(play):
+            assert entry != "apply" or name in validated, f"{path}: {name} is applied, and not validated before in the same play"
+            if entry == "validate":
+                validated.add(name)
+
+
+@by_role
+def test_main_validates_first(role):
+    imported = [task.get("ansible.builtin.import_tasks") for task in load(role / "tasks/main.yml")]
+    assert imported[0] == "validate.yml"
+    if (role / "tasks/apply.yml").exists():
+        assert imported == ["validate.yml", "apply.yml"]

@@ -173,8 +173,15 @@ def test_a_new_release_removes_what_jobs_left_and_nothing_else(root, current, ch
 
 def test_a_job_that_cannot_be_removed_is_an_error(root):
     stage(root, ONE, engine=Engine(status=404, one="migrate"))
-    with pytest.raises(module.EngineError, match="one: no"):
+    with pytest.raises(module.EngineError, match="the job migrate: no"):
         stage(root, ONE, engine=Engine(status=500, one="migrate"))
+
+
+def test_a_job_that_is_being_removed_is_waited_for(root, monkeypatch):
+    engine = Engine(status=409, one="migrate")
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: setattr(engine, "status", 204))
+    stage(root, ONE, engine=engine)
+    assert engine.services == {}
 
 
 def test_what_is_not_staged_cannot_be_current(root):
