@@ -325,7 +325,7 @@ class Stack:
             failed = any(state.startswith("exited") for state in unfinished.values())
             if not (ill or unfinished) or failed or time.monotonic() >= deadline:
                 break
-            time.sleep(0.25)
+            time.sleep(0.1)
         return [self.failure(service, "health", "healthy", state) for service, state in ill.items()] + [
             self.failure(job, "run to its end", SUCCESS, state) for job, state in unfinished.items()
         ]
