@@ -63,3 +63,9 @@ class Engine:
                 message = body.decode(errors="replace")
             raise EngineError(f"GET {path}", message, status)
         return json.loads(body)
+
+
+def project_containers(engine: Engine, project: str) -> list[dict]:
+    """Return the Engine's list of a Compose project's containers, running or not, without those of `docker compose run`."""
+    labels = [f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False"]
+    return engine.get("/containers/json", all="1", filters=json.dumps({"label": labels}))

@@ -137,7 +137,7 @@ import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
@@ -298,10 +298,10 @@ class Release:
     def _remove_jobs(self) -> None:
         """Remove the containers of jobs, also those of a deploy that was killed and that run still."""
         plan = self.module.params["plan"]
-        labels = [f"com.docker.compose.project={plan['project']}", "com.docker.compose.oneoff=False"]
-        for container in self.engine.get("/containers/json", all="1", filters=json.dumps({"label": labels})):
-            if container["Labels"].get("com.docker.compose.service") in plan["jobs"]:
-                self._remove_container(container["Id"], container["Labels"]["com.docker.compose.service"])
+        for container in project_containers(self.engine, plan["project"]):
+            service = container["Labels"].get("com.docker.compose.service")
+            if service in plan["jobs"]:
+                self._remove_container(container["Id"], service)
 
     def _remove_container(self, identifier: str, job: str) -> None:
         for _attempt in range(REMOVAL_ATTEMPTS):

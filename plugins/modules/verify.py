@@ -153,7 +153,7 @@ import ssl
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 # A PNG of one pixel: the smallest real image to store and get back.
@@ -286,10 +286,8 @@ class Stack:
 
     def refresh(self) -> None:
         """Read the state of every container of the project."""
-        filters = json.dumps({"label": [f"com.docker.compose.project={self.params['project']}", "com.docker.compose.oneoff=False"]})
-        listed = self.engine.get("/containers/json", all="1", filters=filters)
         found = {}
-        for item in listed:
+        for item in project_containers(self.engine, self.params["project"]):
             try:
                 found[item["Labels"]["com.docker.compose.service"]] = self.engine.get(f"/containers/{item['Id']}/json")
             except EngineError as error:

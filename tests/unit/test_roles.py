@@ -178,28 +178,17 @@ def test_inventories_hold_hosts_and_variables_apart():
         assert list(variables_in(load(path))) == [], path.relative_to(ROOT)
 
 
-def role_imports(node):
-    """Each import of a role with its entry point, in the order of the text."""
-    if isinstance(node, list):
-        for item in node:
-            yield from role_imports(item)
-    elif isinstance(node, dict):
-        for key in ("ansible.builtin.import_role", "ansible.builtin.include_role"):
-            if key in node:
-                yield node[key]["name"], str(node[key].get("tasks_from", "main")).removesuffix(".yml")
-        for value in node.values():
-            yield from role_imports(value)
-
-
 @pytest.mark.parametrize("path", [path for folder in ("playbooks", "molecule", "tests") for path in sorted((ROOT / folder).rglob("*.yml"))], ids=str)
 def test_who_applies_a_role_has_validated_it(path):
     plays = load(path)
     for play in plays if isinstance(plays, list) else []:
         validated = set()
-        for name, entry in role_imports(play):
-            assert entry != "apply" or name in validated, f"{path}: {name} is applied, and not validated before in the same play"
+        for task in tasks_in([play]):
+            role = task.get("ansible.builtin.import_role") or task.get("ansible.builtin.include_role") or {}
+            entry = role.get("tasks_from", "main.yml").removesuffix(".yml")
+            assert entry != "apply" or role["name"] in validated, f"{where(path, task)} applies a role that is not validated before in the same play"
             if entry == "validate":
-                validated.add(name)
+                validated.add(role["name"])
 
 
 @by_role

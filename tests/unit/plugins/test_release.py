@@ -39,7 +39,7 @@ class Engine:
 
     def get(self, path, filters, **_query):
         assert (path, json.loads(filters)["label"][0]) == ("/containers/json", "com.docker.compose.project=p")
-        return [{"Id": name, "Names": [f"/{name}"], "Labels": {"com.docker.compose.service": service}} for name, service in self.services.items()]
+        return [{"Id": name, "Labels": {"com.docker.compose.service": service}} for name, service in self.services.items()]
 
     def request(self, method, path, query):
         assert (method, query["force"]) == ("DELETE", "1")
