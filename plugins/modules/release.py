@@ -15,21 +15,26 @@ description:
   - A file that is there already and differs (damage, or an edit by hand) is replaced and reported as a change.
 options:
   directory:
-    description: The stack's directory on the host. Required with O(state=current).
+    description: The stack's directory on the host. Required unless O(state=staged).
     type: path
   release:
-    description: The release's id, the name of its directory below C(releases). Required with O(state=current).
+    description: The release's id, the name of its directory below C(releases). Required unless O(state=staged).
     type: str
   state:
     description:
-      - V(staged) makes the release complete and runnable on the host, and leaves what runs alone. Where the release is a new one, containers
-        that jobs left behind are removed, because C(docker compose down) removes the networks that they are bound to and not them.
+      - V(staged) makes the release complete and runnable on the host: it writes files, and nothing else.
+      - V(attempted) notes that the release is about to be started, and removes containers that its jobs left behind, because C(docker compose down) removes the
+        networks that they are bound to and not them.
       - V(current) points C(current) and C(.env) to the release and prunes.
     type: str
-    choices: [staged, current]
+    choices: [staged, attempted, current]
     default: staged
+  images:
+    description: >-
+      References of images by key. With O(state=staged) in the role C(stack), the controller builds the release from the role's variables and these references.
+    type: dict
   plan:
-    description: The release as P(campaign.platform.release_plan#filter) gives it. Required with O(state=staged).
+    description: A whole release, for those who build one themselves. Given with O(state=staged) in place of O(images).
     type: dict
     suboptions:
       release:
@@ -39,34 +44,6 @@ options:
       directory:
         description: The stack's directory on the host.
         type: str
-        required: true
-      compose_files:
-        description: Paths of the Compose files on the host.
-        type: list
-        elements: str
-        required: true
-      env_file:
-        description: Path of the environment file on the host.
-        type: str
-        required: true
-      services:
-        description: Services that must run.
-        type: list
-        elements: str
-        required: true
-      jobs:
-        description: Services that run once, before the others.
-        type: list
-        elements: str
-        required: true
-      foundations:
-        description: Services that wait for no other.
-        type: list
-        elements: str
-        required: true
-      images:
-        description: References of images by service, for the release's manifest.
-        type: dict
         required: true
       project:
         description: The Compose project's name, to validate the rendered files with.
@@ -87,6 +64,13 @@ options:
         type: list
         elements: dict
         required: true
+      manifest:
+        description:
+          - What is deployed, written as C(manifest.json). Whoever acts on a release reads it there.
+          - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs), C(restoring_jobs) (those
+            that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened), C(configs) and C(secrets).
+        type: dict
+        required: true
   keep:
     description: How many releases to keep beside the current one when it is activated.
     type: int
@@ -106,9 +90,9 @@ author: campaign.platform contributors (@campaign-platform)
 """
 
 EXAMPLES = r"""
-- name: Stage a release
+- name: Stage the release that the role's variables ask for
   campaign.platform.release:
-    plan: "{{ catalogue | campaign.platform.release_plan('dev', {}, {}, {}, 'key', '/opt/campaign', 'campaign') }}"
+    images: {postgis: "docker.io/postgis/postgis:18-3.6"}
 
 - name: Make it the current one
   campaign.platform.release:
@@ -118,6 +102,22 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+release:
+  description: The release's id.
+  type: str
+  returned: always
+is_new:
+  description: Whether the release has to be started; it is not the current one, or another one was attempted since.
+  type: bool
+  returned: always
+manifest:
+  description: The release's manifest, with the path of its file as C(path).
+  type: dict
+  returned: when O(state=staged)
+previous:
+  description: The manifest of the current release before this run, or null.
+  type: dict
+  returned: always
 current:
   description: The id of the current release before this run, or null.
   type: str
@@ -137,6 +137,7 @@ import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
@@ -209,7 +210,14 @@ class Release:
         # Names a release whose jobs may have run although it was never taken into use: what they changed is still in force.
         self.attempt_link = os.path.join(self.root, "attempted")
         is_new = current != self.id or os.path.lexists(self.attempt_link)
-        self.result = {"changed": False, "current": current, "is_new": is_new, "diff": []}
+        self.result = {"changed": False, "release": self.id, "current": current, "previous": self._read(self.current_link), "is_new": is_new, "diff": []}
+
+    def _read(self, directory: str) -> dict | None:
+        """Return a release's manifest, None where there is none that can be read."""
+        try:
+            return manifests.read(os.path.join(directory, _MANIFEST))
+        except manifests.ManifestError:
+            return None
 
     def current(self) -> str | None:
         """Return the current release's id."""
@@ -227,18 +235,11 @@ class Release:
             yield secret["path"], secret["content"].encode(), 0o400, (secret["uid"], secret["gid"]), True
 
     def _manifest(self) -> bytes:
-        params = self.module.params["plan"]
-        names = {
-            "configs": sorted(config["path"] for config in params["configs"]),
-            "secrets": sorted(os.path.relpath(secret["path"], self.root) for secret in params["secrets"]),
-            "services": sorted(params["services"]),
-            "images": dict(sorted(params["images"].items())),
-        }
-        return (json.dumps({"release": self.id, **names}, indent=1) + "\n").encode()
+        return (json.dumps({"release": self.id, **self.module.params["plan"]["manifest"]}, indent=1, sort_keys=True) + "\n").encode()
 
     def _check_paths(self) -> None:
         if not _ID.match(self.id):
-            self.module.fail_json(msg=f"release: {self.id!r} is no release id. Twelve hexadecimal digits are one.")
+            self.module.fail_json(msg=f"release: {self.id!r} is not a release id. Twelve hexadecimal digits are one.")
         root = os.path.normpath(self.root) + os.sep
         for path, *_rest in self._wanted():
             if not os.path.normpath(path).startswith(root) or os.path.normpath(path) != path:
@@ -269,8 +270,8 @@ class Release:
         files[_MANIFEST] = self._manifest()
         missing = [item for item in self._wanted() if not self._is_right(*item[:4])]
         stale = sorted(name for name, content in files.items() if read(os.path.join(self.path, name)) != content)
+        self.result["manifest"] = {**self.module.params["plan"]["manifest"], "path": os.path.join(self.path, _MANIFEST)}
         if not missing and not stale:
-            self._attempt()
             return
         self.result["changed"] = True
         for path, content, _mode, _owner, secret in missing:
@@ -287,21 +288,22 @@ class Release:
             write(path, content, mode, owner)
         if stale:
             self._place(files)
-        self._attempt()
 
-    def _attempt(self) -> None:
-        """Remember that this release is about to be started, and clear its jobs' way."""
-        if self.result["is_new"] and not self.module.check_mode:
-            link(self.attempt_link, os.path.join("releases", self.id))
-            self._remove_jobs()
-
-    def _remove_jobs(self) -> None:
-        """Remove the containers of jobs, also those of a deploy that was killed and that run still."""
-        plan = self.module.params["plan"]
-        for container in project_containers(self.engine, plan["project"]):
-            service = container["Labels"].get("com.docker.compose.service")
-            if service in plan["jobs"]:
-                self._remove_container(container["Id"], service)
+    def attempt(self) -> None:
+        """Note that this release is about to be started, and remove the containers of jobs, also those of a deploy that was killed and that run still."""
+        manifest = manifests.read(os.path.join(self.path, _MANIFEST))
+        jobs = [
+            (container["Id"], container["Labels"].get("com.docker.compose.service"))
+            for container in project_containers(self.engine, manifest["project"])
+            if container["Labels"].get("com.docker.compose.service") in manifest["jobs"]
+        ]
+        noted = os.path.islink(self.attempt_link) and os.readlink(self.attempt_link) == os.path.join("releases", self.id)
+        self.result["changed"] = bool(jobs) or not noted
+        if self.module.check_mode:
+            return
+        link(self.attempt_link, os.path.join("releases", self.id))
+        for identifier, job in jobs:
+            self._remove_container(identifier, job)
 
     def _remove_container(self, identifier: str, job: str) -> None:
         for _attempt in range(REMOVAL_ATTEMPTS):
@@ -417,24 +419,20 @@ def main() -> None:
             "no_log": False,
             "options": {"path": text, "content": {**text, "no_log": True}, "uid": number, "gid": number},
         },
-        "compose_files": {"type": "list", "elements": "str", "required": True},
-        "env_file": text,
-        "services": {"type": "list", "elements": "str", "required": True},
-        "jobs": {"type": "list", "elements": "str", "required": True},
-        "foundations": {"type": "list", "elements": "str", "required": True},
-        "images": {"type": "dict", "required": True},
+        "manifest": {"type": "dict", "required": True},
     }
     module = AnsibleModule(
         argument_spec={
             "directory": {"type": "path"},
             "release": {"type": "str"},
-            "state": {"type": "str", "choices": ["staged", "current"], "default": "staged"},
+            "state": {"type": "str", "choices": ["staged", "attempted", "current"], "default": "staged"},
+            "images": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
             "keep": {"type": "int", "default": 3},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
         supports_check_mode=True,
-        required_if=[("state", "staged", ("plan",)), ("state", "current", ("directory", "release"))],
+        required_if=[("state", "staged", ("plan",)), ("state", "attempted", ("directory", "release")), ("state", "current", ("directory", "release"))],
     )
     plan = module.params["plan"]
     if plan:
@@ -443,9 +441,12 @@ def main() -> None:
     try:
         if module.params["state"] == "staged":
             release.stage()
-            release.result.update({key: plan[key] for key in ("release", "compose_files", "env_file", "services", "jobs", "foundations", "images")})
+        elif module.params["state"] == "attempted":
+            release.attempt()
         else:
             release.activate()
+    except manifests.ManifestError as error:
+        module.fail_json(msg=f"{error} No service was changed.")
     except EngineError as error:
         module.fail_json(msg=f"The Docker Engine did not do it: {error}. No service was changed. Is it running, and may this user use its socket?")
     except OSError as error:

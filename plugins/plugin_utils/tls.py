@@ -1,46 +1,16 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Say what is wrong with a certificate and its key before a server is given them."""
+"""Say what is wrong with a certificate and its key before a server is given them, without showing either."""
 
 from __future__ import annotations
-
-DOCUMENTATION = r"""
-name: tls_problems
-short_description: List what is wrong with a TLS certificate, its private key and the server's name, without showing them
-version_added: 0.2.0
-description:
-  - Reads the certificate and its chain, and checks that they are what a browser accepts from the server of that name, today, and that
-    the key belongs to them. Whether the chain ends at an authority that browsers trust is theirs to say.
-  - Uses the C(cryptography) package of the controller, which ansible-core depends on.
-options:
-  _input:
-    description: Certificates in PEM, the server's own first, each following one issued by the next. None for no TLS.
-    type: str
-    required: true
-  key:
-    description: Private key in PEM, without passphrase.
-    type: str
-  server_name:
-    description: DNS name of the server.
-    type: str
-"""
-
-EXAMPLES = r"""
-- name: Check a certificate
-  ansible.builtin.debug:
-    msg: "{{ lookup('ansible.builtin.file', 'chain.pem') | campaign.platform.tls_problems(key=vault_key, server_name='campaign.example.com') }}"
-"""
-
-RETURN = r"""
-_value:
-  description: One message a problem; empty when all is well.
-  type: list
-  elements: str
-"""
 
 import datetime
 import itertools
 import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cryptography import x509
 
 _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z")
 _CERTIFICATE = "stack_tls_certificate"
@@ -48,7 +18,7 @@ _KEY = "stack_secrets.tls_private_key"
 _STRONG = "RSA of 2048 bits or more, or ECDSA on P-256, P-384 or P-521"
 
 
-def _is_for(certificate, server_name: str) -> bool:
+def _is_for(certificate: x509.Certificate, server_name: str) -> bool:
     """Return whether one of the certificate's names is the server's, as RFC 6125 compares them."""
     from cryptography import x509
 
@@ -61,7 +31,7 @@ def _is_for(certificate, server_name: str) -> bool:
     return any(name.lower() == wanted or (domain and name.lower() == f"*.{domain}") for name in names)
 
 
-def _is_for_servers(certificate) -> bool:
+def _is_for_servers(certificate: x509.Certificate) -> bool:
     from cryptography import x509
 
     try:
@@ -71,7 +41,7 @@ def _is_for_servers(certificate) -> bool:
     return x509.oid.ExtendedKeyUsageOID.SERVER_AUTH in usages
 
 
-def _is_strong(key) -> bool:
+def _is_strong(key: Any) -> bool:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     if isinstance(key, rsa.RSAPublicKey):
@@ -79,7 +49,7 @@ def _is_strong(key) -> bool:
     return isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in ("secp256r1", "secp384r1", "secp521r1")
 
 
-def _is_issued_by(certificate, issuer) -> bool:
+def _is_issued_by(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
     from cryptography.exceptions import InvalidSignature
 
     try:
@@ -89,7 +59,7 @@ def _is_issued_by(certificate, issuer) -> bool:
     return True
 
 
-def _certificate_problems(chain, server_name, now) -> list[str]:
+def _certificate_problems(chain: list[x509.Certificate], server_name: str | None, now: datetime.datetime) -> list[str]:
     leaf = chain[0]
     problems = []
     for position, certificate in enumerate(chain, start=1):
@@ -116,7 +86,7 @@ def _certificate_problems(chain, server_name, now) -> list[str]:
     return problems
 
 
-def _key_problems(key: str, leaf) -> list[str]:
+def _key_problems(key: str, leaf: x509.Certificate) -> list[str]:
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
 
@@ -132,8 +102,12 @@ def _key_problems(key: str, leaf) -> list[str]:
     return []
 
 
-def tls_problems(certificate, key=None, server_name=None, now: datetime.datetime | None = None) -> list[str]:
-    """Return a message for every problem; see DOCUMENTATION."""
+def tls_problems(certificate: str | None, key: str | None = None, server_name: str | None = None, now: datetime.datetime | None = None) -> list[str]:
+    """Return a message for every reason why a browser would not accept the certificate from the server of that name at that moment.
+
+    ``certificate`` is the server's own in PEM, followed by its chain, each issued by the next; None for no TLS. ``key`` is the private key in PEM without a
+    passphrase. Whether the chain ends at an authority that browsers trust is theirs to say.
+    """
     problems = []
     if server_name is not None and not _NAME.match(str(server_name)):
         problems.append("stack_server_name must be a DNS name such as campaign.example.com, without scheme, port and wildcard.")
@@ -149,17 +123,10 @@ def tls_problems(certificate, key=None, server_name=None, now: datetime.datetime
     if key is None:
         problems.append(f"{_CERTIFICATE} is given, but {_KEY} is not. Give both, or neither.")
     if "PRIVATE KEY" in str(certificate):
-        return [*problems, f"{_CERTIFICATE} holds a private key, and it is no secret: everybody on the host may read it. Move the key to {_KEY}."]
+        return [*problems, f"{_CERTIFICATE} holds a private key, and it is not a secret: everybody on the host may read it. Move the key to {_KEY}."]
     try:
         chain = x509.load_pem_x509_certificates(str(certificate).encode())
     except ValueError:
         return [*problems, f"{_CERTIFICATE} must be certificates in PEM, each from -----BEGIN CERTIFICATE----- to its END, but it cannot be read as that."]
     problems += _certificate_problems(chain, server_name, now or datetime.datetime.now(datetime.UTC))
     return problems + (_key_problems(str(key), chain[0]) if key is not None else [])
-
-
-class FilterModule:
-    """Filters of this file."""
-
-    def filters(self):
-        return {"tls_problems": tls_problems}

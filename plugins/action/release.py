@@ -1,0 +1,34 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Build a release on the controller, and have the module of the same name write it on the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.campaign.platform.plugins.plugin_utils import inputs, release
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError
+
+
+class ActionModule(ActionBase):
+    """See modules/release.py."""
+
+    _supports_check_mode = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the module's result."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        arguments = dict(self._task.args)
+        if arguments.get("state", "staged") == "staged" and "plan" not in arguments:
+            declared, renderer, problems = inputs.declaration_of(variables, self._templar, self._loader, check_mode=self._task.check_mode)
+            if declared is None or problems:
+                return {**result, "failed": True, "msg": inputs.told(problems)}
+            try:
+                arguments["plan"] = release.build(declared, renderer, arguments.pop("images"))
+            except TextError as error:
+                return {**result, "failed": True, "msg": inputs.told([str(error)])}
+        module = self._execute_module(module_name="campaign.platform.release", module_args=arguments, task_vars=variables)
+        return {**result, **module}

@@ -1,0 +1,50 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This is a virtual module that is entirely implemented as an action plugin and runs on the controller.
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: validate
+short_description: Check the arguments of a role of this collection before anything is touched
+version_added: 0.3.0
+description:
+  - Checks the arguments of the role that the task stands in against its argument spec, the rules of single variables in C(__ROLE_rules), and the rules between
+    variables in C(__ROLE_requirements), rows of C(that) and C(message). A row that holds does not render its message.
+  - Fails with all problems at once, by name, with a remedy and never a value. Booleans and whole numbers are coerced as an argument spec coerces them. A variable that
+    begins with the role's prefix is an error only where its name is close to that of an argument.
+  - For the role C(stack) it also reads secrets, assembles the service catalogue and checks both. Nothing is written, and no secret is generated.
+options:
+  secrets:
+    description: Whether secrets are read and asked for. Without, it is enough to know what images and ports a release has.
+    type: bool
+    default: true
+attributes:
+  check_mode:
+    support: full
+    description: Only reads.
+author: campaign.platform contributors (@campaign-platform)
+"""
+
+EXAMPLES = r"""
+- name: Check every input before anything is touched
+  campaign.platform.validate:
+"""
+
+RETURN = r"""
+images:
+  description: Keys of the images that the release needs.
+  type: list
+  elements: str
+  returned: for the role stack
+image_definitions:
+  description: Definitions of the images that entries of C(stack_services) bring along, by key.
+  type: dict
+  returned: for the role stack
+ports:
+  description: Ports that will be published, each with C(address) and C(port).
+  type: list
+  elements: dict
+  returned: for the role stack
+"""

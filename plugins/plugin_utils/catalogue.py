@@ -1,0 +1,272 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The service catalogue: which entries there are, what may stand in one, and how an inventory changes them.
+
+An entry is native Compose in the layers ``base``, ``dev`` and ``prod``, and beside them only what Compose has no word for. The list of keys is closed,
+so that it does not grow into a language of its own. docs/adding-a-service.md describes each key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
+
+Entry = Mapping[str, Any]
+Catalogue = dict[str, Entry]
+
+# Layers: what both variants share, and what one of them, hot reload or TLS adds.
+LAYERS = ("base", "dev", "prod", "hot_reload", "tls")
+KEYS = {
+    "images": "images by key, each pulled or built",
+    "needs": "servers that a container signs in to",
+    "logins": "logins that the bootstrap jobs create at a server",
+    "settings": "settings by name, each with its rule",
+    "secrets": "secret files by container",
+    "configs": "config files by container",
+    "jobs": "containers that run once, before the others",
+    "checks": "checks by name",
+    "replaced_by": "variable whose presence takes the entry out",
+    "when": "condition without which the entry is left out",
+    **{layer: "a Compose fragment" for layer in LAYERS},
+}
+KINDS = ("postgres", "redis", "s3")
+LOGIN_KEYS = {
+    "postgres": frozenset(["user", "password", "role", "schema", "grants", "admin"]),
+    "redis": frozenset(["user", "password", "acl"]),
+    "s3": frozenset(["access_key", "secret_key", "policy"]),
+}
+IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents"])
+SETTING_KEYS = frozenset(["pattern", "minimum", "maximum", "hint", "default", "only_with"])
+SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated"])
+CONFIG_KEYS = frozenset(["template", "content", "when"])
+JOB_KEYS = frozenset(["restores_logins"])
+CHECK_KEYS = frozenset(
+    """service kind port address certificate server_name path status headers contains send expect command environment timeout depth when""".split()
+)
+CHECK_KINDS = ("http", "probe", "tcp", "command")
+FRAGMENT_KEYS = frozenset(["services", "volumes", "networks"])
+# https://github.com/compose-spec/compose-spec/blob/main/05-services.md, without what a release must not do (build, extends, deploy of Swarm is taken as it is).
+SERVICE_KEYS = frozenset(
+    """annotations attach blkio_config cap_add cap_drop cgroup cgroup_parent command configs container_name cpu_count cpu_percent cpu_period cpu_quota
+    cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset credential_spec depends_on deploy device_cgroup_rules devices dns dns_opt dns_search domainname
+    entrypoint env_file environment expose external_links extra_hosts gpus group_add healthcheck hostname image init ipc isolation label_file labels links
+    logging mac_address mem_limit mem_reservation mem_swappiness memswap_limit network_mode networks oom_kill_disable oom_score_adj pid pids_limit platform
+    ports post_start pre_stop privileged profiles pull_policy read_only restart runtime secrets security_opt shm_size stdin_open stop_grace_period
+    stop_signal storage_opt sysctls tmpfs tty ulimits user userns_mode uts volumes volumes_from working_dir""".split()
+)
+# What a later fragment replaces as a whole; other sequences append: https://docs.docker.com/reference/compose-file/merge/
+REPLACED = frozenset(["command", "entrypoint", "test"])
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}\Z")
+_FILE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+
+
+def merge(left: Any, right: Any, key: str = "") -> Any:
+    """Merge as Docker Compose merges files: mappings recursively, sequences by appending but for commands, anything else by replacing."""
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+        merged = dict(left)
+        for name, value in right.items():
+            merged[name] = merge(left[name], value, str(name)) if name in left else value
+        return merged
+    if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)) and key not in REPLACED:
+        return [*left, *right]
+    return right
+
+
+def without_nulls(value: Any) -> Any:
+    """Return mappings without the keys whose value is null, which is how a later entry takes something out."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return value
+
+
+def combine(built_in: Mapping[str, Entry], added: Mapping[str, Entry | None]) -> Catalogue:
+    """Return the catalogue with an inventory's entries merged over the collection's own. A null takes a known entry, or what stands in it, out.
+
+    Services, configs, checks and so on are mappings by name, so each can be changed or taken out by its name. In a new entry null means no options.
+    """
+    combined: Catalogue = dict(built_in)
+    for name, entry in added.items():
+        if entry is None:
+            combined.pop(name, None)
+        elif name in combined:
+            combined[name] = without_nulls(merge(combined[name], entry))
+        else:
+            combined[name] = entry
+    return combined
+
+
+def _unknown(where: str, given: Mapping[str, Any], known: frozenset[str] | Mapping[str, str]) -> Iterator[str]:
+    for key in given:
+        if key not in known:
+            yield f"{where}.{key} is not known. {did_you_mean(str(key), set(known))}"
+
+
+def _mapping(where: str, value: object) -> Iterator[str]:
+    if not isinstance(value, Mapping):
+        yield f"{where} must be a mapping."
+
+
+def _layer_problems(where: str, fragment: Any) -> Iterator[str]:
+    yield from _mapping(where, fragment)
+    if not isinstance(fragment, Mapping):
+        return
+    yield from _unknown(where, fragment, FRAGMENT_KEYS)
+    services = fragment.get("services") or {}
+    yield from _mapping(f"{where}.services", services)
+    for service, body in services.items() if isinstance(services, Mapping) else ():
+        if not _NAME.match(str(service)):
+            yield f"{where}.services: a service's name is made of a-z, 0-9 and -, begins with a letter and has at most 41 characters."
+        if isinstance(body, Mapping):
+            yield from _unknown(f"{where}.services.{service}", body, SERVICE_KEYS)
+        elif body is not None and not isinstance(body, str):
+            yield f"{where}.services.{service} must be a mapping."
+
+
+def _login_problems(where: str, logins: Any) -> Iterator[str]:
+    for kind, named in logins.items():
+        if kind not in KINDS:
+            yield f"{where}.{kind} is not a server. Known are {', '.join(KINDS)}."
+            continue
+        yield from _mapping(f"{where}.{kind}", named)
+        for login, row in named.items() if isinstance(named, Mapping) else ():
+            if not _NAME.match(str(login)):
+                yield f"{where}.{kind}: a login's name is made of a-z, 0-9 and -, and begins with a letter."
+            row = row or {}
+            if not isinstance(row, Mapping):
+                yield f"{where}.{kind}.{login} must be a mapping."
+                continue
+            yield from _unknown(f"{where}.{kind}.{login}", row, LOGIN_KEYS[kind])
+            for key in ("acl",) if kind == "redis" else ("policy",) if kind == "s3" else ():
+                if key not in row:
+                    yield f"{where}.{kind}.{login}.{key} is missing. Say what the login may do."
+
+
+def _row_problems(where: str, rows: Any, keys: frozenset[str]) -> Iterator[str]:
+    for name, row in rows.items():
+        if row is not None and not isinstance(row, Mapping):
+            yield f"{where}.{name} must be a mapping."
+        elif row is not None:
+            yield from _unknown(f"{where}.{name}", row, keys)
+
+
+def _setting_problems(where: str, rows: Any) -> Iterator[str]:
+    yield from _row_problems(where, rows, SETTING_KEYS)
+    for name, row in rows.items():
+        if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", str(name)):
+            yield f"{where}.{name}: a setting's name is made of A-Z, 0-9 and _."
+        if isinstance(row, Mapping):
+            if "hint" not in row:
+                yield f"{where}.{name}.hint is missing. Say what a right value looks like."
+            if "pattern" not in row and not {"minimum", "maximum"} <= set(row):
+                yield f"{where}.{name} needs a rule: pattern, or minimum and maximum."
+
+
+def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool) -> Iterator[str]:
+    for container, named in files.items():
+        if isinstance(named, str):
+            # An expression; what it gives is looked at when it is rendered.
+            continue
+        if secret and isinstance(named, (list, tuple)):
+            named = dict.fromkeys(named)
+        if not isinstance(named, Mapping):
+            yield f"{where}.{container} must be a mapping" + (" or a list of names." if secret else " of paths in the container.")
+            continue
+        for name, source in named.items():
+            if secret and not _FILE.match(str(name)):
+                yield f"{where}.{container}: a secret file's name is made of letters, digits, ., _ and -."
+            if not secret and not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", str(name)):
+                yield f"{where}.{container}: {name} must be an absolute path in the container."
+            if isinstance(source, Mapping):
+                yield from _unknown(f"{where}.{container}.{name}", source, keys)
+                if not secret and len({"template", "content"} & set(source)) != 1:
+                    yield f"{where}.{container}.{name} needs either template or content."
+            elif not secret or (source is not None and not isinstance(source, str)):
+                yield f"{where}.{container}.{name} must be a mapping."
+
+
+def _check_problems(where: str, checks: Any) -> Iterator[str]:
+    yield from _row_problems(where, checks, CHECK_KEYS)
+    for name, row in checks.items():
+        if isinstance(row, Mapping) and row.get("kind") not in CHECK_KINDS:
+            yield f"{where}.{name}.kind must be one of {', '.join(CHECK_KINDS)}."
+
+
+def _needs_problems(where: str, needs: Any) -> Iterator[str]:
+    for container, servers in needs.items():
+        yield from _mapping(f"{where}.{container}", servers)
+        for kind in servers if isinstance(servers, Mapping) else ():
+            if kind not in KINDS:
+                yield f"{where}.{container}.{kind} is not a server. Known are {', '.join(KINDS)}."
+
+
+def entry_problems(where: str, entry: Any) -> Iterator[str]:
+    """Yield a message for everything in an entry of which the form is wrong. Expressions are not rendered for it."""
+    if not isinstance(entry, Mapping):
+        yield f"{where} must be a mapping, or empty to take the service out."
+        return
+    yield from _unknown(where, entry, KEYS)
+    for key, value in entry.items():
+        inner = f"{where}.{key}"
+        if value is None or key not in KEYS:
+            continue
+        if key in ("replaced_by", "when"):
+            if not isinstance(value, (str, bool)):
+                yield f"{inner} must be {'the name of a variable' if key == 'replaced_by' else 'a condition'}."
+            continue
+        if not isinstance(value, Mapping):
+            yield f"{inner} must be a mapping."
+            continue
+        match key:
+            case "images":
+                yield from _row_problems(inner, value, IMAGE_KEYS)
+            case "jobs":
+                yield from _row_problems(inner, value, JOB_KEYS)
+            case "settings":
+                yield from _setting_problems(inner, value)
+            case "logins":
+                yield from _login_problems(inner, value)
+            case "needs":
+                yield from _needs_problems(inner, value)
+            case "secrets":
+                yield from _file_problems(inner, value, SECRET_KEYS, secret=True)
+            case "configs":
+                yield from _file_problems(inner, value, CONFIG_KEYS, secret=False)
+            case "checks":
+                yield from _check_problems(inner, value)
+            case _:
+                yield from _layer_problems(inner, value)
+
+
+def added_problems(added: Mapping[str, Any], built_in: Mapping[str, Entry], source: str) -> Iterator[str]:
+    """Yield a message for everything in an inventory's entries of which the form is wrong, by its path below ``source``."""
+    for name, entry in added.items():
+        where = f"{source}.{name}"
+        if not _NAME.match(str(name)):
+            yield f"{source}: an entry's name is made of a-z, 0-9 and -, begins with a letter and has at most 41 characters."
+        elif entry is None:
+            if name not in built_in:
+                yield f"{where} is empty, which takes a service out, but there is none of that name. {did_you_mean(str(name), built_in)}"
+        else:
+            yield from entry_problems(where, entry)
+            if name not in built_in and isinstance(entry, Mapping) and not (entry.get("base") or {}).get("services"):
+                yield f"{where}.base.services is missing. A new service needs at least one container there. {did_you_mean(str(name), built_in)}"
+
+
+def containers_of(entry: Entry) -> set[str]:
+    """Return the names of an entry's containers in all layers."""
+    return {str(name) for layer in LAYERS for name in ((entry.get(layer) or {}).get("services") or {})}
+
+
+def owner_problems(catalogue: Mapping[str, Entry], source: str, added: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for every container that two entries have."""
+    owners: dict[str, str] = {}
+    for name, entry in catalogue.items():
+        for container in sorted(containers_of(entry)):
+            if container in owners:
+                mine, other = (name, owners[container]) if name in added else (owners[container], name)
+                yield f"{source}.{mine}: the container {container} belongs to the entry {other}. Change it there, or choose another name."
+            owners[container] = name

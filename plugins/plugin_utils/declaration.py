@@ -1,0 +1,443 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a deploy declares: the catalogue with the inventory's entries, the settings, the servers and the secrets, and all that is wrong with them.
+
+A value's place, first hit wins: `.env.local` (local only), the inventory's variables and its vault, AWS Secrets Manager, and for secrets in local what was
+generated once and kept. This module is where that stands.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from ansible_collections.campaign.platform.plugins.plugin_utils import catalogue as entries
+from ansible_collections.campaign.platform.plugins.plugin_utils.aws import Answer
+from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean, secret_problems, setting_problems
+from ansible_collections.campaign.platform.plugins.plugin_utils.servers import EGRESS, SERVICES, VARIABLES, Login, Server, login, role_of, servers
+from ansible_collections.campaign.platform.plugins.plugin_utils.tls import tls_problems
+
+SOURCE = "stack_services"
+GENERATION_KEY = "generation_key"
+LAYER_OF = {"local": "dev", "prod": "prod"}
+# A secret that an expression of an entry names.
+_NAMED = re.compile(r"\bsecret\.(\w+)|\bsecret\[['\"](\w+)['\"]\]")
+_PUBLISHED = re.compile(r"(?:(?P<address>[0-9.]+):)?(?P<port>[0-9]+):[0-9]+(?:/tcp)?\Z")
+_REFERRED = re.compile(r"\$\{(\w+)(?::?[?-][^}]*)?\}")
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The role's own data, as it stands in its vars: entries are not rendered yet."""
+
+    services: Mapping[str, entries.Entry]
+    settings: Mapping[str, Rule]
+    secrets: Mapping[str, Rule]
+    # Rules of passwords by the kind of server, and `default` for other secrets.
+    secret_rules: Mapping[str, Rule]
+    urls: Mapping[str, Rule]
+    aws_rules: Mapping[str, Rule]
+    examples: Collection[str]
+    requirements: Collection[Mapping[str, str]]
+    common: Mapping[str, Any]
+
+
+def tables(variables: Mapping[str, Any], prefix: str = "__stack_") -> Tables:
+    """Return the tables from a task's variables."""
+    service = f"{prefix}service_"
+    return Tables(
+        services={name.removeprefix(service).replace("_", "-"): variables[name] for name in sorted(variables) if name.startswith(service)},
+        settings=variables[f"{prefix}settings"],
+        secrets=variables[f"{prefix}secrets"],
+        secret_rules=variables[f"{prefix}secret_rules"],
+        urls=variables[f"{prefix}env_local_urls"],
+        aws_rules=variables[f"{prefix}aws_rules"],
+        examples=variables[f"{prefix}secret_examples"],
+        requirements=variables[f"{prefix}requirements"],
+        common=variables[f"{prefix}common"],
+    )
+
+
+@dataclass
+class Secrets:
+    """Names of secrets with their rules, and the values that are known."""
+
+    rules: dict[str, Rule] = field(default_factory=dict)
+    # Those that have to have a value, in the order in which a person reads them.
+    needed: list[str] = field(default_factory=list)
+    # Their names in `.env.local`, by that name.
+    env_local: dict[str, str] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Declaration:
+    """Everything that a release is made from."""
+
+    arguments: Mapping[str, Any]
+    tables: Tables
+    catalogue: entries.Catalogue
+    added: Mapping[str, Any]
+    servers: dict[str, Server]
+    logins: dict[str, dict[str, Login]]
+    settings: dict[str, str] = field(default_factory=dict)
+    secrets: Secrets = field(default_factory=Secrets)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def layer(self) -> str:
+        """Return the layer on top of the base."""
+        return LAYER_OF[self.arguments["stack_variant"]]
+
+    @property
+    def tls(self) -> bool:
+        """Return whether the frontend has a certificate."""
+        return self.arguments.get("stack_tls_certificate") is not None
+
+    @property
+    def hot_reload(self) -> bool:
+        """Return whether the sources are mounted."""
+        return bool(self.arguments.get("stack_hot_reload"))
+
+    def names(self) -> dict[str, Any]:
+        """Return the names that entries, templates and requirements may use, without secrets and images."""
+        jobs = [job for entry in self.catalogue.values() for job in entry.get("jobs") or {}]
+        return {
+            **self.arguments,
+            "variant": self.arguments["stack_variant"],
+            "hot_reload": self.hot_reload,
+            "tls": self.tls,
+            "setting": self.settings,
+            "server": {kind: server.names() for kind, server in self.servers.items()},
+            "jobs": sorted(jobs),
+            # Names of the logins by server; what secret files are made of sees the logins themselves.
+            "names": {kind: list(named) for kind, named in self.logins.items()},
+            "grants": any(login.row.get("grants") for named in self.logins.values() for login in named.values()),
+        }
+
+    def origin(self) -> str:
+        """Return the address at which people reach the frontend with TLS."""
+        port = self.settings["HTTPS_PORT"]
+        return f"https://{self.arguments.get('stack_server_name')}" + ("" if port == "443" else f":{port}")
+
+
+def all_logins(catalogue: Mapping[str, entries.Entry]) -> Iterator[Login]:
+    """Yield the logins of a catalogue; their rows are not rendered."""
+    for entry in catalogue.values():
+        for server, named in (entry.get("logins") or {}).items():
+            for name, row in (named or {}).items():
+                yield login(server, str(name), row or {})
+
+
+def reserved(catalogue: Mapping[str, entries.Entry], secrets: Mapping[str, Rule]) -> dict[str, list[str]]:
+    """Return names that are taken, by the kind of name: roles and users of the services' logins, and the names of services."""
+    found: dict[str, list[str]] = {"postgres_roles": ["public", "none"], "redis_users": ["default", "health"], "services": ["localhost"]}
+    for one in all_logins(catalogue):
+        kind = {"postgres": "postgres_roles", "redis": "redis_users"}.get(one.server)
+        if kind is None or one.row.get("admin"):
+            continue
+        # The user's name may be somebody's choice, and then has a default.
+        chosen = _NAMED.search(one.user)
+        user = str(secrets[chosen[1]].get("default", "")) if chosen and chosen[1] in secrets else one.user
+        found[kind] += [user] + ([role_of(one.name, one.row)] if one.server == "postgres" else [])
+    for entry in catalogue.values():
+        found["services"] += sorted(entries.containers_of(entry))
+    return found
+
+
+def resolved(rule: Rule, names: Mapping[str, list[str]]) -> Rule:
+    """Return a rule with the names that it may not take in place of the kind of name. Its own default is not taken by somebody else."""
+    if "reserved" not in rule:
+        return rule
+    return {**rule, "not_in": [name for name in names[rule["reserved"]] if name != rule.get("default")]}
+
+
+def argument_rules(tables: Tables, rules: Mapping[str, Rule], catalogue: Mapping[str, entries.Entry]) -> dict[str, Rule]:
+    """Return the rules of the role's variables: its own, and those of the settings, whose variables are named after them."""
+    names = reserved(catalogue, tables.secrets)
+    rows = dict(tables.settings)
+    for entry in catalogue.values():
+        rows.update(entry.get("settings") or {})
+    found = {f"stack_{name.lower()}": resolved(row, names) for name, row in rows.items()}
+    return {**found, **{name: resolved(rule, names) for name, rule in rules.items()}}
+
+
+def _listed(entry: entries.Entry) -> Iterator[tuple[str, str, Rule | None]]:
+    """Yield container, secret and the rule if it has one, for every secret that an entry's files name."""
+    for container, files in (entry.get("secrets") or {}).items():
+        if isinstance(files, str):
+            for found in re.findall(r"['\"](\w+)['\"]", files) + [one or other for one, other in _NAMED.findall(files)]:
+                yield container, found, None
+            continue
+        for name, source in files.items() if isinstance(files, Mapping) else [(name, None) for name in files]:
+            if not source:
+                yield container, name, None
+            elif isinstance(source, Mapping) and not {"template", "content"} & set(source):
+                yield container, name, source
+            else:
+                text = source if isinstance(source, str) else str(source.get("content", ""))
+                for one, other in _NAMED.findall(text):
+                    yield container, one or other, None
+
+
+def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetched: Collection[str] = ()) -> Secrets:
+    """Return the secrets of a catalogue without values. ``fetched`` are containers that get theirs from AWS themselves."""
+    names = reserved(catalogue, tables.secrets)
+    found = Secrets()
+
+    def add(name: str, rule: Rule, *, needed: bool, env_local: str | None) -> None:
+        found.rules.setdefault(name, resolved(rule, names))
+        rule = found.rules[name]
+        if needed and "strong" in rule and rule.get("generated", True) and name not in found.needed:
+            found.needed.append(name)
+        if env_local:
+            found.env_local[env_local] = name
+
+    for one in all_logins(catalogue):
+        for name in one.secrets:
+            rule = tables.secrets.get(name) or tables.secret_rules.get(f"{one.server}_{'access_key' if name == one.user else 'password'}")
+            add(name, rule or tables.secret_rules["default"], needed=True, env_local=(rule or {}).get("env_local"))
+        if chosen := _NAMED.search(one.user):
+            add(chosen[1], tables.secrets[chosen[1]], needed=False, env_local=None)
+    for entry in catalogue.values():
+        for container, name, rule in _listed(entry):
+            row = rule or tables.secrets.get(name) or tables.secret_rules["default"]
+            add(name, row, needed=container not in fetched, env_local=row.get("env_local", name.upper()))
+    add(GENERATION_KEY, tables.secrets[GENERATION_KEY], needed=True, env_local=None)
+    for name, row in tables.secrets.items():
+        add(name, row, needed=False, env_local=None)
+    # As the table and the entries have them, which is the order of a person's vault file.
+    order = [*tables.secrets, *found.needed]
+    found.needed.sort(key=order.index)
+    return found
+
+
+def url_credentials(values: Mapping[str, str], urls: Mapping[str, Rule]) -> dict[str, str]:
+    """Return the credentials that addresses in `.env.local` hold, percent-decoded, by the names of the secrets."""
+    found = {}
+    for name, row in urls.items():
+        try:
+            parts = urlsplit(values.get(name, ""))
+        except ValueError:
+            # It has brackets where a host's address could stand, and the error shows them. The address's own rule refuses it by name.
+            continue
+        if parts.username and parts.password:
+            found[row["user"]] = unquote(parts.username)
+            found[row["password"]] = unquote(parts.password)
+    return found
+
+
+def combined(tables: Tables, added: Any) -> tuple[entries.Catalogue, list[str]]:
+    """Return the catalogue with an inventory's entries, and what is wrong with their form. What is wrong is not merged."""
+    if not isinstance(added, Mapping):
+        return dict(tables.services), [f"{SOURCE} must be a mapping of names to entries."]
+    problems = list(entries.added_problems(added, tables.services, SOURCE))
+    if problems:
+        return dict(tables.services), problems
+    merged = entries.combine(tables.services, added)
+    return merged, list(entries.owner_problems(merged, SOURCE, added))
+
+
+def _setting_value(name: str, row: Rule, declared: Declaration, renderer: Renderer) -> str | None:
+    env_local, argument = declared.arguments.get("stack_env_local") or {}, f"stack_{name.lower()}"
+    if name in env_local:
+        return str(env_local[name])
+    if argument in declared.arguments:
+        return str(declared.arguments[argument])
+    default = row.get("default")
+    if isinstance(default, Mapping):
+        default = default[declared.arguments["stack_variant"]]
+    return None if default is None else str(renderer.render(default, declared.names()))
+
+
+def _declare_settings(declared: Declaration, renderer: Renderer, whole: entries.Catalogue) -> None:
+    """Fill the settings in, and say what is wrong with those of `.env.local`."""
+    tables, env_local = declared.tables, declared.arguments.get("stack_env_local") or {}
+    rows: dict[str, tuple[str, Rule]] = {name: ("", row) for name, row in tables.settings.items()}
+    gone: list[str] = []
+    for name, entry in whole.items():
+        for setting, row in (entry.get("settings") or {}).items():
+            if setting in rows:
+                declared.problems.append(f"{SOURCE}.{name}.settings.{setting} is a setting of {rows[setting][0] or 'the stack'} already. Choose another name.")
+            rows[setting] = (name, row)
+            gone += [setting] if name not in declared.catalogue else []
+    names = reserved(whole, tables.secrets)
+    every = known_secrets(tables, whole)
+    rules = {setting: resolved(row, names) for setting, (_owner, row) in rows.items()}
+    rules |= {name: every.rules[secret] for name, secret in every.env_local.items()} | dict(tables.urls)
+    external = [kind for kind, server in declared.servers.items() if server.external]
+    free = [name for name, row in rules.items() if row.get("only_with") in external]
+    rules |= {name: {**rules[name], "pattern": ".*"} for name in free}
+    declared.problems += setting_problems(env_local, rules, ".env.local")
+    kept = known_secrets(tables, declared.catalogue).env_local
+    gone += free + [name for name in every.env_local if name not in kept]
+    declared.problems += [
+        f".env.local: {name} is about a service of the stack that is replaced or taken out. Remove the line." for name in env_local if name in gone
+    ]
+    for setting, (owner, row) in rows.items():
+        if owner and owner not in declared.catalogue:
+            continue
+        try:
+            value = _setting_value(setting, row, declared, renderer)
+        except Exception as error:
+            declared.problems.append(f"{SOURCE}.{owner}.settings.{setting}.default cannot be used: {why(error)}")
+            continue
+        if value is None:
+            declared.problems.append(f"{setting} is missing. Set it in .env.local, or give it a default in {SOURCE}.{owner}.settings.{setting}.")
+        else:
+            declared.settings[setting] = value
+            if owner in declared.added and setting not in env_local:
+                declared.problems += setting_problems({setting: value}, {setting: rules[setting]}, f"{SOURCE}.{owner}.settings")
+
+
+def _aws_problems(arguments: Mapping[str, Any], tables: Tables, fetching: Collection[str]) -> Iterator[str]:
+    runtime = arguments.get("stack_aws_runtime_secret_ids") or {}
+    id_rule = tables.aws_rules["stack_aws_secret_id"]
+    given = {name: arguments[name] for name in tables.aws_rules if name in arguments}
+    yield from setting_problems(given, tables.aws_rules, "the inventory")
+    yield from setting_problems(runtime, dict.fromkeys(fetching, id_rule), "stack_aws_runtime_secret_ids")
+
+
+def _known_elsewhere(declared: Declaration) -> list[str]:
+    """Return the names of secrets that an external server knows already, so that a generated value would be of no use."""
+    return [
+        name
+        for kind, named in declared.logins.items()
+        if declared.servers[kind].external
+        for one in named.values()
+        if kind != "postgres" or one.row.get("admin")
+        for name in one.secrets
+    ]
+
+
+def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answer], generate: Callable[[list[str], str], dict[str, str]]) -> None:
+    """Fill the secrets in, and say what is wrong with those that are given and which are missing."""
+    arguments, tables = declared.arguments, declared.tables
+    env_local, fetched = arguments.get("stack_env_local") or {}, arguments.get("stack_aws_runtime_secret_ids") or {}
+    secrets = declared.secrets = known_secrets(tables, declared.catalogue, fetched)
+    answer = Answer()
+    if "stack_aws_secret_id" in arguments and "stack_aws_region" in arguments:
+        answer = read_aws(arguments["stack_aws_secret_id"], arguments["stack_aws_region"])
+    from_urls = url_credentials(env_local, tables.urls)
+    given = arguments.get("stack_secrets") or {}
+    declared.problems += [f"AWS Secrets Manager (stack_aws_secret_id): {problem}" for problem in answer.problems]
+    declared.problems += secret_problems(
+        {"the secret of stack_aws_secret_id": answer.secrets, "stack_secrets": given, "DATABASE_URL or REDIS_URL in .env.local": from_urls},
+        secrets.rules,
+        tables.examples,
+        strict=arguments["stack_variant"] == "prod",
+    )
+    local = {secret: env_local[name] for name, secret in secrets.env_local.items() if name in env_local}
+    secrets.given = {**answer.secrets, **{name: value for name, value in given.items() if isinstance(value, str)}, **local, **from_urls}
+    generating = arguments.get("stack_generate_secrets")
+    # A secret of AWS that could not be read is one problem, not one for each name in it.
+    missing = [] if answer.problems else _known_elsewhere(declared) if generating else secrets.needed
+    declared.problems += [
+        f"stack_secrets.{name} is missing. Give it in the vault or in AWS, or set stack_generate_secrets in local."
+        for name in missing
+        if name not in secrets.given
+    ]
+    made: dict[str, str] = {}
+    if generating and not declared.problems and "stack_generated_secrets_file" in arguments:
+        made = generate([name for name in secrets.needed], arguments["stack_generated_secrets_file"])
+    defaults = {name: str(rule["default"]) for name, rule in secrets.rules.items() if "default" in rule}
+    # A service that fetches its secrets itself has no use for a value here.
+    secrets.values = dict.fromkeys(secrets.rules, "") | defaults | made | secrets.given
+
+
+def _requirement_problems(declared: Declaration, renderer: Renderer) -> Iterator[str]:
+    names = {**declared.names(), "given": declared.secrets.given}
+    for row in declared.tables.requirements:
+        if not renderer.holds(row["that"], names):
+            yield str(renderer.render(row["message"], names))
+
+
+def _needs_problems(declared: Declaration) -> Iterator[str]:
+    for name, entry in declared.catalogue.items():
+        where = f"{SOURCE}.{name}.needs"
+        for container, needed in (entry.get("needs") or {}).items():
+            if container not in entries.containers_of(entry):
+                yield f"{where}.{container}: the entry has no such container. {did_you_mean(container, entries.containers_of(entry))}"
+            for kind, chosen in needed.items():
+                if chosen not in declared.logins[kind]:
+                    yield f"{where}.{container}.{kind}: there is no login {chosen} at {kind}. {did_you_mean(str(chosen), declared.logins[kind])}"
+                server = declared.servers[kind]
+                if not server.external and not any(server.service in entries.containers_of(other) for other in declared.catalogue.values()):
+                    yield f"{where}.{container}.{kind}: {server.service} is taken out, but {container} needs it. Set {VARIABLES[kind]}, or take {name} out too."
+
+
+def declare(
+    arguments: Mapping[str, Any],
+    tables: Tables,
+    renderer: Renderer,
+    added: Mapping[str, Any],
+    *,
+    read_aws: Callable[[str, str], Answer],
+    generate: Callable[[list[str], str], dict[str, str]],
+    with_secrets: bool = True,
+) -> Declaration:
+    """Return the declaration. Its problems are complete but for those that only rendering the catalogue shows.
+
+    ``arguments`` are right by themselves (arguments.py), and so is the form of ``added``, the inventory's entries. ``read_aws`` reads a secret's text by its id
+    and region; ``generate`` gives values for names, from a file that keeps them. Without ``with_secrets`` no secret is read, generated or asked for.
+    """
+    whole, problems = combined(tables, added)
+    kept = {name: entry for name, entry in whole.items() if entry.get("replaced_by") not in arguments}
+    by_kind: dict[str, dict[str, Login]] = {kind: {} for kind in SERVICES}
+    for one in all_logins(kept):
+        by_kind[one.server][one.name] = one
+    declared = Declaration(arguments, tables, kept, added, servers(arguments), by_kind, problems=problems)
+    _declare_settings(declared, renderer, whole)
+    declared.servers = {
+        kind: Server(kind, server.external, server.values, database=declared.settings.get("POSTGRES_DB", "")) for kind, server in declared.servers.items()
+    }
+    fetching = {container for entry in kept.values() for container in entry.get("needs") or {} if container not in (entry.get("jobs") or {})}
+    declared.problems += _aws_problems(arguments, tables, fetching)
+    if with_secrets:
+        _declare_secrets(declared, read_aws, generate)
+    else:
+        declared.secrets = known_secrets(tables, declared.catalogue)
+        declared.secrets.values = dict.fromkeys(declared.secrets.rules, "not-read")
+    declared.problems += _needs_problems(declared)
+    if not declared.problems:
+        # What refers to several values can be asked only where each by itself is right.
+        declared.problems += _requirement_problems(declared, renderer)
+        if with_secrets:
+            declared.problems += tls_problems(
+                arguments.get("stack_tls_certificate"), declared.secrets.given.get("tls_private_key"), arguments.get("stack_server_name")
+            )
+    declared.catalogue = {name: entry for name, entry in kept.items() if "when" not in entry or renderer.render(entry["when"], declared.names())}
+    return declared
+
+
+def published(services: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator[tuple[str, str, int, str]]:
+    """Yield service, address, port of the host and the setting that names the port (or an empty text), for every port that services publish."""
+    for service, body in services.items():
+        for item in body.get("ports") or []:
+            if isinstance(item, Mapping):
+                text = f"{item.get('host_ip', '0.0.0.0')}:{item.get('published')}:{item.get('target')}"
+            else:
+                text = str(item)
+            named = _REFERRED.findall(text)
+            filled = _REFERRED.sub(lambda found: settings.get(found[1], ""), text)
+            if found := _PUBLISHED.match(filled):
+                setting = next((name for name in named if settings.get(name) == found["port"]), "")
+                yield service, found["address"] or "0.0.0.0", int(found["port"]), setting
+
+
+def clash_problems(ports: Collection[tuple[str, str, int, str]]) -> Iterator[str]:
+    """Yield a message for every port that is published more than once."""
+    owners: dict[int, list[str]] = {}
+    for service, _address, port, setting in ports:
+        owners.setdefault(port, []).append(setting or f"port {port} of {service}")
+    for names in owners.values():
+        if len(names) > 1:
+            yield f"{' and '.join(names)} are the same port. Give each its own, here or as stack_frontend_port and the like."
+
+
+__all__ = ["EGRESS", "Declaration", "Tables", "declare", "tables"]

@@ -1,0 +1,116 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the two doors read of a task: a role's arguments and, for the role stack, its declaration. Beside rendering.py the one place that knows Ansible."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import yaml
+from ansible.errors import AnsibleError
+from ansible.plugins.loader import lookup_loader
+from ansible.template import Templar
+
+from ansible_collections.campaign.platform.plugins.plugin_utils import aws, declaration
+from ansible_collections.campaign.platform.plugins.plugin_utils.arguments import Arguments, check, misspelled
+from ansible_collections.campaign.platform.plugins.plugin_utils.generated import GeneratedSecretsError, generated_secrets
+from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer, why
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule
+
+HEADER = "Nothing was changed. Fix these first:"
+# Computed by a playbook after the validation, or rendered with names that are not there yet.
+LATER = frozenset(["stack_images", "stack_services", "images_references", "docker_host_images"])
+
+
+def told(problems: Collection[str], header: str = HEADER) -> str:
+    """Return the message of a failed validation."""
+    return "\n- ".join([header, *problems])
+
+
+def spec_of(role_path: str) -> dict[str, dict[str, Any]]:
+    """Return the options of all entry points of a role's argument spec. What an entry point other than main requires is missing only there."""
+    with open(os.path.join(role_path, "meta", "argument_specs.yml"), encoding="utf-8") as file:
+        points = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["argument_specs"]
+    return {
+        name: option if point == "main" else {**option, "required": False}
+        for point, spec in sorted(points.items(), key=lambda item: item[0] == "main")
+        for name, option in spec.get("options", {}).items()
+    }
+
+
+def arguments_of(role_path: str, variables: Mapping[str, Any], renderer: AnsibleRenderer, rules: Mapping[str, Rule]) -> Arguments:
+    """Return a role's arguments, coerced, and what is wrong with each by itself."""
+    options = spec_of(role_path)
+    prefix = f"{os.path.basename(role_path)}_"
+    checked = check(options, variables, lambda name: renderer.render(variables[name], {}), why, rules=rules, later=LATER)
+    return Arguments(checked.values, [*misspelled(variables, options, prefix), *checked.problems])
+
+
+def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[[str, str], aws.Answer]:
+    """Return a function that reads a secret of AWS through amazon.aws, with limits of time, and says what is wrong instead of failing."""
+
+    def read(secret_id: str, region: str) -> aws.Answer:
+        try:
+            lookup = lookup_loader.get("amazon.aws.secretsmanager_secret", loader=loader, templar=templar)
+            if lookup is None:
+                raise ImportError
+            from ansible_collections.amazon.aws.plugins.module_utils.retries import AWSRetry
+            from botocore.config import Config
+        except ImportError:
+            return aws.Answer(problems=["the collection amazon.aws and the Python package boto3 are needed on this machine. Install both."])
+        connect = lookup.client
+        # The defaults would try for minutes. The SDK's own attempts are enough, so the collection's are one.
+        limits = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": aws.ATTEMPTS})
+        lookup.client = lambda service, _retries: connect(service, AWSRetry.jittered_backoff(retries=1), config=limits)
+        try:
+            found = lookup.run([secret_id], variables, region=region)
+        except AnsibleError as error:
+            return aws.Answer(problems=[aws.explain(aws.code_of(error))])
+        return aws.parse(found[0] if found else None)
+
+    return read
+
+
+def declaration_of(
+    variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool = True
+) -> tuple[declaration.Declaration | None, AnsibleRenderer, list[str]]:
+    """Return the role stack's declaration, and what is wrong; without a declaration, the arguments are wrong by themselves..
+
+    In check mode a secret that is to be generated gets a value that is not kept.
+    """
+    role_path = variables["role_path"]
+    renderer = AnsibleRenderer(templar, variables, role_path)
+    tables = declaration.tables(variables)
+    added = variables.get("stack_services", {})
+    if isinstance(added, str):
+        try:
+            added = renderer.render(added, {})
+        except Exception as error:
+            return None, renderer, [f"stack_services cannot be used: {why(error)}"]
+    catalogue, problems = declaration.combined(tables, added)
+    if problems:
+        return None, renderer, problems
+    rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue)
+    checked = arguments_of(role_path, variables, renderer, rules)
+    if checked.problems:
+        return None, renderer, checked.problems
+
+    def generate(names: list[str], path: str) -> dict[str, str]:
+        return generated_secrets(names, path, persist=not check_mode)
+
+    try:
+        declared = declaration.declare(
+            checked.values,
+            tables,
+            renderer,
+            added,
+            read_aws=_reader(templar, loader, variables),
+            generate=generate,
+            with_secrets=with_secrets,
+        )
+    except GeneratedSecretsError as error:
+        return None, renderer, [str(error)]
+    return declared, renderer, declared.problems
+

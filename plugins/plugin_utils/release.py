@@ -1,0 +1,454 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Turn a declaration into a release: Compose files, environment file, config and secret files, and the manifest that says what was deployed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import containers_of, merge
+from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import (
+    GENERATION_KEY,
+    SOURCE,
+    Declaration,
+    clash_problems,
+    published,
+)
+from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
+from ansible_collections.campaign.platform.plugins.plugin_utils.servers import CA_FILE, EGRESS, JOBS, URL_FILES, Login, Server, role_of
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError, to_compose, to_env_file
+
+_USER = re.compile(r"(\d+):(\d+)\Z")
+_IMAGE_NAME = re.compile(r"\bimage\.([A-Za-z0-9_]+)|\bimage\[['\"]([A-Za-z0-9._-]+)['\"]\]")
+JOB = {"profiles": ["job"], "restart": "no"}
+# Where `default` networks would let a container out, a service that names none joins this one.
+BACKEND = "backend-network"
+
+
+@dataclass
+class Rendered:
+    """The catalogue with every expression in it rendered, in the parts that a release is made of."""
+
+    base: dict[str, Any] = field(default_factory=dict)
+    override: dict[str, Any] = field(default_factory=dict)
+    # Container to file name to content.
+    secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    # Container to path in the container to content.
+    configs: dict[str, dict[str, str]] = field(default_factory=dict)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    definitions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def services(self) -> dict[str, Any]:
+        """Return all services as Compose merges them, those of the override first."""
+        override = self.override.get("services") or {}
+        return {name: merge(body, override.get(name) or {}) for name, body in {**override, **(self.base.get("services") or {})}.items()}
+
+
+def image_names(declared: Declaration) -> dict[str, str]:
+    """Return a placeholder for every image that entries name, by its key: what `image.KEY` gives before references are known."""
+    text = json.dumps(declared.catalogue, default=str)
+    keys = {one or other for one, other in _IMAGE_NAME.findall(text.replace('\\"', '"'))}
+    for entry in declared.catalogue.values():
+        keys |= set(entry.get("images") or {})
+    return {key: f"image of {key}" for key in sorted(keys)}
+
+
+def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return the logins with their values, for the texts that create them."""
+    secrets = declared.secrets.values
+    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in declared.logins}
+    for kind, named in declared.logins.items():
+        for one in named.values():
+            row = renderer.render(dict(one.row), names)
+            user = secrets[one.user] if kind == "s3" else str(renderer.render(one.user, names))
+            found[kind].append({**row, "name": one.name, "user": user, "password": secrets[one.password], "role": role_of(one.name, row)})
+    return found
+
+
+def _network(fragment: dict[str, Any], container: str, network: str) -> dict[str, Any]:
+    joined: dict[str, Any] = merge(fragment, {"services": {container: {"networks": [network]}}})
+    return joined
+
+
+def _needed(
+    container: str, kind: str, one: Login, declared: Declaration, logins: Mapping[str, list[dict[str, Any]]], *, is_job: bool
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return what a login at a server gives a container: a Compose fragment and secret files."""
+    server: Server = declared.servers[kind]
+    values = next(row for row in logins[kind] if row["name"] == one.name)
+    files = {"s3_access_key": values["user"], "s3_secret_key": values["password"]}
+    if kind in URL_FILES:
+        files = {URL_FILES[kind]: server.url(values["user"], values["password"])}
+    service: dict[str, Any] = {}
+    job = JOBS.get(kind)
+    present = {name for entry in declared.catalogue.values() for name in containers_of(entry)}
+    if is_job and job in present:
+        service["depends_on"] = {job: {"condition": "service_completed_successfully"}}
+    elif not server.external:
+        service["depends_on"] = {server.service: {"condition": "service_healthy"}}
+    if server.external:
+        service["networks"] = [EGRESS]
+    if server.external and server.ca:
+        service["environment"] = {"NODE_EXTRA_CA_CERTS": CA_FILE}
+    if kind == "s3" and not server.values["path_style"]:
+        service = merge(service, {"environment": {"S3_PATH_STYLE": "false"}})
+    return {"services": {container: service}}, files
+
+
+def authorities(declared: Declaration) -> str:
+    """Return the certificates of all private authorities in one text, because Node takes one file."""
+    return "".join(f"{text}\n" for text in dict.fromkeys(server.ca for server in declared.servers.values() if server.ca))
+
+
+def _source_text(source: Any, name: str, renderer: Renderer, names: Mapping[str, Any]) -> str:
+    """Return the content of a secret or config file: rendered text, a rendered template, or, without either, the secret of that name."""
+    if isinstance(source, str):
+        return str(renderer.render(source, names))
+    if source and "template" in source:
+        return renderer.template(str(renderer.render(source["template"], names)), names)
+    if source and "content" in source:
+        return str(renderer.render(source["content"], names))
+    return str(names["secret"][name])
+
+
+def _entry_files(entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any], secret_names: Mapping[str, Any], rendered: Rendered) -> None:
+    for container, files in (entry.get("secrets") or {}).items():
+        if isinstance(files, str):
+            files = renderer.render(files, names)
+        for name, source in files.items() if isinstance(files, Mapping) else [(name, None) for name in files]:
+            rendered.secrets.setdefault(container, {})[name] = _source_text(source, name, renderer, secret_names)
+    for container, configs in (entry.get("configs") or {}).items():
+        for path, source in configs.items():
+            if "when" not in source or renderer.render(source["when"], names):
+                rendered.configs.setdefault(container, {})[path] = _source_text(source, path, renderer, names)
+
+
+def _s3_files(declared: Declaration, renderer: Renderer, names: Mapping[str, Any], logins: Mapping[str, list[dict[str, Any]]], rendered: Rendered) -> None:
+    """Add what MinIO's job needs for each login: its key pair, two lines in the order in which mc asks for them, and its policy."""
+    for row in logins["s3"]:
+        files = {f"{row['name']}_credentials": f"{row['user']}\n{row['password']}\n", f"{row['name']}_access_key": row["user"]}
+        rendered.secrets.setdefault(JOBS["s3"], {}).update(files)
+        policy = declared.logins["s3"][row["name"]].row["policy"]
+        text = json.dumps(row["policy"], indent=2) + "\n" if "Statement" in policy else _source_text(policy, "policy", renderer, names)
+        rendered.configs.setdefault(JOBS["s3"], {})[f"/etc/campaign/policy-{row['name']}.json"] = text
+
+
+def _checks(name: str, entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for check, row in (entry.get("checks") or {}).items():
+        row = dict(row)
+        if "when" not in row or renderer.render(row.pop("when"), names):
+            yield {"service": name, "name": check, **renderer.render(row, names)}
+
+
+def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str], *, texts: bool = True) -> Rendered:
+    """Return the rendered catalogue. Problems are those of the inventory's entries; the collection's own have none.
+
+    ``images`` are references by key. Without ``texts`` the content of files is not rendered, which is enough to know images and ports.
+    """
+    rendered = Rendered()
+    values = {"frontend_origin": declared.origin() if declared.tls else ""}
+    names: dict[str, Any] = {**declared.names(), **values, "image": images}
+    names |= renderer.render(declared.tables.common["names"], names)
+    secret_names = {**names, "secret": declared.secrets.values}
+    logins = _login_names(declared, renderer, secret_names)
+    secret_names["logins"] = logins
+    jobs = {job for entry in declared.catalogue.values() for job in entry.get("jobs") or {}}
+    layers = ["base"] + (["tls"] if declared.tls else [])
+    overrides = [declared.layer] + (["hot_reload"] if declared.hot_reload else [])
+    for name, entry in declared.catalogue.items():
+        try:
+            rendered.jobs.update({job: dict(row or {}) for job, row in (entry.get("jobs") or {}).items()})
+            rendered.definitions.update(renderer.render({key: row or {} for key, row in (entry.get("images") or {}).items()}, names))
+            for layer in layers:
+                rendered.base = merge(rendered.base, renderer.render(entry.get(layer) or {}, names))
+            for layer in overrides:
+                rendered.override = merge(rendered.override, renderer.render(entry.get(layer) or {}, names))
+            for container, needed in (entry.get("needs") or {}).items():
+                for kind, chosen in needed.items():
+                    fragment, files = _needed(container, kind, declared.logins[kind][chosen], declared, logins, is_job=container in jobs)
+                    rendered.base = merge(rendered.base, fragment)
+                    rendered.secrets.setdefault(container, {}).update(files)
+                    server = declared.servers[kind]
+                    if server.external and server.ca:
+                        rendered.configs.setdefault(container, {})[CA_FILE] = authorities(declared)
+            if texts:
+                _entry_files(entry, renderer, names, secret_names, rendered)
+            rendered.checks += _checks(name, entry, renderer, names)
+        except Exception as error:
+            if name not in declared.added:
+                raise
+            rendered.problems.append(f"{SOURCE}.{name} cannot be used: {why(error)}")
+    if texts and JOBS["s3"] in jobs:
+        _s3_files(declared, renderer, names, logins, rendered)
+    _complete(declared, renderer, names, rendered, jobs)
+    return rendered
+
+
+def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any], rendered: Rendered, jobs: set[str]) -> None:
+    """Give every service what it has unless its own entry says otherwise."""
+    common = renderer.render(declared.tables.common["service"], names)
+    health = declared.tables.common["health"]
+    limits = declared.tables.common["limits"]
+    base = rendered.base.setdefault("services", {})
+    override = rendered.override.setdefault("services", {})
+    for services in (base, override):
+        for name, body in services.items():
+            body = body or {}
+            if "healthcheck" in body:
+                body = {**body, "healthcheck": {**health, **body["healthcheck"]}}
+            if services is base or name not in base:
+                body = {**common, **(JOB if name in jobs else {}), **body}
+                if not {"networks", "network_mode"} & set(body):
+                    body["networks"] = [BACKEND]
+            services[name] = body
+    if declared.layer == "prod":
+        for name in base:
+            if "deploy" not in (override.get(name) or {}) and "deploy" not in base[name]:
+                override[name] = {**limits, **(override.get(name) or {})}
+    networks = rendered.base.setdefault("networks", {})
+    rendered.base["networks"] = {**declared.tables.common["networks"], **networks}
+    if any(EGRESS in (body.get("networks") or []) for body in base.values()):
+        rendered.base["networks"].setdefault(EGRESS, {})
+    if not override:
+        del rendered.override["services"]
+
+
+def _from_aws(declared: Declaration, rendered: Rendered) -> dict[str, dict[str, str]]:
+    """Let services fetch their secrets from AWS themselves: take their files away, and return them."""
+    arguments = declared.arguments
+    fetched = {}
+    for service, secret_id in (arguments.get("stack_aws_runtime_secret_ids") or {}).items():
+        files = rendered.secrets.pop(service, {})
+        if files:
+            fetched[service] = files
+        environment = {"AWS_SECRETS_MANAGER_SECRET_ID": str(secret_id), "AWS_REGION": str(arguments.get("stack_aws_region", ""))}
+        if arguments.get("stack_aws_endpoint_url"):
+            environment["AWS_ENDPOINT_URL_SECRETS_MANAGER"] = str(arguments["stack_aws_endpoint_url"])
+        body = rendered.base["services"][service]
+        joined = [] if EGRESS in body.get("networks", []) else [EGRESS]
+        rendered.base = merge(rendered.base, {"services": {service: {"environment": environment, "networks": joined}}, "networks": {EGRESS: {}}})
+    return fetched
+
+
+def generation(key: str, consumer: str, target: str, content: str) -> str:
+    """Return the generation of a secret file's content, an HMAC-SHA-256 under the stack's key.
+
+    Docker Compose does not recreate a container whose secret file changed (https://github.com/docker/compose/issues/10081), so a changed value needs a changed
+    name. A plain digest could be guessed at by whoever reads names over the Engine's socket.
+    """
+    # Length-prefixed, so that no two triples run together into the same text.
+    message = "".join(f"{len(part)}:{part}" for part in (consumer, target, content))
+    return hmac.new(key.encode(), message.encode(), hashlib.sha256).hexdigest()[:12]
+
+
+def secret_files(secrets: Mapping[str, Mapping[str, str]], services: Mapping[str, Any], key: str, directory: str) -> list[dict[str, Any]]:
+    """Return one file for each secret of each consumer, under a name of its own generation, owned by the consumer's numeric uid and gid."""
+    files = []
+    for consumer, targets in secrets.items():
+        if not targets:
+            continue
+        user = _USER.match(str((services.get(consumer) or {}).get("user", "")))
+        if not user:
+            raise TextError(f"The service {consumer} takes secrets, so it needs a numeric user, such as user: '10001:10001'.")
+        for target, content in targets.items():
+            source = f"{consumer}_{target}_{generation(key, consumer, target, content)}"
+            path = f"{directory}/{source}"
+            files.append(
+                {"consumer": consumer, "target": target, "source": source, "path": path, "uid": int(user[1]), "gid": int(user[2]), "content": content}
+            )
+    return files
+
+
+def config_files(configs: Mapping[str, Mapping[str, str]], directory: str) -> list[dict[str, Any]]:
+    """Return every config file under a path with the digest of its content.
+
+    A container keeps the bytes of a file that was replaced under it. With the digest in the mount's source a change recreates the consumer, and the older
+    release still finds its own file.
+    """
+    files = []
+    for service, named in configs.items():
+        for target, content in named.items():
+            digest = hashlib.sha256(content.encode()).hexdigest()[:12]
+            path = f"config/{digest}/{os.path.basename(target)}"
+            files.append(
+                {
+                    "service": service,
+                    "target": target,
+                    "content": content,
+                    "name": os.path.basename(target),
+                    "path": path,
+                    "source": f"{directory}/{path}",
+                }
+            )
+    return files
+
+
+def _mounts(secrets: list[dict[str, Any]], configs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the fragment that mounts config and secret files."""
+    fragment: dict[str, Any] = {}
+    for file in configs:
+        # Without create_host_path a missing file is an error; with it, Docker would create a directory of that name.
+        volume = {"type": "bind", "source": file["source"], "target": file["target"], "read_only": True, "bind": {"create_host_path": False}}
+        fragment = merge(fragment, {"services": {file["service"]: {"volumes": [volume]}}})
+    for file in secrets:
+        mount = {"source": file["source"], "target": file["target"]}
+        fragment = merge(fragment, {"services": {file["consumer"]: {"secrets": [mount]}}, "secrets": {file["source"]: {"file": file["path"]}}})
+    return fragment
+
+
+def _keep(mappings: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
+    return [{key: mapping[key] for key in keys} for mapping in mappings]
+
+
+def required_images(rendered: Rendered, images: Mapping[str, str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the keys of the images that services run, and the definitions that entries bring along.
+
+    ``images`` are placeholders by key (image_names). A service that names a reference instead of a key has an image of its own name.
+    """
+    keys, definitions = {placeholder: key for key, placeholder in images.items()}, dict(rendered.definitions)
+    required = set()
+    for name, body in rendered.services().items():
+        text = str(body.get("image", ""))
+        if text in keys:
+            required.add(keys[text])
+        elif text:
+            definitions[name] = {"upstream": text}
+            required.add(name)
+    return sorted(required), definitions
+
+
+def with_references(rendered: Rendered, images: Mapping[str, str]) -> None:
+    """Put the reference that was resolved for it in the place of an image that a service names itself."""
+    known = set(images.values())
+    for services in (rendered.base.get("services") or {}, rendered.override.get("services") or {}):
+        for name, body in services.items():
+            if body.get("image") and body["image"] not in known and name in images:
+                body["image"] = images[name]
+
+
+def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
+    """Yield a message for what the rendered services say of each other and that is not so."""
+    services = rendered.services()
+    for name, entry in declared.catalogue.items():
+        where = f"{SOURCE}.{name}"
+        inside = containers_of(entry)
+        for kind in ("secrets", "configs", "jobs"):
+            for container in entry.get(kind) or {}:
+                if container not in inside:
+                    yield f"{where}.{kind}.{container}: the entry has no such container. {did_you_mean(str(container), inside)}"
+        for container in sorted(inside & set(services)):
+            body = services[container]
+            if not body.get("image"):
+                yield f"{where}: the container {container} has no image. Give it one: image: '{{{{ image.KEY }}}}' with KEY in images, or a reference."
+            if rendered.secrets.get(container) and not _USER.match(str(body.get("user", ""))):
+                yield f"{where}: the container {container} reads secret files, so it needs a numeric user, such as user: '10001:10001'."
+            needed = body.get("depends_on") or {}
+            for other in needed:
+                if other not in services:
+                    yield f"{where}: the container {container} depends on {other}, which is not there. {did_you_mean(str(other), services)}"
+        for check in (row for row in rendered.checks if row["service"] not in services):
+            if check["service"] == name:
+                yield f"{where}.checks.{check['name']}: there is no service {name}. Name one with service."
+    yield from clash_problems(list(published(services, declared.settings)))
+
+
+def _loosened(services: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return what services have loosened of the hardening that all have unless they say otherwise, by service."""
+    found = {}
+    for name, body in services.items():
+        keys = [key for key in ("read_only", "cap_drop", "security_opt", "pids_limit", "ulimits") if body.get(key) != common[key]]
+        keys += [key for key in ("cap_add", "privileged", "network_mode", "pid", "ipc", "devices", "userns_mode") if body.get(key)]
+        if not _USER.match(str(body.get("user", ""))) or str(body["user"]).startswith("0:"):
+            keys.append("user")
+        if keys:
+            found[name] = sorted(keys)
+    return found
+
+
+def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) -> dict[str, Any]:
+    """Return the release: what the module of the same name stages on the host.
+
+    Raises TextError on what no container can be given. The id is a digest of the rendered texts: the same inputs give the same release, so that a second run
+    changes nothing.
+    """
+    directory, project = declared.arguments["stack_directory"], declared.arguments["stack_project"]
+    rendered = render(declared, renderer, images)
+    with_references(rendered, images)
+    fetched = _from_aws(declared, rendered)
+    key = declared.secrets.values[GENERATION_KEY]
+    declared_services = rendered.services()
+    secrets = secret_files(rendered.secrets, declared_services, key, f"{directory}/secrets")
+    configs = config_files(rendered.configs, directory)
+    # What runs does not fetch again, so a changed value has to change the service too.
+    generations = {
+        consumer: {"labels": {"campaign.secrets": "-".join(generation(key, consumer, target, content) for target, content in files.items())}}
+        for consumer, files in fetched.items()
+    }
+    base = merge(merge(rendered.base, {"services": generations}), _mounts(secrets, configs))
+    # First in the file, where a reader looks for them.
+    base = {"networks": base.pop("networks"), **base}
+    layer = declared.layer
+    texts = {"docker-compose.yml": to_compose(base), f"docker-compose.{layer}.yml": to_compose(rendered.override)}
+    variables = to_env_file(declared.settings)
+    release = hashlib.sha256("".join([*texts.values(), variables]).encode()).hexdigest()[:12]
+    path = f"{directory}/releases/{release}"
+    compose_files = [f"{path}/{name}" for name in texts]
+    # COMPOSE_FILE makes plain `docker compose` work in the stack's directory.
+    texts[".env"] = to_env_file({"COMPOSE_PROJECT_NAME": project, "COMPOSE_FILE": ":".join(compose_files)}) + variables
+    services = rendered.services()
+    running = [name for name in services if name not in rendered.jobs]
+    manifest = {
+        "release": release,
+        "project": project,
+        "layer": layer,
+        "compose_files": list(compose_files),
+        "env_file": f"{path}/.env",
+        "services": running,
+        # Those that wait for no other.
+        "foundations": [name for name in running if "depends_on" not in services[name]],
+        "jobs": sorted(rendered.jobs),
+        # Jobs that give the services' logins back what this release knows of them.
+        "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
+        "images": {name: services[name]["image"] for name in running},
+        "settings": list(declared.settings),
+        "checks": rendered.checks,
+        "loosened": _loosened(services, declared.tables.common["service"]),
+        "configs": sorted({file["path"] for file in configs}),
+        "secrets": sorted(f"secrets/{file['source']}" for file in secrets),
+    }
+    return {
+        "release": release,
+        "directory": directory,
+        "project": project,
+        "files": [{"name": name, "content": content} for name, content in texts.items()],
+        "configs": _keep(configs, "name", "path", "content"),
+        "secrets": _keep(secrets, "path", "content", "uid", "gid"),
+        "manifest": manifest,
+    }
+
+
+def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:
+    """Return what other roles have to know of a release before there is one (images and ports), and what rendering the catalogue shows to be wrong."""
+    placeholders = image_names(declared)
+    rendered = render(declared, renderer, placeholders)
+    problems = rendered.problems or list(compose_problems(declared, rendered))
+    required, definitions = required_images(rendered, placeholders)
+    ports = {(address, port) for _service, address, port, _setting in published(rendered.services(), declared.settings)}
+    found = {
+        "images": required,
+        "image_definitions": definitions,
+        "ports": [{"address": address, "port": port} for address, port in sorted(ports, key=lambda item: (item[1], item[0]))],
+    }
+    return found, problems
+
+

@@ -1,0 +1,116 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The three kinds of server that services sign in to, the stack's own or somebody else's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import service_url
+
+EGRESS = "egress-network"
+# Where the PEM file of private certificate authorities lies in containers that ask an external server.
+CA_FILE = "/etc/campaign/external-ca.pem"
+# Node's client verifies for sslmode=require unless it is told to read it as libpq does.
+_POSTGRES_PARAMETERS = {"disable": "", "require": "?uselibpqcompat=true&sslmode=require", "verify-full": "?sslmode=verify-full"}
+# What a server is unless an inventory names another one: the service of the stack, and the job that creates its logins.
+_OWN: dict[str, dict[str, Any]] = {
+    "postgres": {"host": "postgres", "port": 5432, "tls": "disable"},
+    "redis": {"host": "redis", "port": 6379, "tls": False},
+    "s3": {"endpoint": "http://minio:9000", "path_style": True},
+}
+_EXTERNAL_DEFAULTS: dict[str, dict[str, Any]] = {
+    "postgres": {"host": "", "port": 5432, "tls": "verify-full"},
+    "redis": {"host": "", "port": 6379, "tls": True},
+    "s3": {"endpoint": "", "path_style": True},
+}
+SERVICES = {"postgres": "postgres", "redis": "redis", "s3": "minio"}
+# Jobs that create a server's logins. PostgreSQL's runs beside an external server too; Redis reads its ACL file instead of a job.
+JOBS = {"postgres": "postgres-bootstrap", "s3": "minio-bootstrap"}
+VARIABLES = {kind: f"stack_{kind}_external" for kind in SERVICES}
+# Secret files that a login at a server gives its container, besides the key pair of S3.
+URL_FILES = {"postgres": "database_url", "redis": "redis_url"}
+
+
+@dataclass(frozen=True)
+class Login:
+    """A login at a server: names of the secrets that it needs, and what may be done with it."""
+
+    server: str
+    name: str
+    user: str
+    password: str
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def secrets(self) -> list[str]:
+        """Return the names of the login's secrets."""
+        return [self.user, self.password] if self.server == "s3" else [self.password]
+
+
+def login(server: str, name: str, row: Mapping[str, Any]) -> Login:
+    """Return a login with the names that follow from its own name where the row says nothing else.
+
+    ``user`` is the user's name, but the name of the secret with the access key for S3. ``password`` is the name of a secret always.
+    """
+    stem = name.replace("-", "_")
+    if server == "s3":
+        return Login(server, name, str(row.get("access_key", f"s3_{stem}_access_key")), str(row.get("secret_key", f"s3_{stem}_secret_key")), row)
+    user = f"campaign_{stem}_login" if server == "postgres" else stem
+    # The user's name may be an expression, so it stays the object that it is.
+    return Login(server, name, row.get("user", user), str(row.get("password", f"{server}_{stem}_password")), row)
+
+
+def role_of(name: str, row: Mapping[str, Any]) -> str:
+    """Return the name of the PostgreSQL role that carries a login's rights."""
+    return str(row.get("role", f"campaign_{name.replace('-', '_')}"))
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server as services see it."""
+
+    kind: str
+    external: bool
+    values: Mapping[str, Any]
+    database: str = ""
+
+    @property
+    def service(self) -> str:
+        """Return the name of the service that the server is when it is the stack's own."""
+        return SERVICES[self.kind]
+
+    @property
+    def ca(self) -> str:
+        """Return the certificates of its private authority, or an empty text."""
+        return str(self.values.get("ca") or "").strip()
+
+    def url(self, user: str, password: str) -> str:
+        """Return the URL of the server (PostgreSQL or Redis) with the credentials in it."""
+        host, port = self.values["host"], self.values["port"]
+        if self.kind == "postgres":
+            return service_url("postgres", user, password, f"{host}:{port}/{self.database}{_POSTGRES_PARAMETERS[self.values['tls']]}")
+        return service_url("rediss" if self.values["tls"] else "redis", user, password, f"{host}:{port}")
+
+    def names(self) -> dict[str, Any]:
+        """Return what entries and templates may ask of the server."""
+        libpq: dict[str, str] = {}
+        if self.kind == "postgres":
+            libpq = {"PGHOST": self.values["host"], "PGUSER": "${POSTGRES_USER:?}", "PGDATABASE": "${POSTGRES_DB:?}", "PGPASSFILE": "/run/secrets/pgpass"}
+        if libpq and self.external:
+            libpq |= {"PGPORT": str(self.values["port"]), "PGSSLMODE": self.values["tls"]}
+            if self.values["tls"] == "verify-full":
+                libpq["PGSSLROOTCERT"] = "/etc/campaign/postgres-ca.pem" if self.values.get("ca") else "system"
+        return {**self.values, "ca": self.values.get("ca") or "", "external": self.external, "libpq": libpq}
+
+
+def servers(arguments: Mapping[str, Any]) -> dict[str, Server]:
+    """Return the servers that the arguments ask for, by kind. The database's name is added when the settings are known."""
+    found = {}
+    for kind, own in _OWN.items():
+        given = arguments.get(VARIABLES[kind])
+        values = own if given is None else {**_EXTERNAL_DEFAULTS[kind], **given}
+        found[kind] = Server(kind, given is not None, values)
+    return found

@@ -1,0 +1,93 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Texts that other programs read back as they were meant: Compose's YAML, environment files, URLs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import yaml
+
+# A letter, a slash, a dot or a dollar sign first, then nothing that YAML gives a meaning to.
+_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@-]*\Z")
+_RESERVED = frozenset(["y", "n", "yes", "no", "on", "off", "true", "false", "null", "inf", "nan"])
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "\n": "\\n", "\r": "\\r"})
+
+
+class TextError(ValueError):
+    """A value that the text could not carry; the message names it and does not show it."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Spells out what is referred to twice, because merging Compose files by eye is hard enough without anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return data is not None
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        return super().increase_indent(flow, indentless=False)
+
+
+def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    plain = _PLAIN.match(value) and value.lower() not in _RESERVED
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _represent_str)
+
+
+def plain(value: Any, *path: object) -> Any:
+    """Return data without the caller's subclasses of str, int, list and dict, which a YAML dumper does not know.
+
+    Raises TextError on a NUL, which no container can be given.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, *path, key) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, *path, index) for index, item in enumerate(value)]
+    if isinstance(value, str):
+        if "\0" in value:
+            raise TextError(f"{'.'.join(map(str, path))} holds a NUL byte, which no container can be given.")
+        return str.__str__(value)
+    # A boolean is an int too, and True and False have no subclass.
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return value
+
+
+def to_compose(value: Mapping[str, Any]) -> str:
+    """Return data as a YAML document that Docker Compose reads back with the same types.
+
+    PyYAML writes YAML 1.1, Compose reads YAML 1.2: 1e3, 0o17 or 08 are text to the first and numbers to the second
+    (https://yaml.org/spec/1.2.2/#103-core-schema). So a string stays bare only where no reader takes it for anything else. Compose fills in
+    $NAME and ${NAME}; a dollar sign that is to stay one is written as $$.
+    """
+    document: str = yaml.dump(
+        plain(value), Dumper=_Dumper, sort_keys=False, explicit_start=True, default_flow_style=False, allow_unicode=True, width=1000
+    )
+    return document
+
+
+def to_env_file(values: Mapping[str, object]) -> str:
+    """Return names and values as an environment file, one NAME="value" a line, that Compose 2.26 and 2.40 read back byte for byte.
+
+    Raises TextError on a name that no shell would accept, and on NUL.
+    """
+    lines = []
+    for name, value in values.items():
+        if not _NAME.match(name):
+            raise TextError(f"{name!r} cannot be the name of an environment variable: use letters, digits and _.")
+        text = str(value)
+        if "\0" in text:
+            raise TextError(f"{name} holds a NUL byte, which no environment variable can carry.")
+        lines.append(f'{name}="{text.translate(_ESCAPES)}"\n')
+    return "".join(lines)
+
+
+def service_url(scheme: str, user: str, password: str, location: str) -> str:
+    """Return a URL with credentials of any characters, percent-encoded as RFC 3986 (3.2.1) asks for in the userinfo part."""
+    return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{location}"
