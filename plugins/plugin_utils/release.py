@@ -33,6 +33,12 @@ JOB = {"profiles": ["job"], "restart": "no"}
 BACKEND = "backend-network"
 
 
+HEADER = "# Written from the service catalogue (campaign.platform). Change the inventory and deploy again; a change of this file is overwritten.\n"
+# As a reader asks: what runs, how, with what, and then how it is confined.
+_ORDER = """image profiles command entrypoint user environment ports networks volumes secrets depends_on healthcheck labels deploy cpu_shares memswap_limit
+    shm_size restart init stop_grace_period read_only tmpfs cap_drop security_opt pids_limit ulimits logging""".split()
+
+
 @dataclass
 class Rendered:
     """The catalogue with every expression in it rendered, in the parts that a release is made of."""
@@ -306,6 +312,21 @@ def _mounts(secrets: list[dict[str, Any]], configs: list[dict[str, Any]]) -> dic
     return fragment
 
 
+def ordered(compose: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a Compose file with the networks first, where a reader looks for them, and every service's keys in one order."""
+
+    def keys(body: Mapping[str, Any]) -> list[str]:
+        named = [key for key in _ORDER if key in body]
+        others = [key for key in body if key not in _ORDER]
+        # What is rare stands before the confinement, which is the same everywhere.
+        place = next((number for number, key in enumerate(named) if _ORDER.index(key) >= _ORDER.index("restart")), len(named))
+        return [*named[:place], *others, *named[place:]]
+
+    services = {name: {key: body[key] for key in keys(body)} for name, body in (compose.get("services") or {}).items()}
+    first = {key: compose[key] for key in ("networks",) if key in compose}
+    return {**first, **compose, **({"services": services} if services else {})}
+
+
 def _keep(mappings: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
     return [{key: mapping[key] for key in keys} for mapping in mappings]
 
@@ -395,10 +416,9 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         for consumer, files in fetched.items()
     }
     base = merge(merge(rendered.base, {"services": generations}), _mounts(secrets, configs))
-    # First in the file, where a reader looks for them.
-    base = {"networks": base.pop("networks"), **base}
     layer = declared.layer
-    texts = {"docker-compose.yml": to_compose(base), f"docker-compose.{layer}.yml": to_compose(rendered.override)}
+    files = {"docker-compose.yml": base, f"docker-compose.{layer}.yml": rendered.override}
+    texts = {name: HEADER + to_compose(ordered(content)) for name, content in files.items()}
     variables = to_env_file(declared.settings)
     release = hashlib.sha256("".join([*texts.values(), variables]).encode()).hexdigest()[:12]
     path = f"{directory}/releases/{release}"
