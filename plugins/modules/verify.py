@@ -96,7 +96,7 @@ options:
       expect:
         description:
           - For V(probe) a mapping of answers' names to their values, with the placeholders of O(checks[].send). The service answers
-            C({"checks": [{"name": "...", "got": ..., "detail": "..."}]}).
+            with a C(name), what it C(got) and an optional C(detail) for each, in a list under the key C(checks).
           - For V(tcp) V(open), which is the default, where a connection must succeed, or V(loopback), where no address of the host but
             loopback may accept one. A port that the service does not publish is not asked then.
         type: raw
@@ -398,7 +398,11 @@ class Stack:
         published = self.containers.get(check["service"], {}).get("NetworkSettings", {}).get("Ports") or {}
         if not any(int(binding["HostPort"]) == check["port"] for bindings in published.values() for binding in bindings or []):
             return
-        for address in host_addresses():
+        try:
+            addresses = host_addresses()
+        except OSError as error:
+            raise Failed(f"{ROUTES} to list the host's addresses", str(error.strerror)) from None
+        for address in addresses:
             if not accepts(address, check["port"]):
                 raise Failed(f"port {check['port']} to answer on loopback only", f"{address}:{check['port']} accepts connections")
 
@@ -444,13 +448,16 @@ class Stack:
             raise Failed(f"to run {reference}, which is {wanted}", running)
 
     def tail(self, service: str, lines: int = 20) -> str:
-        """Return the last lines of a service's log."""
+        """Return the last lines of a service's log, nothing where it cannot be read."""
         container = self.containers.get(service)
         if container is None:
             return ""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        _status, body = self.engine.request("GET", f"/containers/{container['Id']}/logs", query=query)
-        return b"".join(frame for _stream, frame in demultiplex(body)).decode(errors="replace")
+        try:
+            status, body = self.engine.request("GET", f"/containers/{container['Id']}/logs", query=query)
+        except EngineError:
+            return ""
+        return b"".join(text for _stream, text in demultiplex(body)).decode(errors="replace") if status == 200 else ""
 
     def ask(self, task: tuple[str, str, Callable[[], None]]) -> dict[str, str] | None:
         """Run one check; return its failure, if it failed."""

@@ -151,7 +151,9 @@ def test_the_last_lines_of_who_failed_come_with_the_answer(engine, verify, frame
 def test_a_log_that_cannot_be_read_is_a_failure(engine, verify, reply, status):
     engine.container("api", HEALTHY, HostConfig={"LogConfig": {"Type": "none"}})
     engine.on("GET", "/containers/api/logs", reply(status, {"message": "configured logging driver does not support reading"}))
-    (found,) = got(verify())
+    answer = verify()
+    assert answer["logs"] == {"api": ""}
+    (found,) = got(answer)
     assert found == f"status {status} from the log driver none: configured logging driver does not support reading"
 
 
@@ -409,6 +411,12 @@ def test_a_port_that_the_service_does_not_publish_is_not_its_affair(engine, veri
     with socket.create_server(("0.0.0.0", 0)) as server:
         published(engine, port)
         assert got(verify(tcp(server.getsockname()[1], expect="loopback"))) == []
+
+
+def test_a_host_that_does_not_tell_its_addresses_proves_nothing(engine, verify, monkeypatch):
+    monkeypatch.setattr(module, "ROUTES", "/nowhere")
+    published(engine, 5432)
+    assert got(verify(tcp(5432, expect="loopback"))) == ["No such file or directory"]
 
 
 def test_the_host_s_addresses_are_those_that_the_kernel_lists():
