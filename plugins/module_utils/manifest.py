@@ -1,37 +1,70 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the manifest of a release, which says what was deployed."""
+"""A release's manifest.json: what was deployed, for all who act on it later."""
 
 from __future__ import annotations
 
-import glob
+import copy
 import json
 import os
+import re
+from typing import Any
+
+NAME = "manifest.json"
+_EMPTY: dict[str, Any] = {
+    "project": None,
+    "compose_files": [],
+    "env_file": None,
+    "services": [],
+    "jobs": [],
+    "foundations": [],
+    "restoring_jobs": [],
+    "images": {},
+    "settings": [],
+    "checks": [],
+    "loosened": {},
+    "configs": [],
+    "secrets": [],
+}
 
 
 class ManifestError(Exception):
-    """There is no manifest, or it cannot be read; the message says which and what to do."""
+    """There is no manifest, or it cannot be read; the text says which and what to do."""
 
 
-def _files_beside(directory: str) -> list[str]:
-    """Return the Compose files of a release: the base, and the one layer on top of it."""
-    layers = sorted(glob.glob(os.path.join(directory, "docker-compose.*.yml")))
-    return [os.path.join(directory, "docker-compose.yml"), *layers]
+def _written_by_0_2_0(directory: str) -> dict[str, Any]:
+    """Return what a release of 0.2.0 keeps beside its manifest instead of in it."""
+    names = ("docker-compose.yml", "docker-compose.dev.yml", "docker-compose.prod.yml")
+    found: dict[str, Any] = {"compose_files": [name for name in names if os.path.isfile(os.path.join(directory, name))]}
+    try:
+        with open(os.path.join(directory, ".env"), encoding="utf-8") as file:
+            project = re.search(r'^COMPOSE_PROJECT_NAME="?([a-z0-9_-]+)"?$', file.read(), re.MULTILINE)
+    except OSError:
+        return found
+    return {**found, "env_file": ".env", "project": project[1] if project else None}
 
 
-def read(path: str) -> dict:
-    """Return a release's manifest with absolute paths; raise ManifestError.
+def read(path: str) -> dict[str, Any]:
+    """Return the manifest at ``path`` with all its keys, of which those that it does not have are empty; raise ManifestError.
 
-    A manifest of 0.2.0 names no Compose files, jobs and checks: the files that lie beside it are meant, and there is nothing to say of the others.
+    ``release`` is the id of the release. ``compose_files`` and ``env_file`` are absolute: a link such as ``current`` may point elsewhere later, so
+    it is followed here.
     """
     directory = os.path.dirname(os.path.realpath(path))
     try:
         with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+            written = json.load(file)
     except (FileNotFoundError, NotADirectoryError):
         raise ManifestError(f"There is no release at {path}. Deploy first.") from None
-    except (OSError, ValueError) as error:
-        raise ManifestError(f"{path} cannot be read ({type(error).__name__}). Deploy again; what is stored stays.") from None
-    lists = dict.fromkeys(("services", "foundations", "jobs", "restoring_jobs", "checks", "settings", "configs", "secrets"), [])
-    beside = {"compose_files": _files_beside(directory), "env_file": os.path.join(directory, ".env")}
-    return {**lists, "release": os.path.basename(directory), "project": None, "images": {}, **beside, **manifest}
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}. Check its owner and its mode.") from None
+    except ValueError as error:
+        raise ManifestError(f"{path} is not a manifest: {error}. Deploy again.") from None
+    if not isinstance(written, dict):
+        raise ManifestError(f"{path} is not a manifest: it holds no mapping. Deploy again.")
+    older = {} if "compose_files" in written else _written_by_0_2_0(directory)
+    manifest = {**copy.deepcopy(_EMPTY), "release": os.path.basename(directory), **older, **written}
+    manifest["compose_files"] = [os.path.join(directory, name) for name in manifest["compose_files"]]
+    if manifest["env_file"]:
+        manifest["env_file"] = os.path.join(directory, manifest["env_file"])
+    return manifest

@@ -84,10 +84,13 @@ def chain_of(project: str) -> str:
 
 
 def wanted_rules(chain: str, sources: list[str], ports: list[dict]) -> list[str]:
-    """Return the chain's rules, spelled as iptables itself lists them."""
+    """Return the chain's rules, spelled as iptables itself lists them; raise ValueError on what is no IPv4 network, address or TCP port."""
     rules = []
     for port in sorted(ports, key=lambda item: (item["port"], item["address"])):
-        address = "" if port["address"] == "0.0.0.0" else f" --ctorigdst {port['address']}"
+        if not 0 < port["port"] < 65536:
+            # iptables would take it, and mean another one.
+            raise ValueError(f"{port['port']} is no TCP port")
+        address = "" if port["address"] == "0.0.0.0" else f" --ctorigdst {ipaddress.IPv4Address(port['address'])}"
         match = f"-p tcp -m conntrack --ctstate DNAT{address} --ctorigdstport {port['port']} --ctdir ORIGINAL"
         rules += [f"-A {chain} -s {ipaddress.IPv4Network(source)} {match} -j RETURN" for source in sources]
         rules.append(f"-A {chain} {match} -j DROP")
@@ -95,7 +98,7 @@ def wanted_rules(chain: str, sources: list[str], ports: list[dict]) -> list[str]
 
 
 def script_text(chain: str, rules: list[str]) -> str:
-    """Return the script; the whole chain changes at once, and DOCKER-USER is made where the Engine has not made it yet."""
+    """Return the script; the whole chain changes at once, and DOCKER-USER is created where the Engine has not created it yet."""
     return "\n".join(
         [
             "#!/bin/sh",
@@ -140,23 +143,33 @@ def read(path: str) -> str | None:
 
 
 def install(module: AnsibleModule, path: str, text: str) -> None:
-    """Write the script and run it."""
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        os.fchmod(file.fileno(), 0o755)
-    os.replace(temporary, path)
-    done = subprocess.run([path], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        module.fail_json(msg=f"{path} failed: {done.stderr.strip()}. The kernel needs the conntrack match, and the host the package iptables.")
+    """Run the script, and keep it where it succeeded: the Engine would not start behind one that fails."""
+    directory = os.path.dirname(path)
+    os.makedirs(directory, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o755)
+        done = subprocess.run(["/bin/sh", temporary], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            module.fail_json(
+                msg=f"The rules could not be installed: {done.stderr.strip()}. The kernel needs the conntrack match, and the host the package iptables."
+            )
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
 
 
-def remove(path: str, chain: str) -> None:
+def remove(module: AnsibleModule, path: str, chain: str) -> None:
     """Take the way to the chain, the chain and the script away, whichever is there."""
-    ask("iptables", "--wait", "-D", "DOCKER-USER", "-j", chain)
+    while ask("iptables", "--wait", "-D", "DOCKER-USER", "-j", chain) is not None:
+        pass
     ask("iptables", "--wait", "-F", chain)
     ask("iptables", "--wait", "-X", chain)
+    if listed(chain):
+        module.fail_json(msg=f"The chain {chain} is still there. Look at it with: iptables -S")
     if os.path.exists(path):
         os.unlink(path)
 
@@ -179,14 +192,14 @@ def main() -> None:
     try:
         rules = wanted_rules(chain, params["sources"], params["ports"]) if params["sources"] else []
     except ValueError as error:
-        module.fail_json(msg=f"sources must be IPv4 networks such as 192.0.2.0/24: {error}")
+        module.fail_json(msg=f"sources must be IPv4 networks such as 192.0.2.0/24, and each of ports an IPv4 address and a TCP port: {error}")
     text = script_text(chain, rules) if rules else None
     wanted = [*rules, f"-A DOCKER-USER -j {chain}"] if rules else []
     before = listed(chain)
     changed = before != wanted or read(path) != text
     if changed and not module.check_mode:
         if text is None:
-            remove(path, chain)
+            remove(module, path, chain)
         else:
             install(module, path, text)
     diff = {"before": "".join(f"{rule}\n" for rule in before), "after": "".join(f"{rule}\n" for rule in wanted)}

@@ -76,15 +76,17 @@ ansible_facts:
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(engine_installed) (whether there is a
           C(dockerd), running or not), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
-          C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), and C(stack) with
-          the C(current) release's id, its C(services) and their C(images).
+          C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), and C(stack).
+        - C(stack) has the id of the C(current) release and of the C(attempted) one, whose deploy did not end with success, or null; and from the manifest
+          of the current one, or of the attempted one where there is no current one, C(release) (which of the two it is, or null), C(project),
+          C(compose_files), C(env_file), C(services), C(jobs), C(foundations) and C(images). They are empty, and C(manifest_error) says why, where that
+          manifest cannot be read.
       type: dict
 """
 
 import concurrent.futures
 import errno
 import glob
-import json
 import os
 import platform
 import re
@@ -94,8 +96,11 @@ import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
 
+MEMINFO = "/proc/meminfo"
+FIREWALL_DIRECTORY = "/usr/local/sbin"
 ENGINE_PATH = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/snap/bin"
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
 
@@ -170,16 +175,17 @@ def engine_facts(engine: Engine, params: dict) -> dict:
         version, info = engine.get("/version"), engine.get("/info")
         images, containers = engine.get("/images/json"), engine.get("/containers/json")
     except EngineError as error:
-        return {"engine": None, "engine_error": str(error), "images": {}, "published": {}}
+        return {"engine": None, "engine_error": str(error), "images": {}, "published": []}
     present = {}
     for image in images:
         for reference in (image.get("RepoTags") or []) + (image.get("RepoDigests") or []):
             present[reference] = image["Id"]
-    published = {}
-    for container in containers:
-        for port in container["Ports"]:
-            if port.get("PublicPort"):
-                published[port["PublicPort"]] = container["Labels"].get("com.docker.compose.project") or container["Names"][0].lstrip("/")
+    published = [
+        (port.get("IP"), port["PublicPort"], container["Labels"].get("com.docker.compose.project") or container["Names"][0].lstrip("/"))
+        for container in containers
+        for port in container["Ports"]
+        if port.get("PublicPort") and port["Type"] == "tcp"
+    ]
     return {
         "engine": {"version": version["Version"], "api_version": version["ApiVersion"], "data_root": info["DockerRootDir"]},
         "engine_error": None,
@@ -197,18 +203,34 @@ def familiar(reference: str) -> str:
     return name if re.search(r":[^/]+$", name) else f"{name}:latest"
 
 
-def stack_facts(directory: str | None) -> dict:
-    """Return the release that the stack's directory points to, and the services that its manifest names."""
-    link = os.path.join(directory or "", "current")
+def publisher(published: list[tuple[str | None, int, str]], address: str, port: int) -> str | None:
+    """Return who publishes a port on an address, or on all addresses, of which this one is one."""
+    return next((project for on, number, project in published if number == port and (on == address or "0.0.0.0" in (on, address))), None)
+
+
+def link_target(directory: str | None, name: str) -> str | None:
+    """Return the id of the release that a link of the stack's directory names, None where there is none."""
+    if not directory:
+        return None
     try:
-        current = os.path.basename(os.readlink(link))
+        return os.path.basename(os.readlink(os.path.join(directory, name)))
     except OSError:
-        return {"current": None, "services": [], "images": {}}
-    try:
-        manifest = json.loads(read(os.path.join(link, "manifest.json")))
-    except ValueError:
-        manifest = {}
-    return {"current": current, "services": manifest.get("services", []), "images": manifest.get("images", {})}
+        return None
+
+
+def stack_facts(directory: str | None) -> dict:
+    """Return which releases there are, and what the manifest of the one in use says, or of the one that was attempted where none is in use."""
+    found = {name: link_target(directory, name) for name in ("current", "attempted")}
+    link = next((name for name, release in found.items() if release), None)
+    read_here = {"project": None, "compose_files": [], "env_file": None, "services": [], "jobs": [], "foundations": [], "images": {}}
+    facts = {**found, "release": found[link] if link else None, **read_here, "manifest_error": None}
+    if link:
+        try:
+            written = manifest.read(os.path.join(directory or "", link, manifest.NAME))
+        except manifest.ManifestError as error:
+            return {**facts, "manifest_error": str(error)}
+        facts.update({name: written[name] for name in read_here})
+    return facts
 
 
 def existing_parent(path: str) -> str:
@@ -227,7 +249,7 @@ def gather(params: dict) -> dict:
         published = facts.pop("published")
         data_root = facts["engine"]["data_root"] if facts["engine"] else "/var/lib/docker"
         machine = platform.machine()
-        memory = re.search(r"^MemTotal:\s+(\d+) kB", read("/proc/meminfo"), re.MULTILINE)
+        memory = re.search(r"^MemTotal:\s+(\d+) kB", read(MEMINFO), re.MULTILINE)
         return {
             **facts,
             "engine_installed": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{ENGINE_PATH}") is not None,
@@ -237,10 +259,13 @@ def gather(params: dict) -> dict:
             "memory_mb": int(memory[1]) // 1024 if memory else 0,
             "disk_free_mb": shutil.disk_usage(existing_parent(data_root)).free // 2**20,
             "apt_sources": debian_archive(),
-            "ports": [{**item, "busy": is_busy(item["address"], item["port"]), "project": published.get(item["port"])} for item in params["ports"]],
+            "ports": [
+                {**item, "busy": is_busy(item["address"], item["port"]), "project": publisher(published, item["address"], item["port"])}
+                for item in params["ports"]
+            ],
             "images_source": read(os.path.join(params["source_directory"], "source")).strip() or None,
             "stack": stack_facts(params["release_directory"]),
-            "firewall": os.path.exists(f"/usr/local/sbin/docker-firewall-{params['project']}"),
+            "firewall": bool(params["project"]) and os.path.exists(os.path.join(FIREWALL_DIRECTORY, f"docker-firewall-{params['project']}")),
             "compose": compose.result(),
             "buildx": buildx.result(),
         }
@@ -264,7 +289,7 @@ def main() -> None:
     facts = gather(module.params)
     if facts["images_source"] not in (None, "pull", "build"):
         record = os.path.join(module.params["source_directory"], "source")
-        module.fail_json(msg=f"{record} holds {facts['images_source'][:40]!r}. Write pull or build, or remove it, so that the choice is made anew.")
+        module.fail_json(msg=f"{record} holds {facts['images_source'][:40]!r}. Write pull or build, or remove it, so that the choice is made again.")
     module.exit_json(changed=False, ansible_facts={"campaign_host": facts})
 
 

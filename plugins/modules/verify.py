@@ -12,18 +12,21 @@ version_added: 0.1.0
 description:
   - Reads State and Health of every service back from the Engine, because C(docker compose up --wait) can return 0 on a stack
     that never became healthy, and waits until all are healthy or O(timeout) has passed.
-  - Then asks all O(checks) concurrently and reports every failure, not just the first. Nothing is changed, except that a probe
-    writes, reads and removes a value of its own.
+  - Proves that each service's logs can be read and that it runs the image of its reference, then asks all O(checks) concurrently and
+    reports every failure, not just the first. The module itself changes nothing; what a probe or a command changes is the service's affair.
 options:
+  manifest:
+    description:
+      - Path of a release's C(manifest.json). What it says is the default of O(project), O(services), O(images) and O(checks), so that
+        what was deployed is verified, whatever the inventory says today.
+    type: path
   project:
-    description: Compose project name.
+    description: Compose project name. Required without O(manifest).
     type: str
-    required: true
   services:
-    description: Names of the services that must run and be healthy.
+    description: Names of the services that must run and be healthy. Required without O(manifest).
     type: list
     elements: str
-    required: true
   jobs:
     description: Names of the services that must have run to their end with success. One that failed ends the wait.
     type: list
@@ -32,12 +35,10 @@ options:
   images:
     description: References by service. The image that a service runs must be the one that the Engine has under its reference.
     type: dict
-    default: {}
   checks:
     description: What to ask. Each names the service that is to blame when it fails.
     type: list
     elements: dict
-    default: []
     suboptions:
       service:
         description: Compose service that the check is about.
@@ -50,58 +51,72 @@ options:
       kind:
         description:
           - V(http) gets O(checks[].path) and compares status, headers and text.
-          - V(probe) has the service ask its own dependencies with values chosen here, and compares what came back.
-          - V(unreachable) proves that O(checks[].port) of the host answers on loopback only.
-          - V(campaign) creates a campaign, waits for its evaluation and removes it. Asked with O(depth=full) only.
-          - V(old_tls) proves that TLS 1.1 is refused.
+          - V(tcp) connects to O(checks[].port), or proves that nobody but the host itself can.
+          - V(probe) posts O(checks[].send) to the service, which asks its own dependencies, and compares what came back with O(checks[].expect).
+          - V(command) runs O(checks[].command) in the service's container, as its user, and compares exit code and output.
         type: str
-        choices: [http, probe, unreachable, campaign, old_tls]
+        choices: [http, tcp, probe, command]
         required: true
+      depth:
+        description: A check of depth V(full) is asked with O(depth=full) only.
+        type: str
+        choices: [basic, full]
+        default: basic
       port:
-        description: TCP port, of the container unless O(checks[].address) is given.
+        description: TCP port, of the container unless O(checks[].address) is given. Required but for V(command).
         type: int
-        required: true
       address:
         description: Address of the host where the port is published. Without it the container's own address is asked.
         type: str
       certificate:
         description:
-          - Certificate and chain in PEM. Given, V(http) and V(campaign) ask by https, expect this very certificate, and trust nothing else.
+          - Certificate and chain in PEM. Given, V(http) and V(probe) ask by https, expect this very certificate, and trust nothing else.
         type: str
       server_name:
         description: DNS name to ask for, and to find in the certificate. Required with O(checks[].certificate).
         type: str
       path:
-        description: Path and query of an V(http) check.
+        description: Path and query. V(/) for V(http) and V(/internal/probe) for V(probe) without it.
         type: str
-        default: /
       status:
-        description: HTTP status that V(http) expects.
+        description: HTTP status that V(http) expects, V(200) without it, or exit code that V(command) expects, V(0) without it.
         type: int
-        default: 200
       headers:
         description: Headers that the answer of V(http) must have, with these values.
         type: dict
         default: {}
       contains:
-        description: Text that the answer of V(http) must contain.
+        description: Text that the answer of V(http) or the standard output of V(command) must contain.
         type: str
+      send:
+        description:
+          - Mapping that V(probe) posts as JSON. C({nonce}) stands for 32 random hexadecimal digits, C({longitude}) and C({latitude}) for the numbers
+            of a random place. A value that is one of these and nothing else keeps its type.
+        type: dict
       expect:
-        description: Names of the answers that V(probe) expects.
+        description:
+          - For V(probe) a mapping of answers' names to their values, with the placeholders of O(checks[].send). The service answers
+            with a C(name), what it C(got) and an optional C(detail) for each, in a list under the key C(checks).
+          - For V(tcp) V(open), which is the default, where a connection must succeed, or V(loopback), where no address of the host but
+            loopback may accept one. A port that the service does not publish is not asked then.
+        type: raw
+      command:
+        description: Command and arguments of V(command). No shell reads them.
         type: list
         elements: str
-        default: []
+      environment:
+        description: Environment variables of V(command), beside the container's own.
+        type: dict
+        default: {}
+      timeout:
+        description: Seconds that V(command) may take. One that takes longer fails the check, and goes on in the container until it ends by itself.
+        type: int
+        default: 60
   depth:
-    description: V(full) adds the end-to-end checks.
+    description: V(full) adds the checks of that depth.
     type: str
     choices: [basic, full]
     default: basic
-  operator_user:
-    description: User that V(campaign) signs in as.
-    type: str
-  operator_password:
-    description: That user's password.
-    type: str
   timeout:
     description: Seconds to wait for all services to become healthy and all jobs to end.
     type: int
@@ -118,24 +133,37 @@ author: campaign.platform contributors (@campaign-platform)
 """
 
 EXAMPLES = r"""
-- name: Verify a frontend
+- name: Verify what was deployed
   campaign.platform.verify:
-    project: campaign
-    services: [frontend]
+    manifest: /opt/campaign/current/manifest.json
+    depth: full
+
+- name: Verify a page, a worker's access to its database and a port that is closed from outside
+  campaign.platform.verify:
+    project: shop
+    services: [frontend, worker, database]
     checks:
       - {service: frontend, name: the page, kind: http, address: 127.0.0.1, port: 8080, contains: "<div id=\"root\">"}
+      - service: worker
+        name: the database
+        kind: probe
+        port: 3000
+        send: {lng: "{longitude}", lat: "{latitude}"}
+        expect: {postgis: "POINT({longitude} {latitude})"}
+      - {service: database, name: port closed from outside, kind: tcp, port: 5432, expect: loopback}
+      - {service: worker, name: an order from end to end, kind: command, command: [node, dist/order.js], depth: full}
 """
 
 RETURN = r"""
 passed:
   description: Number of checks that passed.
   type: int
-  returned: always
+  returned: when the Engine answers
 failures:
   description: Each failure with C(service), C(check), C(expected), C(got) and C(look).
   type: list
   elements: dict
-  returned: always
+  returned: when the Engine answers
 logs:
   description: The last lines of every service that failed.
   type: dict
@@ -143,26 +171,54 @@ logs:
 """
 
 import concurrent.futures
-import contextlib
-import http.client
+import functools
 import json
 import re
 import secrets
 import socket
-import ssl
 import time
+from collections.abc import Callable
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.campaign.platform.plugins.module_utils import manifest
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, EngineTimeout, demultiplex, message_of, project_containers
+from ansible_collections.campaign.platform.plugins.module_utils.http import HttpError, Target, Tls, exchange
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
-# A PNG of one pixel: the smallest real image to store and get back.
-PIXEL = bytes.fromhex(
-    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c63f8cfc0f01f0005000201fb2ed4a60000000049454e44ae426082"
-)
-HTTP_TIMEOUT = 10
+CONNECT_TIMEOUT = 2
+PROBE_PATH = "/internal/probe"
 SUCCESS = "exited (exit code 0)"
-EVALUATION_TIMEOUT = 90
+# The kernel's own list of the host's addresses, whatever made them.
+ROUTES = "/proc/net/fib_trie"
+
+TEXT = {"type": "str", "required": True}
+CHECK = {
+    "type": "list",
+    "elements": "dict",
+    "required_by": {"certificate": ("server_name",)},
+    "required_if": [("kind", "http", ("port",)), ("kind", "tcp", ("port",)), ("kind", "probe", ("port", "send", "expect")), ("kind", "command", ("command",))],
+    "options": {
+        "service": TEXT,
+        "name": TEXT,
+        "kind": {"type": "str", "choices": ["http", "tcp", "probe", "command"], "required": True},
+        "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
+        "port": {"type": "int"},
+        "address": {"type": "str"},
+        "certificate": {"type": "str"},
+        "server_name": {"type": "str"},
+        "path": {"type": "str"},
+        "status": {"type": "int"},
+        "headers": {"type": "dict", "default": {}},
+        "contains": {"type": "str"},
+        "send": {"type": "dict"},
+        "expect": {"type": "raw"},
+        "command": {"type": "list", "elements": "str"},
+        "environment": {"type": "dict", "default": {}},
+        "timeout": {"type": "int", "default": 60},
+    },
+}
 
 
 class Failed(Exception):
@@ -179,110 +235,63 @@ def shorten(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
-class HttpsConnection(http.client.HTTPConnection):
-    """A connection to an address under another name, which trusts the given certificates only and expects the first of them."""
-
-    def __init__(self, address: str, port: int, timeout: float, certificate: str, server_name: str):
-        super().__init__(address, port, timeout=timeout)
-        self._server_name = server_name
-        # What tools write around certificates is no part of them.
-        blocks = re.findall(rf"{ssl.PEM_HEADER}.*?{ssl.PEM_FOOTER}", certificate, re.DOTALL)
-        self._expected = ssl.PEM_cert_to_DER_cert(blocks[0])
-        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        # A chain rarely holds its root, so each of its certificates may be the end of the way.
-        self._context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        self._context.load_verify_locations(cadata="\n".join(blocks))
-
-    def connect(self) -> None:
-        super().connect()
-        self.sock = self._context.wrap_socket(self.sock, server_hostname=self._server_name)
-        if self.sock.getpeercert(binary_form=True) != self._expected:
-            raise ssl.SSLError(1, "another certificate than the one that was given")
+def last_lines(text: str, count: int = 3) -> str:
+    """Return the last lines that say something, for a message."""
+    return shorten(" / ".join([line for line in text.splitlines() if line.strip()][-count:]))
 
 
-def http_exchange(addresses, port, tls, method, path, *, body=None, headers=None):
-    """Ask the first address that accepts a connection; return status, headers and body."""
-    problem = "the container has no address"
-    for address in addresses:
-        connection = HttpsConnection(address, port, HTTP_TIMEOUT, **tls) if tls else http.client.HTTPConnection(address, port, timeout=HTTP_TIMEOUT)
-        try:
-            connection.connect()
-        except OSError as error:
-            problem = f"{address}:{port}: {error.strerror or error}"
-            connection.close()
-            continue
-        try:
-            named = {"Host": tls["server_name"]} if tls else {}
-            connection.request(method, path, body, {**named, **(headers or {})})
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            problem = f"{address}:{port}: {type(error).__name__}"
-        finally:
-            connection.close()
-    raise Failed(f"an HTTP answer to {method} {path}", problem)
+def fill(value: Any, chosen: dict[str, Any]) -> Any:
+    """Return a value with its placeholders replaced; one that is nothing but a placeholder becomes what was chosen, with its type."""
+    if isinstance(value, dict):
+        return {name: fill(inner, chosen) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [fill(inner, chosen) for inner in value]
+    if not isinstance(value, str):
+        return value
+    names = "|".join(chosen)
+    whole = re.fullmatch(rf"\{{({names})\}}", value)
+    if whole:
+        return chosen[whole[1]]
+    return re.sub(rf"\{{({names})\}}", lambda found: _spelled(chosen[found[1]]), value)
 
 
-def http_request(addresses, port, tls, method, path, *, body=None, headers=None):
-    """Ask, and return status and body."""
-    status, _headers, answer = http_exchange(addresses, port, tls, method, path, body=body, headers=headers)
-    return status, answer
+def _spelled(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def old_hello(server_name: str) -> bytes:
-    """Return a ClientHello of TLS 1.1. OpenSSL itself would refuse to send one on most hosts, which would prove nothing about the server."""
-
-    def sized(content: bytes, width: int = 2) -> bytes:
-        return len(content).to_bytes(width, "big") + content
-
-    name = server_name.encode("idna")
-    server_names = b"\0\0" + sized(sized(b"\0" + sized(name)))
-    curves = b"\0\x0a" + sized(sized(bytes.fromhex("001700180019")))
-    formats = b"\0\x0b" + sized(b"\x01\0")
-    # ECDHE and RSA key exchange with AES-CBC: what TLS 1.1 had.
-    ciphers = bytes.fromhex("c009c00ac013c014002f0035")
-    hello = b"\x03\x02" + secrets.token_bytes(32) + b"\0" + sized(ciphers) + b"\x01\0" + sized(server_names + curves + formats)
-    return b"\x16\x03\x01" + sized(b"\x01" + sized(hello, 3))
+def choose() -> dict[str, Any]:
+    """Return values that no service can know beforehand."""
+    return {
+        "nonce": secrets.token_hex(16),
+        # Never a whole number, which some databases would spell in another way.
+        "longitude": round(secrets.randbelow(3600) / 10 - 180 + 0.05, 2),
+        "latitude": round(secrets.randbelow(1800) / 10 - 90 + 0.05, 2),
+    }
 
 
-def json_request(addresses, port, tls, method, path, *, payload=None, token=None, status=200):
-    """Ask with and for JSON; fail on any other status than the one expected."""
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    body = None
-    if payload is not None:
-        headers["Content-Type"] = "application/json"
-        body = json.dumps(payload)
-    got, answer = http_request(addresses, port, tls, method, path, body=body, headers=headers)
-    if got != status:
-        raise Failed(f"{method} {path} to answer {status}", f"{got} {shorten(answer.decode(errors='replace'))}")
+def host_addresses() -> list[str]:
+    """Return the host's own IPv4 addresses but for those of loopback: towards the outside and towards its container networks."""
+    with open(ROUTES, encoding="utf-8") as file:
+        found = re.findall(r"\|-- ([0-9.]+)\n(?: +/\d+ .*\n)*? +/32 host LOCAL", file.read())
+    return sorted({address for address in found if not address.startswith("127.")})
+
+
+def accepts(address: str, port: int) -> str:
+    """Connect; return why it did not succeed, or nothing."""
     try:
-        return json.loads(answer) if answer else None
-    except ValueError:
-        raise Failed(f"{method} {path} to answer JSON", shorten(answer.decode(errors="replace"))) from None
-
-
-def host_addresses(engine_networks: list[str]) -> list[str]:
-    """Return the host's own addresses towards the outside and towards its container networks."""
-    addresses = set(engine_networks)
-    # Connecting a datagram socket sends nothing; it makes the kernel choose the source address.
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            addresses.add(probe.getsockname()[0])
-        except OSError:
-            # A host without a route to anywhere cannot be reached from there either.
-            pass
-    return sorted(address for address in addresses if address and not address.startswith("127."))
+        with socket.create_connection((address, port), timeout=CONNECT_TIMEOUT):
+            return ""
+    except OSError as error:
+        return f"{address}:{port}: {error.strerror or error}"
 
 
 class Stack:
     """The containers of a Compose project and the questions asked of them."""
 
-    def __init__(self, engine: Engine, params: dict):
+    def __init__(self, engine: Engine, params: dict[str, Any]):
         self.engine = engine
         self.params = params
         self.containers: dict[str, dict] = {}
-        self.gateways: list[str] = []
 
     def refresh(self) -> None:
         """Read the state of every container of the project."""
@@ -311,7 +320,7 @@ class Stack:
             return f"unhealthy: {shorten(health['Log'][-1]['Output'])}"
         return health["Status"]
 
-    def wait(self) -> list[dict]:
+    def wait(self) -> list[dict[str, str]]:
         """Wait for every service and job and return a failure for each that is not healthy, or did not end well, in the end."""
         deadline = time.monotonic() + self.params["timeout"]
         while True:
@@ -328,135 +337,103 @@ class Stack:
             self.failure(job, "run to its end", SUCCESS, state) for job, state in unfinished.items()
         ]
 
-    def failure(self, service: str, check: str, expected: str, got: str) -> dict:
+    def failure(self, service: str, check: str, expected: str, got: str) -> dict[str, str]:
         """Describe one failure."""
         look = f"docker compose -p {self.params['project']} logs {service}"
         return {"service": service, "check": check, "expected": expected, "got": got, "look": look}
 
-    def addresses(self, check: dict) -> list[str]:
-        """Return where to ask a check's question."""
+    def target(self, check: dict) -> Target:
+        """Return where to ask a check's question: at the address of the host, or at those of the container."""
+        tls = Tls(check["certificate"], check["server_name"]) if check["certificate"] else None
         if check["address"]:
-            return ["127.0.0.1" if check["address"] == "0.0.0.0" else check["address"]]
+            return Target(["127.0.0.1" if check["address"] == "0.0.0.0" else check["address"]], check["port"], tls)
         networks = self.containers.get(check["service"], {}).get("NetworkSettings", {}).get("Networks", {})
-        return [network["IPAddress"] for network in networks.values() if network.get("IPAddress")]
-
-    def where(self, check: dict) -> tuple:
-        """Return addresses, port and, for https, the certificate to expect."""
-        tls = {"certificate": check["certificate"], "server_name": check["server_name"]} if check["certificate"] else None
-        return self.addresses(check), check["port"], tls
+        return Target([network["IPAddress"] for network in networks.values() if network.get("IPAddress")], check["port"], tls)
 
     def check_http(self, check: dict) -> None:
         """Compare status, headers and text."""
-        status, headers, body = http_exchange(*self.where(check), "GET", check["path"])
-        text = body.decode(errors="replace")
-        if status != check["status"]:
-            raise Failed(f"GET {check['path']} to answer {check['status']}", f"{status} {shorten(text)}")
+        path, status = check["path"] or "/", check["status"] or 200
+        try:
+            answer = exchange(self.target(check), "GET", path)
+        except HttpError as error:
+            raise Failed(f"an HTTP answer to GET {path}", str(error)) from None
+        if answer.status != status:
+            raise Failed(f"GET {path} to answer {status}", f"{answer.status} {shorten(answer.text)}")
         for name, value in check["headers"].items():
-            if headers.get(name) != value:
-                raise Failed(f"GET {check['path']} to answer with {name}: {value}", shorten(headers.get(name) or "no such header"))
-        if check["contains"] and check["contains"] not in text:
-            raise Failed(f"GET {check['path']} to contain {check['contains']!r}", shorten(text))
+            if answer.headers.get(name) != str(value):
+                raise Failed(f"GET {path} to answer with {name}: {value}", shorten(answer.headers.get(name) or "no such header"))
+        if check["contains"] and check["contains"] not in answer.text:
+            raise Failed(f"GET {path} to contain {check['contains']!r}", shorten(answer.text))
 
     def check_probe(self, check: dict) -> None:
         """Have a service ask its dependencies with values it cannot know beforehand."""
-        nonce = secrets.token_hex(16)
-        lng, lat = secrets.randbelow(3600) / 10 - 180 + 0.05, secrets.randbelow(1800) / 10 - 90 + 0.05
-        lng, lat = round(lng, 2), round(lat, 2)
-        answer = json_request(*self.where(check), "POST", "/internal/probe", payload={"nonce": nonce, "lng": lng, "lat": lat})
-        wanted = {
-            "postgis": f"POINT({lng:g} {lat:g})",
-            "redis": nonce,
-            "s3": nonce,
-            "postgres_wrong_password": "28P01",
-            "redis_wrong_password": "WRONGPASS",
-            "s3_default_credentials": "InvalidAccessKeyId",
-            "s3_wrong_secret": "SignatureDoesNotMatch",
-        }
-        got = {item["name"]: item for item in answer["checks"]}
-        wrong = [
-            (name, wanted[name], shorten(f"{item.get('got')} {item.get('detail') or ''}") if item else "no such answer")
-            for name in check["expect"]
-            for item in [got.get(name)]
-            if item is None or item.get("got") != wanted[name]
-        ]
+        chosen, path = choose(), check["path"] or PROBE_PATH
+        try:
+            answer = exchange(self.target(check), "POST", path, body=json.dumps(fill(check["send"], chosen)), headers={"Content-Type": "application/json"})
+        except HttpError as error:
+            raise Failed(f"an HTTP answer to POST {path}", str(error)) from None
+        if answer.status != 200:
+            raise Failed(f"POST {path} to answer 200", f"{answer.status} {shorten(answer.text)}")
+        try:
+            got = {item["name"]: item for item in json.loads(answer.body)["checks"]}
+        except (ValueError, KeyError, TypeError):
+            raise Failed(f"POST {path} to answer JSON of the documented form", shorten(answer.text)) from None
+        wanted = fill(check["expect"], chosen)
+        wrong = {name: value for name, value in wanted.items() if name not in got or got[name].get("got") != value}
         if wrong:
-            raise Failed(", ".join(f"{name}: {expected}" for name, expected, _got in wrong), ", ".join(f"{name}: {came}" for name, _expected, came in wrong))
+            came = {name: shorten(f"{got[name].get('got')} {got[name].get('detail') or ''}") if name in got else "no such answer" for name in wrong}
+            raise Failed(", ".join(f"{name}: {value}" for name, value in wrong.items()), ", ".join(f"{name}: {text}" for name, text in came.items()))
 
-    def check_unreachable(self, check: dict) -> None:
-        """Prove that no address but loopback accepts a connection, where the service publishes the port at all."""
+    def check_tcp(self, check: dict) -> None:
+        """Prove that a port accepts connections, or that it does so on loopback only."""
+        if check["expect"] == "loopback":
+            self._check_loopback(check)
+            return
+        target = self.target(check)
+        refusals = [accepts(address, target.port) for address in target.addresses] or ["there is no address to ask"]
+        if all(refusals):
+            raise Failed(f"port {target.port} to accept connections", ", ".join(refusals))
+
+    def _check_loopback(self, check: dict) -> None:
         published = self.containers.get(check["service"], {}).get("NetworkSettings", {}).get("Ports") or {}
         if not any(int(binding["HostPort"]) == check["port"] for bindings in published.values() for binding in bindings or []):
             return
-        for address in host_addresses(self.gateways):
-            try:
-                with socket.create_connection((address, check["port"]), timeout=2):
-                    raise Failed(f"port {check['port']} to answer on loopback only", f"{address}:{check['port']} accepts connections")
-            except OSError:
-                continue
-
-    def check_old_tls(self, check: dict) -> None:
-        """Prove that a client of TLS 1.1 is turned away."""
-        for address in self.addresses(check):
-            try:
-                with socket.create_connection((address, check["port"]), timeout=HTTP_TIMEOUT) as connection:
-                    connection.sendall(old_hello(check["server_name"]))
-                    answer = connection.recv(3)
-            except OSError as error:
-                raise Failed("TLS 1.1 to be refused", f"{address}:{check['port']}: {error.strerror or error}") from None
-            # The type of the first record: 21 is an alert, 22 goes on with the handshake.
-            if answer[:1] != b"\x15":
-                raise Failed("TLS 1.1 to be refused", "it is accepted" if answer[:1] == b"\x16" else f"no TLS: {answer!r}")
-
-    def check_campaign(self, check: dict) -> None:
-        """Create a campaign with an asset, see it evaluated, and remove it again."""
-        where = self.where(check)
-        login = {"username": self.params["operator_user"], "password": self.params["operator_password"]}
-        token = json_request(*where, "POST", "/api/auth/login", payload=login)["accessToken"]
-        status, _body = http_request(*where, "POST", "/api/campaigns", body="{}", headers={"Content-Type": "application/json"})
-        if status != 401:
-            raise Failed("creating a campaign without a token to answer 401", str(status))
-        campaign = {
-            "name": f"verification {secrets.token_hex(4)}",
-            "place": {"type": "Point", "coordinates": [13.4, 52.5]},
-            "rule": {"type": "within_radius", "center": [13.4, 52.5], "radiusMeters": 1000},
-        }
-        created = json_request(*where, "POST", "/api/campaigns", payload=campaign, token=token, status=201)
-        path = f"/api/campaigns/{created['id']}"
         try:
-            headers = {"Authorization": f"Bearer {token}", "Content-Type": "image/png"}
-            status, body = http_request(*where, "PUT", f"{path}/asset", body=PIXEL, headers=headers)
-            if status not in (200, 201, 204):
-                raise Failed("storing an asset to succeed", f"{status} {shorten(body.decode(errors='replace'))}")
-            status, body = http_request(*where, "GET", f"{path}/asset")
-            if (status, body) != (200, PIXEL):
-                raise Failed("the asset to come back as it was stored", f"{status} and {len(body)} bytes")
-            self._await_evaluation(where, path)
-        except (Failed, KeyError, TypeError):
-            # What failed first is what matters; a failure to clean up must not hide it.
-            with contextlib.suppress(Failed):
-                http_request(*where, "DELETE", path, headers={"Authorization": f"Bearer {token}"})
-            raise
-        json_request(*where, "DELETE", path, token=token, status=204)
-        json_request(*where, "GET", path, status=404)
+            addresses = host_addresses()
+        except OSError as error:
+            raise Failed(f"{ROUTES} to list the host's addresses", str(error.strerror)) from None
+        for address in addresses:
+            if not accepts(address, check["port"]):
+                raise Failed(f"port {check['port']} to answer on loopback only", f"{address}:{check['port']} accepts connections")
 
-    @staticmethod
-    def _await_evaluation(where, path: str) -> None:
-        deadline = time.monotonic() + EVALUATION_TIMEOUT
-        while (state := json_request(*where, "GET", path)["state"]) == "pending":
-            if time.monotonic() >= deadline:
-                raise Failed(f"the campaign to be evaluated within {EVALUATION_TIMEOUT} s", "still pending: look at the scheduler and the rules-engine too")
-            time.sleep(0.5)
-        if state != "active":
-            raise Failed("a campaign inside its own radius to become active", state)
+    def check_command(self, check: dict) -> None:
+        """Run a command where the service runs, and compare exit code and output."""
+        status = check["status"] or 0
+        expected = f"{shorten(' '.join(check['command']), 80)} to end with exit code {status}"
+        container = self.containers.get(check["service"])
+        if container is None:
+            raise Failed(expected, "no container")
+        try:
+            # As YAML and Compose spell them.
+            environment = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in check["environment"].items()}
+            ended = self.engine.execute(container["Id"], check["command"], environment, check["timeout"])
+        except EngineTimeout:
+            raise Failed(f"{expected} within {check['timeout']} s", "it still runs") from None
+        except EngineError as error:
+            raise Failed(expected, f"it was not started: {shorten(error.reason)}") from None
+        if ended.status != status:
+            raise Failed(expected, f"exit code {ended.status}: {last_lines(ended.output) or 'no output'}")
+        if check["contains"] and check["contains"] not in ended.stdout:
+            raise Failed(f"{shorten(' '.join(check['command']), 80)} to print {check['contains']!r}", last_lines(ended.output) or "no output")
 
     def check_logs(self, service: str) -> None:
-        """Prove that the service's logs can be read."""
+        """Prove that the service's logs can be read, whether it has said something yet or not."""
         container = self.containers[service]
         query = {"stdout": "1", "stderr": "1", "tail": "1"}
         status, body = self.engine.request("GET", f"/containers/{container['Id']}/logs", query=query)
-        if status != 200 or not body:
+        if status != 200:
             driver = container["HostConfig"]["LogConfig"]["Type"]
-            raise Failed("at least one readable line of log", f"status {status} and {len(body)} bytes from the log driver {driver}")
+            raise Failed("a log that can be read", f"status {status} from the log driver {driver}: {shorten(message_of(body))}")
 
     def check_image(self, service: str, reference: str) -> None:
         """Prove that a service runs the image of the release, whatever its tag has come to mean."""
@@ -471,92 +448,107 @@ class Stack:
             raise Failed(f"to run {reference}, which is {wanted}", running)
 
     def tail(self, service: str, lines: int = 20) -> str:
-        """Return the last lines of a service's log."""
+        """Return the last lines of a service's log, nothing where it cannot be read."""
         container = self.containers.get(service)
         if container is None:
             return ""
         query = {"stdout": "1", "stderr": "1", "tail": str(lines)}
-        _status, body = self.engine.request("GET", f"/containers/{container['Id']}/logs", query=query)
-        # Each frame starts with eight bytes: the stream, three zeros and the length.
-        text, rest = b"", body
-        while len(rest) >= 8 and rest[0] in (0, 1, 2) and rest[1:4] == b"\0\0\0":
-            length = int.from_bytes(rest[4:8], "big")
-            text, rest = text + rest[8 : 8 + length], rest[8 + length :]
-        return (text + rest).decode(errors="replace")
-
-    def ask(self, task) -> dict | None:
-        """Run one check; return its failure, if it failed."""
-        service, name, function, arguments = task
         try:
-            function(*arguments)
+            status, body = self.engine.request("GET", f"/containers/{container['Id']}/logs", query=query)
+        except EngineError:
+            return ""
+        return b"".join(text for _stream, text in demultiplex(body)).decode(errors="replace") if status == 200 else ""
+
+    def ask(self, task: tuple[str, str, Callable[[], None]]) -> dict[str, str] | None:
+        """Run one check; return its failure, if it failed."""
+        service, name, question = task
+        try:
+            question()
         except Failed as failed:
             return self.failure(service, name, failed.expected, failed.got)
-        except (KeyError, TypeError, EngineError) as error:
-            return self.failure(service, name, "an answer of the documented form", f"{type(error).__name__}: {shorten(str(error))}")
+        except EngineError as error:
+            return self.failure(service, name, "an answer of the Docker Engine", shorten(str(error)))
         return None
 
-    def tasks(self) -> list[tuple]:
+    def tasks(self) -> list[tuple[str, str, Callable[[], None]]]:
         """List the checks to ask at this depth."""
-        functions = {
-            "http": self.check_http,
-            "probe": self.check_probe,
-            "unreachable": self.check_unreachable,
-            "campaign": self.check_campaign,
-            "old_tls": self.check_old_tls,
-        }
-        tasks = [(service, "logs", self.check_logs, (service,)) for service in self.params["services"] if service in self.containers]
-        tasks += [(service, "image", self.check_image, (service, image)) for service, image in self.params["images"].items() if service in self.containers]
-        for check in self.params["checks"]:
-            if check["kind"] != "campaign" or self.params["depth"] == "full":
-                tasks.append((check["service"], check["name"], functions[check["kind"]], (check,)))
+        functions = {"http": self.check_http, "tcp": self.check_tcp, "probe": self.check_probe, "command": self.check_command}
+        there = self.containers
+        tasks = [(service, "logs", functools.partial(self.check_logs, service)) for service in self.params["services"] if service in there]
+        tasks += [
+            (service, "image", functools.partial(self.check_image, service, image)) for service, image in self.params["images"].items() if service in there
+        ]
+        tasks += [
+            (check["service"], check["name"], functools.partial(functions[check["kind"]], check))
+            for check in self.params["checks"]
+            if check["depth"] == "basic" or self.params["depth"] == "full"
+        ]
         return tasks
 
-    def verify(self) -> tuple[int, list[dict]]:
+    def verify(self) -> tuple[int, list[dict[str, str]]]:
         """Return the number of checks that passed, and the failures."""
         failures = self.wait()
-        # The gateway of a bridge is the host itself; that of another driver may be somebody else's machine.
-        bridges = [network for network in self.engine.get("/networks") if network["Driver"] == "bridge"]
-        self.gateways = [pool.get("Gateway", "") for network in bridges for pool in (network["IPAM"].get("Config") or [])]
         tasks = self.tasks()
         with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
             failures += [failure for failure in pool.map(self.ask, tasks) if failure]
         return len(tasks) + len(self.params["services"]) + len(self.params["jobs"]) - len(failures), failures
 
 
+def problems_of(checks: list[dict[str, Any]]) -> list[str]:
+    """Return what is wrong with the checks' form, where the argument spec cannot say it."""
+    problems = []
+    for check in checks:
+        kind, expect = check["kind"], check["expect"]
+        where = f"{check['service']}, {check['name']}: expect"
+        if kind == "probe" and not (isinstance(expect, dict) and expect):
+            problems.append(f"{where} must be a mapping of answers' names to their values for a probe.")
+        elif kind == "tcp" and expect not in (None, "open", "loopback"):
+            problems.append(f"{where} must be open or loopback for a tcp check.")
+        elif kind in ("http", "command") and expect is not None:
+            problems.append(f"{where} is for the kinds probe and tcp. Use status, headers or contains.")
+    return problems
+
+
+def from_manifest(params: dict[str, Any], spec: dict[str, Any]) -> None:
+    """Fill in what the parameters do not say from the manifest that they name; raise ManifestError."""
+    path = params["manifest"]
+    written = manifest.read(path)
+    named = {name: written[name] for name in ("project", "services", "images", "checks") if params[name] is None and written[name] is not None}
+    checked = ArgumentSpecValidator({name: spec[name] for name in named}).validate(named)
+    if checked.error_messages:
+        raise manifest.ManifestError(f"{path} is not a manifest: {'; '.join(checked.error_messages)}. Deploy again.")
+    params.update(checked.validated_parameters)
+    if not params["project"]:
+        raise manifest.ManifestError(f"{path} does not name its Compose project. Give project, or deploy again.")
+    if named.get("services") == []:
+        raise manifest.ManifestError(f"{path} names no services, so there is nothing to verify. Deploy again.")
+
+
 def main() -> None:
     """Entry point."""
-    text = {"type": "str", "required": True}
-    check = {
-        "service": text,
-        "name": text,
-        "kind": {"type": "str", "choices": ["http", "probe", "unreachable", "campaign", "old_tls"], "required": True},
-        "port": {"type": "int", "required": True},
-        "address": {"type": "str"},
-        "certificate": {"type": "str"},
-        "server_name": {"type": "str"},
-        "path": {"type": "str", "default": "/"},
-        "status": {"type": "int", "default": 200},
-        "headers": {"type": "dict", "default": {}},
-        "contains": {"type": "str"},
-        "expect": {"type": "list", "elements": "str", "default": []},
+    spec = {
+        "manifest": {"type": "path"},
+        "project": {"type": "str"},
+        "services": {"type": "list", "elements": "str"},
+        "jobs": {"type": "list", "elements": "str", "default": []},
+        "images": {"type": "dict"},
+        "checks": CHECK,
+        "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
+        "timeout": {"type": "int", "default": 120},
+        "socket": {"type": "path", "default": "/var/run/docker.sock"},
     }
-    module = AnsibleModule(
-        argument_spec={
-            "project": text,
-            "services": {"type": "list", "elements": "str", "required": True},
-            "jobs": {"type": "list", "elements": "str", "default": []},
-            "images": {"type": "dict", "default": {}},
-            "checks": {"type": "list", "elements": "dict", "default": [], "options": check, "required_by": {"certificate": ("server_name",)}},
-            "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
-            "operator_user": {"type": "str"},
-            "operator_password": {"type": "str", "no_log": True},
-            "timeout": {"type": "int", "default": 120},
-            "socket": {"type": "path", "default": "/var/run/docker.sock"},
-        },
-        supports_check_mode=True,
-        required_if=[("depth", "full", ("operator_user", "operator_password"))],
-    )
-    stack = Stack(Engine(module.params["socket"]), module.params)
+    module = AnsibleModule(argument_spec=spec, required_one_of=[("manifest", "project"), ("manifest", "services")], supports_check_mode=True)
+    params = module.params
+    try:
+        if params["manifest"]:
+            from_manifest(params, spec)
+    except manifest.ManifestError as error:
+        module.fail_json(msg=str(error))
+    params.update(images=params["images"] or {}, checks=params["checks"] or [])
+    problems = problems_of(params["checks"])
+    if problems:
+        module.fail_json(msg="\n- ".join(["Nothing was asked, because these checks cannot be:", *problems]))
+    stack = Stack(Engine(params["socket"]), params)
     try:
         passed, failures = stack.verify()
     except EngineError as error:

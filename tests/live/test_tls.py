@@ -2,14 +2,20 @@
 """The frontend by TLS: protocols, certificate, redirect, and the headers of every answer. For a stack with TLS; conftest.py says what it needs."""
 
 import contextlib
+import datetime
 import http.client
 import os
 import re
+import secrets
 import socket
 import ssl
+import threading
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 HSTS = "max-age=63072000"
 HEADERS = {
@@ -118,6 +124,65 @@ def test_old_versions_are_refused(frontend, version):
     with pytest.raises(ssl.SSLError) as refused:
         frontend.handshake(context)
     assert refused.value.reason == "TLSV1_ALERT_PROTOCOL_VERSION"
+
+
+def old_hello(server_name: str) -> bytes:
+    """Return a ClientHello of TLS 1.1. OpenSSL itself would refuse to send one on most hosts, which would prove nothing about the server."""
+
+    def sized(content: bytes, width: int = 2) -> bytes:
+        return len(content).to_bytes(width, "big") + content
+
+    name = server_name.encode("idna")
+    server_names = b"\0\0" + sized(sized(b"\0" + sized(name)))
+    curves = b"\0\x0a" + sized(sized(bytes.fromhex("001700180019")))
+    formats = b"\0\x0b" + sized(b"\x01\0")
+    # ECDHE and RSA key exchange with AES-CBC: what TLS 1.1 had.
+    ciphers = bytes.fromhex("c009c00ac013c014002f0035")
+    hello = b"\x03\x02" + secrets.token_bytes(32) + b"\0" + sized(ciphers) + b"\x01\0" + sized(server_names + curves + formats)
+    return b"\x16\x03\x01" + sized(b"\x01" + sized(hello, 3))
+
+
+def first_record(connection: socket.socket, server_name: str) -> int:
+    """Send the old hello; return the type of the first record that comes back: 21 is an alert, 22 goes on with the handshake."""
+    connection.sendall(old_hello(server_name))
+    return connection.recv(1)[0]
+
+
+@pytest.fixture
+def lenient_port(tmp_path, frontend):
+    """A server of this machine that speaks TLS 1.0 and later."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, frontend.name)])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    certificate = builder.not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1)).sign(key, hashes.SHA256())
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "chain.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + key.private_bytes(*form))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.minimum_version = ssl.TLSVersion.TLSv1
+    context.load_cert_chain(tmp_path / "chain.pem")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _address = listener.accept()
+            # The client goes away in the middle of the handshake.
+            with connection, contextlib.suppress(OSError):
+                context.wrap_socket(connection, server_side=True)
+
+        threading.Thread(target=answer, daemon=True).start()
+        yield listener.getsockname()[1]
+
+
+def test_a_client_that_knows_tls_1_1_only_is_turned_away(frontend):
+    with frontend.connect(frontend.port) as connection:
+        assert first_record(connection, frontend.name) == 21
+
+
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
+def test_a_server_that_takes_tls_1_1_takes_that_client(frontend, lenient_port):
+    with socket.create_connection(("127.0.0.1", lenient_port), timeout=10) as connection:
+        assert first_record(connection, frontend.name) == 22
 
 
 @pytest.mark.parametrize("ciphers", ["AES128-GCM-SHA256", "AES256-SHA", "ECDHE+SHA", "ECDHE+AES+SHA256"])

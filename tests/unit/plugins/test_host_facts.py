@@ -1,61 +1,380 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""An Engine that does not answer is not an Engine that is not there, and a record that says nothing is an error."""
+"""The facts are true near the floor, on a bare host and on a busy one; an Engine that does not answer is not one that is not there."""
 
+import functools
 import json
+import os
+import shutil
+import socket
+import time
+from collections import namedtuple
+from contextlib import contextmanager
 
 import pytest
-from ansible.module_utils.testing import patch_module_args
-from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
 from ansible_collections.campaign.platform.plugins.modules import host_facts as module
 
 
-def run(capsys, **params):
-    with patch_module_args(params), pytest.raises(SystemExit):
-        module.main()
-    return json.loads(capsys.readouterr().out)
+@pytest.fixture
+def facts(run_module, tmp_path, monkeypatch):
+    # The real tools take their time.
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    def run(**params) -> dict:
+        return run_module(module, **{"socket": str(tmp_path / "none.sock"), **params})["ansible_facts"]["campaign_host"]
+
+    return run
+
+
+@pytest.fixture
+def answering(engine):
+    """An Engine that says all that the module asks for."""
+    engine.images, engine.ports = [], []
+    engine.on("GET", "/info", {"DockerRootDir": "/srv/docker"})
+    engine.on("GET", "/images/json", lambda _request: engine.images)
+    engine.on("GET", "/containers/json", lambda _request: engine.ports)
+    return engine
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_an_engine_that_does_not_answer_may_be_installed(capsys, tmp_path, monkeypatch, installed):
+def test_an_engine_that_does_not_answer_may_be_installed(facts, tmp_path, monkeypatch, installed):
     if installed:
         (tmp_path / "dockerd").write_text("#!/bin/sh\n")
         (tmp_path / "dockerd").chmod(0o755)
     monkeypatch.setattr(module, "ENGINE_PATH", str(tmp_path))
     monkeypatch.setenv("PATH", "/nowhere")
-    facts = run(capsys, socket=str(tmp_path / "none.sock"))["ansible_facts"]["campaign_host"]
-    assert (facts["engine"], facts["engine_installed"]) == (None, installed)
-    assert "none.sock" in facts["engine_error"]
+    found = facts()
+    assert (found["engine"], found["engine_installed"]) == (None, installed)
+    assert "none.sock" in found["engine_error"]
 
 
 @pytest.mark.parametrize(("record", "expected"), [(None, None), ("", None), ("pull\n", "pull"), ("build\n", "build")])
-def test_the_recorded_source(capsys, tmp_path, record, expected):
+def test_the_recorded_source(facts, tmp_path, record, expected):
     if record is not None:
         (tmp_path / "source").write_text(record)
-    facts = run(capsys, socket=str(tmp_path / "none.sock"), source_directory=str(tmp_path))["ansible_facts"]["campaign_host"]
-    assert facts["images_source"] == expected
+    assert facts(source_directory=str(tmp_path))["images_source"] == expected
 
 
-def test_a_record_of_something_else_is_an_error_that_names_it(capsys, tmp_path):
+def test_a_record_of_something_else_is_an_error_that_names_it(run_module, tmp_path):
     (tmp_path / "source").write_text("pul")
-    answer = run(capsys, socket=str(tmp_path / "none.sock"), source_directory=str(tmp_path))
+    answer = run_module(module, socket=str(tmp_path / "none.sock"), source_directory=str(tmp_path))
     assert answer["failed"]
     assert f"{tmp_path}/source holds 'pul'" in answer["msg"]
 
 
-class Engine:
-    """Answers at the third question."""
-
-    asked = 0
-
-    def get(self, _path):
-        self.asked += 1
-        if self.asked < 3:
-            raise EngineError("socket", "no")
+# --- The Engine
 
 
-@pytest.mark.parametrize(("seconds", "asked"), [(0, 0), (30, 3)])
-def test_waiting_for_the_engine(monkeypatch, seconds, asked):
-    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
-    engine = Engine()
-    module.await_engine(engine, seconds)
-    assert engine.asked == asked
+def test_an_engine_says_what_it_is(facts, answering):
+    found = facts(socket=answering.path)
+    assert found["engine"] == {"version": "29.0.0", "api_version": "1.52", "data_root": "/srv/docker"}
+    assert found["engine_error"] is None
+
+
+@pytest.mark.parametrize("path", ["/version", "/info", "/images/json", "/containers/json"])
+def test_an_engine_that_answers_half_of_it_does_not_answer(facts, answering, reply, path):
+    answering.on("GET", path, reply(500, {"message": "shutting down"}))
+    found = facts(socket=answering.path, images=["redis:8"])
+    assert (found["engine"], found["engine_error"], found["images"]) == (None, f"GET {path}: shutting down", {})
+
+
+def test_an_engine_that_is_slow_is_not_waited_for_for_ever(facts, answering, monkeypatch):
+    monkeypatch.setattr(module, "Engine", functools.partial(module.Engine, timeout=0.2))
+    answering.on("GET", "/info", lambda _request: time.sleep(3))
+    started = time.monotonic()
+    found = facts(socket=answering.path)
+    assert time.monotonic() - started < 2
+    assert (found["engine"], found["engine_error"]) == (None, f"{answering.path}: TimeoutError")
+
+
+@pytest.mark.parametrize(("seconds", "is_there"), [(0, False), (20, True)])
+def test_an_engine_that_starts_is_waited_for_on_demand(facts, answering, reply, seconds, is_there):
+    starting = iter([reply(503, {"message": "starting"})] * 2)
+    answering.on("GET", "/version", lambda _request: next(starting, None) or {"Version": "29.0.0", "ApiVersion": "1.52"})
+    assert (facts(socket=answering.path, wait=seconds)["engine"] is not None) == is_there
+
+
+def test_the_wait_for_an_engine_ends(facts):
+    started = time.monotonic()
+    assert facts(wait=1)["engine"] is None
+    assert 1 <= time.monotonic() - started < 3
+
+
+DIGEST = "sha256:" + "1" * 64
+PRESENT = [
+    {"Id": "sha256:a", "RepoTags": ["redis:8", "mirror:5000/redis:latest"], "RepoDigests": [f"redis@{DIGEST}"]},
+    # Its tag went to another image.
+    {"Id": "sha256:b", "RepoTags": None, "RepoDigests": [f"mirror:5000/api@{DIGEST}"]},
+    {"Id": "sha256:c", "RepoTags": [], "RepoDigests": None},
+]
+
+
+@pytest.mark.parametrize(
+    ("reference", "found"),
+    [
+        ("redis:8", "sha256:a"),
+        ("docker.io/redis:8", "sha256:a"),
+        ("docker.io/library/redis:8", "sha256:a"),
+        ("redis", None),
+        ("redis:9", None),
+        ("mirror:5000/redis", "sha256:a"),
+        (f"redis:9@{DIGEST}", "sha256:a"),
+        (f"docker.io/library/redis@{DIGEST}", "sha256:a"),
+        ("redis@sha256:" + "2" * 64, None),
+        ("mirror:5000/api:1", None),
+        (f"mirror:5000/api:1@{DIGEST}", "sha256:b"),
+        (f"mirror:5000/api@{DIGEST}", "sha256:b"),
+        (f"api@{DIGEST}", None),
+    ],
+)
+def test_images_are_found_by_tag_and_by_digest(facts, answering, reference, found):
+    answering.images = PRESENT
+    assert facts(socket=answering.path, images=[reference])["images"] == ({reference: found} if found else {})
+
+
+# --- Memory and disk
+
+
+@pytest.mark.parametrize(
+    ("meminfo", "megabytes"),
+    [
+        # A machine sold as 2 GiB.
+        ("MemTotal:        2014136 kB\nMemFree:  99 kB\n", 1966),
+        ("MemTotal:        1048576 kB\n", 1024),
+        ("MemTotal:        1048575 kB\n", 1023),
+        ("Buffers: 5 kB\nSwapTotal: 7 kB\n", 0),
+        (None, 0),
+    ],
+)
+def test_memory_is_in_mebibytes(facts, monkeypatch, tmp_path, meminfo, megabytes):
+    if meminfo:
+        (tmp_path / "meminfo").write_text(meminfo)
+    monkeypatch.setattr(module, "MEMINFO", str(tmp_path / "meminfo"))
+    assert facts()["memory_mb"] == megabytes
+
+
+def test_memory_is_the_machine_s_own(facts):
+    with open("/proc/meminfo") as file:
+        name, kilobytes, _unit = file.readline().split()
+    assert (name, facts()["memory_mb"]) == ("MemTotal:", int(kilobytes) // 1024)
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+@pytest.fixture
+def disks(monkeypatch):
+    """Free bytes by mount point; a path belongs to the deepest one above it."""
+    free = {"/": 9_999 * 2**20}
+
+    def usage(path):
+        assert os.path.isdir(path)
+        return Usage(0, 0, free[max((mount for mount in free if os.path.commonpath([mount, path]) == mount), key=len)])
+
+    monkeypatch.setattr(module.shutil, "disk_usage", usage)
+    return free
+
+
+@pytest.mark.parametrize(("free", "megabytes"), [(5_120 * 2**20, 5_120), (5_120 * 2**20 - 1, 5_119), (0, 0)])
+def test_the_disk_that_counts_is_that_of_the_data_root(facts, answering, disks, tmp_path, free, megabytes):
+    disks[str(tmp_path)] = free
+    # The Engine makes it when it starts.
+    answering.on("GET", "/info", {"DockerRootDir": str(tmp_path / "docker/data")})
+    assert facts(socket=answering.path)["disk_free_mb"] == megabytes
+
+
+def test_without_an_engine_the_disk_is_that_of_its_usual_place(facts, disks):
+    disks["/var/lib"] = 7 * 2**20
+    assert facts()["disk_free_mb"] == 7
+
+
+def test_a_data_root_on_a_real_other_disk(facts, answering):
+    other, own = (shutil.disk_usage(path).total for path in ("/dev/shm", "/"))
+    assert other != own
+    answering.on("GET", "/info", {"DockerRootDir": "/dev/shm"})
+    assert abs(facts(socket=answering.path)["disk_free_mb"] - shutil.disk_usage("/dev/shm").free // 2**20) < 64
+
+
+# --- Ports
+
+
+@contextmanager
+def listening(address: str):
+    with socket.create_server((address, 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("taken", "asked", "busy"),
+    [
+        ("127.0.0.1", "127.0.0.1", True),
+        ("127.0.0.1", "127.0.0.2", False),
+        ("127.0.0.1", "0.0.0.0", True),
+        ("0.0.0.0", "127.0.0.2", True),
+        # The machine does not have it, which another question finds out.
+        ("0.0.0.0", "192.0.2.77", False),
+    ],
+)
+def test_a_port_is_busy_by_address(facts, taken, asked, busy):
+    with listening(taken) as port:
+        (found,) = facts(ports=[{"address": asked, "port": port}])["ports"]
+    assert found == {"address": asked, "port": port, "busy": busy, "project": None}
+
+
+def test_a_port_is_free_again_when_its_server_is_gone(facts):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            # Who closes first leaves the connection behind for a minute.
+            server.accept()[0].close()
+            assert client.recv(1) == b""
+    assert facts(ports=[{"address": "127.0.0.1", "port": port}])["ports"][0]["busy"] is False
+
+
+@pytest.mark.parametrize(
+    ("published", "address", "project"),
+    [
+        ({"IP": "127.0.0.1"}, "127.0.0.1", "shop"),
+        ({"IP": "127.0.0.1"}, "0.0.0.0", "shop"),
+        ({"IP": "0.0.0.0"}, "127.0.0.1", "shop"),
+        ({"IP": "192.0.2.1"}, "127.0.0.1", None),
+        ({"IP": "::"}, "127.0.0.1", None),
+        ({"IP": "0.0.0.0", "PublicPort": 81}, "0.0.0.0", None),
+        ({"IP": "0.0.0.0", "Type": "udp"}, "0.0.0.0", None),
+        ({"PublicPort": None}, "0.0.0.0", None),
+    ],
+)
+def test_who_publishes_a_port(facts, answering, published, address, project):
+    port = {"PrivatePort": 80, "PublicPort": 80, "Type": "tcp", **published}
+    answering.ports = [{"Names": ["/x"], "Labels": {}, "Ports": []}, {"Names": ["/y"], "Labels": {"com.docker.compose.project": "shop"}, "Ports": [port]}]
+    assert facts(socket=answering.path, ports=[{"address": address, "port": 80}])["ports"][0]["project"] == project
+
+
+def test_a_container_of_no_project_is_named_itself(facts, answering):
+    answering.ports = [{"Names": ["/web"], "Labels": {}, "Ports": [{"IP": "0.0.0.0", "PublicPort": 80, "Type": "tcp"}]}]
+    assert facts(socket=answering.path, ports=[{"address": "0.0.0.0", "port": 80}])["ports"][0]["project"] == "web"
+
+
+@pytest.mark.parametrize(("project", "is_guarded"), [("shop", True), ("other", False), (None, False)])
+def test_whether_a_firewall_is_installed(facts, monkeypatch, tmp_path, project, is_guarded):
+    (tmp_path / "docker-firewall-shop").write_text("")
+    monkeypatch.setattr(module, "FIREWALL_DIRECTORY", str(tmp_path))
+    assert facts(**{"project": project} if project else {})["firewall"] is is_guarded
+
+
+# --- The stack
+
+
+CURRENT = {"release": "aaaaaaaaaaaa", "project": "shop", "services": ["api"], "jobs": ["migrate"], "foundations": ["postgres"], "images": {"api": "api:1"}}
+ATTEMPTED = {"release": "bbbbbbbbbbbb", "project": "shop", "services": ["api", "worker"]}
+EMPTY = {"project": None, "compose_files": [], "env_file": None, "services": [], "jobs": [], "foundations": [], "images": {}}
+
+
+@pytest.fixture
+def stack(facts, tmp_path):
+    """Write releases, link to them, and return what the facts say of the stack."""
+
+    def run(**links: dict) -> dict:
+        for link, manifest in links.items():
+            directory = tmp_path / "stack/releases" / manifest["release"]
+            directory.mkdir(parents=True)
+            (directory / "manifest.json").write_text(json.dumps({"compose_files": ["docker-compose.yml"], "env_file": ".env", **manifest}))
+            (tmp_path / "stack" / link).symlink_to(f"releases/{manifest['release']}")
+        return facts(release_directory=str(tmp_path / "stack"))["stack"]
+
+    return run
+
+
+def test_a_host_without_a_stack(stack, facts, tmp_path, monkeypatch):
+    assert stack() == {"current": None, "attempted": None, "release": None, **EMPTY, "manifest_error": None}
+    # Without a directory, nothing of the working directory counts.
+    (tmp_path / "current").symlink_to("elsewhere")
+    monkeypatch.chdir(tmp_path)
+    assert facts()["stack"]["current"] is None
+
+
+def test_the_current_release_is_read_from_its_manifest(stack, tmp_path):
+    found = stack(current=CURRENT, attempted=ATTEMPTED)
+    directory = tmp_path / "stack/releases/aaaaaaaaaaaa"
+    assert found == {
+        **CURRENT,
+        "current": "aaaaaaaaaaaa",
+        "attempted": "bbbbbbbbbbbb",
+        "compose_files": [f"{directory}/docker-compose.yml"],
+        "env_file": f"{directory}/.env",
+        "manifest_error": None,
+    }
+
+
+def test_a_first_deploy_that_did_not_end_is_read_from_its_manifest(stack, tmp_path):
+    found = stack(attempted=ATTEMPTED)
+    assert (found["current"], found["attempted"], found["release"], found["services"]) == (None, "bbbbbbbbbbbb", "bbbbbbbbbbbb", ["api", "worker"])
+    assert found["compose_files"] == [f"{tmp_path}/stack/releases/bbbbbbbbbbbb/docker-compose.yml"]
+    assert found["env_file"] == f"{tmp_path}/stack/releases/bbbbbbbbbbbb/.env"
+
+
+def test_a_release_without_its_manifest_is_named(stack, tmp_path):
+    stack(current=CURRENT)
+    path = tmp_path / "stack/current/manifest.json"
+    path.unlink()
+    found = stack()
+    assert found == {
+        "current": "aaaaaaaaaaaa",
+        "attempted": None,
+        "release": "aaaaaaaaaaaa",
+        **EMPTY,
+        "manifest_error": f"There is no release at {path}. Deploy first.",
+    }
+
+
+# --- The machine
+
+
+SOURCES = """Types: deb
+URIs: http://archive.example.com/debian http://second.example.com
+Suites: trixie trixie-updates
+Components: main
+Signed-By: /usr/share/keyrings/debian.gpg
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"sources.list.d/debian.sources": SOURCES}, {"uri": "http://archive.example.com/debian", "signed_by": "/usr/share/keyrings/debian.gpg"}),
+        ({"sources.list.d/debian.sources": SOURCES.replace("main", "contrib")}, None),
+        ({"sources.list.d/debian.sources": SOURCES.replace("Suites: trixie", "Suites: forky")}, None),
+        (
+            {"sources.list": "# deb http://no.example.com trixie main\ndeb http://a.example.com trixie main\n"},
+            {"uri": "http://a.example.com", "signed_by": None},
+        ),
+        (
+            {"sources.list.d/a.list": "deb [arch=amd64 signed-by=/a.gpg] http://a.example.com trixie contrib main\n"},
+            {"uri": "http://a.example.com", "signed_by": "/a.gpg"},
+        ),
+        ({"sources.list": "deb http://security.example.com trixie-security main\n"}, None),
+        ({}, None),
+    ],
+)
+def test_the_machine_s_own_archive(monkeypatch, tmp_path, files, found):
+    (tmp_path / "sources.list.d").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    read, glob = module.read, module.glob.glob
+    release = 'ID=debian\nVERSION_ID="13"\nVERSION_CODENAME=trixie\n'
+    monkeypatch.setattr(module, "read", lambda path: release if path == "/etc/os-release" else read(path.replace("/etc/apt", str(tmp_path))))
+    monkeypatch.setattr(module.glob, "glob", lambda pattern: glob(pattern.replace("/etc/apt", str(tmp_path))))
+    assert module.debian_archive() == found
+    assert module.distribution() == {"id": "debian", "version_id": "13", "codename": "trixie"}
+
+
+@pytest.mark.parametrize(
+    ("script", "version"),
+    [("echo v2.40.1-desktop", "2.40.1"), ("echo github.com/docker/buildx 0.29 abc", "0.29"), ("echo v2.40.1; exit 1", None), ("echo none", None), (None, None)],
+)
+def test_the_tools_versions(facts, monkeypatch, tmp_path, script, version):
+    if script:
+        (tmp_path / "docker").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = facts()
+    assert (found["compose"], found["buildx"]) == (version, version)

@@ -1,15 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What is wrong with a certificate is said before a server gets it, and the verification trusts nothing else."""
+"""What is wrong with a certificate is said before a server gets it."""
 
 import datetime
 import re
-import socket
-import ssl
-import threading
 
 import pytest
 from ansible_collections.campaign.platform.plugins.filter.tls_problems import tls_problems
-from ansible_collections.campaign.platform.plugins.modules import verify
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -131,79 +127,3 @@ def test_the_time_is_the_one_that_is_given():
     assert tls_problems(pem(issue()), key_pem(), NAME, now=NOW) == []
     (problem,) = tls_problems(pem(issue()), key_pem(), NAME, now=NOW + 31 * DAY)
     assert "expired" in problem
-
-
-@pytest.fixture
-def serve(tmp_path):
-    """Serve one answer by TLS with a certificate, on a port of this machine."""
-    listeners = []
-
-    def start(certificate: str, key=P256, oldest=ssl.TLSVersion.TLSv1_2) -> int:
-        (tmp_path / "chain.pem").write_text(certificate + key_pem(key))
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        if oldest < ssl.TLSVersion.TLSv1_2:
-            context.set_ciphers("ALL:@SECLEVEL=0")
-        context.minimum_version = oldest
-        context.load_cert_chain(tmp_path / "chain.pem")
-        listener = socket.create_server(("127.0.0.1", 0))
-        listeners.append(listener)
-
-        def answer() -> None:
-            try:
-                connection, _address = listener.accept()
-                with connection, context.wrap_socket(connection, server_side=True) as secured:
-                    secured.recv(4096)
-                    secured.sendall(b"HTTP/1.1 200 OK\r\nStrict-Transport-Security: max-age=1\r\nContent-Length: 5\r\n\r\nhello")
-            except OSError:
-                # The client went away, as it does when it is not content.
-                return
-
-        threading.Thread(target=answer, daemon=True).start()
-        return listener.getsockname()[1]
-
-    yield start
-    for listener in listeners:
-        listener.close()
-
-
-class Stack(verify.Stack):
-    def __init__(self):
-        super().__init__(None, {"project": "x"})
-
-
-def question(port: int, certificate: str, name: str = NAME, **more) -> dict:
-    unset = {"path": "/", "status": 200, "contains": None, "headers": {}}
-    return {"service": "frontend", "address": "127.0.0.1", "port": port, "certificate": certificate, "server_name": name, **unset, **more}
-
-
-@pytest.mark.parametrize("chain", [pem(issue()), pem(LEAF), pem(LEAF, ROOT)], ids=["self-signed", "without its root", "with its root"])
-def test_the_verification_asks_by_https(serve, chain):
-    Stack().check_http(question(serve(chain), chain, contains="hello", headers={"Strict-Transport-Security": "max-age=1"}))
-
-
-@pytest.mark.parametrize(
-    ("served", "given", "name", "more", "message"),
-    [
-        (pem(LEAF), pem(LEAF), "other.example.com", {}, "mismatch"),
-        (pem(issue()), pem(LEAF), NAME, {}, "self-signed"),
-        # As after a renewal that the server has not seen: of the same authority, and another certificate.
-        (pem(LEAF), pem(issue(OTHER, issuer=ROOT, signer=ROOT_KEY), ROOT), NAME, {}, "another certificate than the one that was given"),
-        (pem(LEAF), pem(LEAF), NAME, {"headers": {"X-Absent": "1"}}, "no such header"),
-        (pem(LEAF), pem(LEAF), NAME, {"status": 404}, "200"),
-    ],
-)
-def test_the_verification_is_not_content_with(serve, served, given, name, more, message):
-    with pytest.raises(verify.Failed) as failed:
-        Stack().check_http(question(serve(served), given, name, **more))
-    assert message in failed.value.got
-
-
-def test_a_server_that_speaks_current_tls_only_passes(serve):
-    Stack().check_old_tls(question(serve(pem(LEAF)), pem(LEAF)))
-
-
-@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
-def test_a_server_that_speaks_old_tls_is_found_out(serve):
-    with pytest.raises(verify.Failed) as failed:
-        Stack().check_old_tls(question(serve(pem(LEAF), oldest=ssl.TLSVersion.TLSv1), pem(LEAF)))
-    assert failed.value.got == "it is accepted"

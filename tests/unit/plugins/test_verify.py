@@ -1,81 +1,627 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A verdict names every service that is not healthy and every job that did not end well."""
+"""The verification notices what is wrong: for each kind of check there is a service that fails it, beside one that does not."""
 
+import json
+import re
+import socket
+import subprocess
+import threading
 import time
+from contextlib import contextmanager
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
-from ansible_collections.campaign.platform.plugins.modules.verify import Stack
+from ansible_collections.campaign.platform.plugins.module_utils import http
+from ansible_collections.campaign.platform.plugins.modules import verify as module
 
 HEALTHY = {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}}
 STARTING = {"Status": "running", "ExitCode": 0, "Health": {"Status": "starting"}}
+RUNNING = {"Status": "running", "ExitCode": 0}
 
 
 def ended(code: int) -> dict:
     return {"Status": "exited", "ExitCode": code}
 
 
-class Engine:
-    """Stands in for the Engine: each container's states one after the other, the last one for ever."""
+@pytest.fixture
+def verify(engine, run_module):
+    """Run the module on a project of the services that the test added."""
 
-    def __init__(self, states: dict[str, list[dict]]):
-        self.states = states
+    def run(*checks: dict, **params) -> dict:
+        params = {"project": "p", "services": list(engine.containers), "timeout": 0, "checks": list(checks), "socket": engine.path, **params}
+        return run_module(module, **{name: value for name, value in params.items() if value is not None})
 
-    def get(self, path, **_query):
-        if path == "/containers/json":
-            return [{"Id": name, "Labels": {"com.docker.compose.service": name}} for name in self.states]
-        states = self.states[path.split("/")[2]]
-        return {"State": states.pop(0) if len(states) > 1 else states[0]}
+    return run
 
 
-def verdict(states, services=(), jobs=(), timeout=30):
-    stack = Stack(Engine(states), {"project": "p", "services": list(services), "jobs": list(jobs), "timeout": timeout})
-    return [(failure["service"], failure["got"]) for failure in stack.wait()]
+@pytest.fixture
+def api(engine):
+    engine.container("api", HEALTHY)
 
 
-def test_all_is_well_when_every_service_is_healthy_and_every_job_has_ended():
-    assert verdict({"api": [STARTING, HEALTHY], "migrate": [{"Status": "running", "ExitCode": 0}, ended(0)]}, ["api"], ["migrate"]) == []
+def got(answer: dict) -> list[str]:
+    """What was found wrong, check by check; the message says all of it."""
+    for failure in answer["failures"]:
+        assert f"{failure['service']}, {failure['check']}: expected {failure['expected']}; got {failure['got']}" in answer.get("msg", "")
+    assert bool(answer.get("failed")) == bool(answer["failures"])
+    return [failure["got"] for failure in answer["failures"]]
+
+
+# --- State, health and jobs
 
 
 @pytest.mark.parametrize(
-    ("images", "got"),
+    ("states", "found"),
     [
-        ({"/images/mirror:5000/api@sha256:1/json": "sha256:a"}, []),
-        ({"/images/mirror:5000/api@sha256:1/json": "sha256:b"}, ["sha256:a"]),
-        ({}, ["not there; sha256:a runs"]),
+        ([HEALTHY], []),
+        ([STARTING], ["starting"]),
+        ([ended(0)], ["exited (exit code 0)"]),
+        ([{"Status": "restarting", "ExitCode": 7, "Health": {"Status": "healthy"}}], ["restarting (exit code 7)"]),
+        ([RUNNING], ["running without a healthcheck"]),
+        (
+            [{"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy", "Log": [{"Output": "old"}, {"Output": "no route"}]}}],
+            ["unhealthy: no route"],
+        ),
+        ([], ["no container"]),
     ],
 )
-def test_a_service_must_run_the_image_of_its_digest(images, got):
-    class Images:
-        def get(self, path):
-            if path not in images:
-                raise EngineError("GET", "no such image", 404)
-            return {"Id": images[path]}
-
-    stack = Stack(Images(), {"project": "p", "services": [], "checks": [], "depth": "basic", "images": {"api": "mirror:5000/api:1@sha256:1"}})
-    stack.containers = {"api": {"Image": "sha256:a"}}
-    failures = [stack.ask(task) for task in stack.tasks()]
-    assert [failure["got"] for failure in failures if failure] == got
+def test_a_service_that_is_not_healthy_is_named(engine, verify, states, found):
+    if states:
+        engine.container("api", *states)
+    answer = verify(services=["api"])
+    assert got(answer) == found
+    if found:
+        assert (answer["failures"][0]["service"], answer["failures"][0]["look"]) == ("api", "docker compose -p p logs api")
 
 
-def test_a_job_that_failed_ends_the_wait_at_once_and_is_named():
+def test_a_service_that_becomes_healthy_is_waited_for(engine, verify):
+    engine.container("api", STARTING, STARTING, HEALTHY)
+    assert got(verify(timeout=30)) == []
+
+
+def test_a_crash_loop_uses_up_the_time(engine, verify):
+    engine.container("api", {"Status": "restarting", "ExitCode": 1})
     started = time.monotonic()
-    assert verdict({"migrate": [ended(3)], "other": [{"Status": "running", "ExitCode": 0}]}, jobs=["migrate", "other"]) == [
-        ("migrate", "exited (exit code 3)"),
-        ("other", "running without a healthcheck"),
-    ]
+    assert got(verify(timeout=1)) == ["restarting (exit code 1)"]
+    assert time.monotonic() - started >= 1
+
+
+def test_a_job_that_still_runs_is_waited_for(engine, verify):
+    engine.container("api", HEALTHY)
+    engine.container("migrate", RUNNING, RUNNING, ended(0))
+    answer = verify(services=["api"], jobs=["migrate"], timeout=30)
+    assert got(answer) == []
+    # Health, log and job.
+    assert answer["passed"] == 3
+
+
+def test_a_job_that_does_not_end_is_a_failure(engine, verify):
+    engine.container("migrate", RUNNING)
+    (failure,) = verify(services=[], jobs=["migrate"])["failures"]
+    assert (failure["expected"], failure["got"]) == ("exited (exit code 0)", "running without a healthcheck")
+
+
+@pytest.mark.parametrize(("job", "service"), [(ended(3), RUNNING), (ended(1), STARTING)])
+def test_a_job_that_failed_ends_the_wait_at_once_and_is_named(engine, verify, job, service):
+    engine.container("migrate", job)
+    engine.container("api", service)
+    started = time.monotonic()
+    assert f"exited (exit code {job['ExitCode']})" in got(verify(services=["api"], jobs=["migrate"], timeout=30))
     assert time.monotonic() - started < 5
 
 
+def test_a_service_that_exited_may_come_back_in_time(engine, verify):
+    engine.container("api", ended(1), HEALTHY)
+    assert got(verify(timeout=30)) == []
+
+
+@pytest.mark.usefixtures("api")
+def test_only_the_project_s_own_containers_count(engine, verify):
+    verify()
+    (asked,) = {request.query["filters"] for request in engine.asked("GET", "/containers/json")}
+    assert json.loads(asked) == {"label": ["com.docker.compose.project=p", "com.docker.compose.oneoff=False"]}
+
+
+@pytest.mark.usefixtures("api")
+def test_a_container_that_goes_between_two_questions_is_no_error(engine, verify, reply):
+    answers = iter([reply(404, {"message": "No such container"})])
+    engine.on("GET", "/containers/api/json", lambda request: next(answers, None) or engine._container(request))
+    assert got(verify(timeout=30)) == []
+
+
+@pytest.mark.usefixtures("api")
+def test_an_engine_that_fails_is_named(engine, verify, reply):
+    engine.on("GET", "/containers/json", reply(500, {"message": "database is locked"}))
+    answer = verify()
+    assert answer["failed"]
+    assert "database is locked" in answer["msg"]
+    assert "no.sock" in verify(socket="/nowhere/no.sock")["msg"]
+
+
+def test_the_last_lines_of_who_failed_come_with_the_answer(engine, verify, framed):
+    engine.container("api", STARTING)
+    engine.container("frontend", HEALTHY)
+    engine.on("GET", "/containers/api/logs", framed(b"one\n") + framed(b"two\n", 2))
+    assert verify()["logs"] == {"api": "one\ntwo\n"}
+
+
+# --- Logs and images
+
+
+@pytest.mark.parametrize("status", [501, 500])
+def test_a_log_that_cannot_be_read_is_a_failure(engine, verify, reply, status):
+    engine.container("api", HEALTHY, HostConfig={"LogConfig": {"Type": "none"}})
+    engine.on("GET", "/containers/api/logs", reply(status, {"message": "configured logging driver does not support reading"}))
+    answer = verify()
+    assert answer["logs"] == {"api": ""}
+    (found,) = got(answer)
+    assert found == f"status {status} from the log driver none: configured logging driver does not support reading"
+
+
+@pytest.mark.usefixtures("api")
+def test_a_service_may_have_nothing_to_say(engine, verify):
+    engine.on("GET", "/containers/api/logs", b"")
+    answer = verify()
+    assert (got(answer), answer["passed"]) == ([], 2)
+
+
 @pytest.mark.parametrize(
-    ("state", "got"),
+    ("images", "found"),
     [
-        (STARTING, "starting"),
-        (ended(0), "exited (exit code 0)"),
-        ({"Status": "running", "ExitCode": 0}, "running without a healthcheck"),
-        ({"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy", "Log": [{"Output": "no route"}]}}, "unhealthy: no route"),
-        (None, "no container"),
+        ({"mirror:5000/api@sha256:1": "sha256:a"}, []),
+        ({"mirror:5000/api@sha256:1": "sha256:b", "mirror:5000/api:1": "sha256:a"}, ["sha256:a"]),
+        ({"mirror:5000/api:1": "sha256:a"}, ["not there; sha256:a runs"]),
     ],
 )
-def test_a_service_that_is_not_healthy_in_time_is_named(state, got):
-    assert verdict({"api": [state]} if state else {}, ["api"], timeout=0) == [("api", got)]
+@pytest.mark.usefixtures("api")
+def test_a_service_must_run_the_image_of_its_digest(engine, verify, reply, images, found):
+    def image(request):
+        name = request.path.removeprefix("/images/").removesuffix("/json")
+        return {"Id": images[name]} if name in images else reply(404, {"message": "no such image"})
+
+    engine.on("GET", "/images/.+/json", image)
+    assert got(verify(images={"api": "mirror:5000/api:1@sha256:1"})) == found
+
+
+@pytest.mark.usefixtures("api")
+def test_an_engine_that_cannot_tell_the_image_is_a_failure(engine, verify, reply):
+    engine.on("GET", "/images/.+/json", reply(500, {"message": "disk error"}))
+    (found,) = got(verify(images={"api": "api:1"}))
+    assert "disk error" in found
+
+
+# --- http
+
+
+def page(web, **more) -> dict:
+    return {"service": "api", "name": "the page", "kind": "http", "port": web.port, **more}
+
+
+@pytest.mark.parametrize(
+    ("check", "found"),
+    [
+        ({}, None),
+        ({"contains": '<div id="root">', "status": 200, "headers": {"X-A": "1"}}, None),
+        ({"headers": {"X-A": 1}}, None),
+        ({"path": "/gone", "status": 404}, None),
+        ({"contains": "another text"}, '<div id="root">'),
+        ({"path": "/gone"}, "404 it is gone"),
+        ({"status": 308}, '200 <div id="root">'),
+        ({"headers": {"X-A": "2"}}, "1"),
+        ({"headers": {"X-B": "1"}}, "no such header"),
+        # The text of another status proves nothing.
+        ({"path": "/gone", "contains": "gone"}, "404 it is gone"),
+    ],
+)
+@pytest.mark.parametrize("address", [None, "127.0.0.1", "0.0.0.0"])
+@pytest.mark.usefixtures("api")
+def test_http(verify, web, reply, check, found, address):
+    web.on("GET", "/", reply(body='<div id="root">', headers={"X-A": "1"}))
+    web.on("GET", "/gone", reply(404, "it is gone"))
+    assert got(verify(page(web, address=address, **check))) == ([found] if found else [])
+
+
+@pytest.mark.usefixtures("api")
+def test_http_asks_for_its_path_and_query(verify, web):
+    web.on("GET", "/a", "x")
+    assert got(verify(page(web, path="/a?b=c"))) == []
+    assert web.requests[0].query == {"b": "c"}
+
+
+@pytest.mark.usefixtures("api")
+def test_every_failure_is_reported(verify, web):
+    answer = verify(page(web, status=201), page(web, status=202, name="another"))
+    assert [failure["check"] for failure in answer["failures"]] == ["the page", "another"]
+    # Health and log passed.
+    assert (answer["passed"], answer["msg"].splitlines()[0]) == (2, "2 of 4 checks failed:")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.usefixtures("api")
+def test_http_where_nobody_listens(verify):
+    port = free_port()
+    assert got(verify({"service": "api", "name": "page", "kind": "http", "port": port})) == [f"127.0.0.1:{port}: Connection refused"]
+
+
+def test_http_of_a_service_without_an_address(engine, verify, web):
+    engine.container("api", HEALTHY, NetworkSettings={"Networks": {"none": {"IPAddress": ""}}})
+    assert got(verify(page(web), page(web, service="other"))) == ["there is no address to ask"] * 2
+
+
+@pytest.mark.usefixtures("api")
+def test_an_answer_that_does_not_come_ends(verify, web, monkeypatch):
+    monkeypatch.setattr(http, "TIMEOUT", 0.2)
+    web.on("GET", "/", lambda _request: time.sleep(2))
+    started = time.monotonic()
+    assert got(verify(page(web))) == [f"127.0.0.1:{web.port}: TimeoutError"]
+    assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.usefixtures("api")
+def test_what_is_no_http_is_a_failure(verify):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            connection = server.accept()[0]
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0\r\n")
+            connection.close()
+
+        with background(answer):
+            (found,) = got(verify({"service": "api", "name": "page", "kind": "http", "port": server.getsockname()[1]}))
+    assert "BadStatusLine" in found
+
+
+@contextmanager
+def background(function):
+    thread = threading.Thread(target=function, daemon=True)
+    thread.start()
+    yield
+    thread.join(5)
+
+
+# --- probe
+
+
+SENT = {"nonce": "{nonce}", "lng": "{longitude}", "place": {"lat": ["{latitude}"]}, "text": "{nonce} in {longitude}", "other": "{other}", "number": 5}
+ANSWERS = {"postgis": "POINT({longitude} {latitude})", "redis": "{nonce}", "refused": "28P01", "echo": "{latitude}"}
+
+
+def probe(web, **more) -> dict:
+    return {"service": "api", "name": "dependencies", "kind": "probe", "port": web.port, "send": SENT, "expect": ANSWERS, **more}
+
+
+def answers(request, **wrong) -> dict:
+    sent = request.payload
+    right = {"postgis": f"POINT({sent['lng']:g} {sent['place']['lat'][0]:g})", "redis": sent["nonce"], "refused": "28P01", "echo": sent["place"]["lat"][0]}
+    return {"checks": [{"name": name, "got": value, "detail": "why"} for name, value in {**right, **wrong}.items() if value is not None]}
+
+
+@pytest.mark.usefixtures("api")
+def test_a_probe_is_sent_what_it_cannot_know(verify, web):
+    web.on("POST", "/internal/probe", answers)
+    assert got(verify(probe(web))) == []
+    assert got(verify(probe(web))) == []
+    first, second = (request.payload for request in web.requests)
+    assert web.requests[0].headers["Content-Type"] == "application/json"
+    assert re.fullmatch("[0-9a-f]{32}", first["nonce"])
+    assert (type(first["lng"]), first["other"], first["number"]) == (float, "{other}", 5)
+    assert first["text"] == f"{first['nonce']} in {first['lng']:g}"
+    assert -180 < first["lng"] < 180
+    assert -90 < first["place"]["lat"][0] < 90
+    assert all(first[name] != second[name] for name in ("nonce", "lng", "place"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "found"),
+    [
+        ({"redis": "old value"}, "redis: old value why"),
+        ({"postgis": "POINT(0 0)"}, "postgis: POINT(0 0) why"),
+        ({"refused": "no error"}, "refused: no error why"),
+        ({"redis": None}, "redis: no such answer"),
+        ({"echo": "1.5"}, "echo: 1.5 why"),
+        ({"redis": "x", "refused": None}, "redis: x why, refused: no such answer"),
+        ({"more": "does not matter"}, None),
+    ],
+)
+@pytest.mark.usefixtures("api")
+def test_a_probe_with_a_wrong_answer_is_a_failure(verify, web, wrong, found):
+    web.on("POST", "/internal/probe", lambda request: answers(request, **wrong))
+    assert got(verify(probe(web))) == ([found] if found else [])
+
+
+@pytest.mark.parametrize("body", [b"", b"x", b"[]", b"{}", b'{"checks": 1}', b'{"checks": [{}]}', b'{"checks": ["a"]}'])
+@pytest.mark.usefixtures("api")
+def test_a_probe_that_answers_in_another_form_is_a_failure(verify, web, body):
+    web.on("POST", "/internal/probe", body)
+    answer = verify(probe(web))
+    assert got(answer) == [body.decode()]
+    assert answer["failures"][0]["expected"] == "POST /internal/probe to answer JSON of the documented form"
+
+
+@pytest.mark.usefixtures("api")
+def test_a_probe_that_answers_with_an_error_is_a_failure(verify, web, reply):
+    web.on("POST", "/other", lambda request: reply(500, answers(request)))
+    (found,) = got(verify(probe(web, path="/other")))
+    assert found.startswith("500 ")
+
+
+@pytest.mark.usefixtures("api")
+def test_a_probe_that_nobody_answers_is_a_failure(verify, web):
+    port = free_port()
+    assert got(verify(probe(web, port=port))) == [f"127.0.0.1:{port}: Connection refused"]
+
+
+# --- tcp
+
+
+def tcp(port: int, **more) -> dict:
+    return {"service": "api", "name": "port", "kind": "tcp", "port": port, **more}
+
+
+@pytest.mark.parametrize("check", [{}, {"expect": "open"}, {"address": "127.0.0.1"}])
+@pytest.mark.usefixtures("api")
+def test_a_port_must_be_open(verify, web, check):
+    assert got(verify(tcp(web.port, **check))) == []
+    port = free_port()
+    assert got(verify(tcp(port, **check))) == [f"127.0.0.1:{port}: Connection refused"]
+
+
+@pytest.mark.usefixtures("api")
+def test_a_port_of_a_service_without_an_address_is_not_open(verify, web):
+    assert got(verify(tcp(web.port, service="other"))) == ["there is no address to ask"]
+
+
+def test_one_open_address_of_several_is_enough(engine, verify, web):
+    engine.container("api", HEALTHY, NetworkSettings={"Networks": {"a": {"IPAddress": "127.0.0.9"}, "b": {"IPAddress": "127.0.0.1"}}})
+    assert got(verify(tcp(web.port))) == []
+
+
+def published(engine, port: int | None) -> None:
+    bindings = {"80/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(port)}]} if port else {"80/tcp": None}
+    engine.container("api", HEALTHY, NetworkSettings={"Networks": {}, "Ports": bindings})
+
+
+@pytest.mark.parametrize(("open_on", "is_failure"), [("127.0.0.1", False), ("0.0.0.0", True)])
+def test_a_port_that_is_reachable_from_outside_is_a_failure(engine, verify, open_on, is_failure):
+    # The machine's own addresses, as the kernel has them.
+    addresses = module.host_addresses()
+    assert addresses
+    assert not [address for address in addresses if address.startswith("127.")]
+    with socket.create_server((open_on, 0)) as server:
+        port = server.getsockname()[1]
+        published(engine, port)
+        assert got(verify(tcp(port, expect="loopback"))) == ([f"{addresses[0]}:{port} accepts connections"] if is_failure else [])
+
+
+def test_one_address_that_is_reachable_is_enough_for_a_failure(engine, verify, monkeypatch):
+    monkeypatch.setattr(module, "host_addresses", lambda: ["127.0.0.3", "127.0.0.2"])
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        published(engine, port)
+        assert got(verify(tcp(port, expect="loopback"))) == [f"127.0.0.2:{port} accepts connections"]
+
+
+@pytest.mark.parametrize("port", [None, 1])
+def test_a_port_that_the_service_does_not_publish_is_not_its_affair(engine, verify, port):
+    with socket.create_server(("0.0.0.0", 0)) as server:
+        published(engine, port)
+        assert got(verify(tcp(server.getsockname()[1], expect="loopback"))) == []
+
+
+def test_a_host_that_does_not_tell_its_addresses_proves_nothing(engine, verify, monkeypatch):
+    monkeypatch.setattr(module, "ROUTES", "/nowhere")
+    published(engine, 5432)
+    assert got(verify(tcp(5432, expect="loopback"))) == ["No such file or directory"]
+
+
+def test_the_host_s_addresses_are_those_that_the_kernel_lists():
+    listed = json.loads(subprocess.run(["ip", "-4", "-json", "address"], check=True, capture_output=True).stdout)
+    assert set(module.host_addresses()) == {
+        info["local"] for link in listed for info in link["addr_info"] if "UP" in link["flags"] and not info["local"].startswith("127.")
+    }
+
+
+# --- command
+
+
+def command(**more) -> dict:
+    return {"service": "api", "name": "an order", "kind": "command", "command": ["node", "order.js"], **more}
+
+
+@pytest.fixture
+def container_runs(engine, framed, reply):
+    """Have the container run commands: what it prints, and with what it ends, once it has been asked a number of times."""
+
+    def prepare(code: int = 0, stdout: bytes = b"", stderr: bytes = b"", running: int = 0):
+        states = [{"Running": True, "ExitCode": None}] * running + [{"Running": False, "ExitCode": code}]
+        engine.on("POST", "/containers/api/exec", reply(201, {"Id": "e1"}))
+        engine.on("POST", "/exec/e1/start", lambda _request: reply(body=iter([framed(stdout), framed(stderr, 2)])))
+        engine.on("GET", "/exec/e1/json", lambda _request: states.pop(0) if len(states) > 1 else states[0])
+
+    return prepare
+
+
+@pytest.mark.usefixtures("api")
+def test_a_command_that_succeeds(engine, verify, container_runs):
+    container_runs(stdout=b"all is well\n", running=2)
+    assert got(verify(command(contains="is well", environment={"A": "b c", "FLAG": True, "N": 5}))) == []
+    (asked,) = engine.asked("POST", "/containers/api/exec")
+    assert asked.payload["Cmd"] == ["node", "order.js"]
+    assert asked.payload["Env"] == ["A=b c", "FLAG=true", "N=5"]
+    assert asked.payload["AttachStdout"]
+    assert asked.payload["AttachStderr"]
+    # As the container's user, and with nothing but what that may.
+    assert not {"User", "Privileged", "Tty"} & set(asked.payload)
+    assert engine.asked("POST", "/exec/e1/start")[0].payload == {"Detach": False, "Tty": False}
+
+
+@pytest.mark.parametrize(
+    ("ran", "check", "found"),
+    [
+        ({"code": 1, "stderr": b"one\ntwo\n\nthree\nno campaign\n"}, {}, "exit code 1: two / three / no campaign"),
+        ({"code": 1, "stderr": b"x" * 500}, {}, f"exit code 1: {'x' * 197}..."),
+        ({"code": 126}, {}, "exit code 126: no output"),
+        ({"code": 0}, {"status": 3}, "exit code 0: no output"),
+        ({"code": 3}, {"status": 3}, None),
+        ({"stdout": b"pending\n"}, {"contains": "active"}, "pending"),
+        # What a program complains of is not what it prints.
+        ({"stderr": b"active\n"}, {"contains": "active"}, "active"),
+        ({"stdout": b"active\n", "code": 1}, {"contains": "active"}, "exit code 1: active"),
+    ],
+)
+@pytest.mark.usefixtures("api")
+def test_a_command_that_fails(verify, container_runs, ran, check, found):
+    container_runs(**ran)
+    assert got(verify(command(**check))) == ([found] if found else [])
+
+
+@pytest.mark.parametrize("chatty", [False, True])
+@pytest.mark.usefixtures("api")
+def test_a_command_that_does_not_end_is_a_failure(engine, verify, container_runs, reply, framed, chatty):
+    container_runs()
+
+    def pieces():
+        yield framed(b"begun\n")
+        for _second in range(50):
+            time.sleep(0.1)
+            if chatty:
+                yield framed(b".")
+
+    engine.on("POST", "/exec/e1/start", lambda _request: reply(body=pieces()))
+    started = time.monotonic()
+    answer = verify(command(timeout=1))
+    assert got(answer) == ["it still runs"]
+    assert answer["failures"][0]["expected"] == "node order.js to end with exit code 0 within 1 s"
+    assert 1 <= time.monotonic() - started < 3
+
+
+@pytest.mark.usefixtures("api")
+def test_a_command_that_ends_its_output_only_is_a_failure(verify, container_runs):
+    container_runs(running=1000)
+    assert got(verify(command(timeout=1))) == ["it still runs"]
+
+
+@pytest.mark.parametrize("path", ["/containers/api/exec", "/exec/e1/start"])
+@pytest.mark.usefixtures("api")
+def test_a_command_that_cannot_be_started_is_a_failure(engine, verify, container_runs, reply, path):
+    container_runs()
+    engine.on("POST", path, reply(409, {"message": "Container api is paused"}))
+    assert got(verify(command())) == ["it was not started: Container api is paused"]
+
+
+@pytest.mark.usefixtures("api")
+def test_a_command_in_a_container_that_is_not_there_is_a_failure(verify):
+    assert got(verify(command(service="other"))) == ["no container"]
+
+
+# --- Which checks are asked, and in what form
+
+
+@pytest.mark.parametrize(("depth", "asked"), [(None, ["/"]), ("basic", ["/"]), ("full", ["/", "/full"])])
+@pytest.mark.usefixtures("api")
+def test_checks_of_full_depth_are_asked_on_demand(verify, web, depth, asked):
+    web.on("GET", "/.*", "x")
+    answer = verify(page(web), page(web, path="/full", depth="full"), depth=depth)
+    assert sorted(request.path for request in web.requests) == asked
+    assert (got(answer), answer["passed"]) == ([], 2 + len(asked))
+
+
+@pytest.mark.parametrize(
+    ("check", "told"),
+    [
+        ({"kind": "campaign"}, "value of kind must be one of: http, tcp, probe, command"),
+        ({"kind": "http", "port": 1, "contain": "x"}, "module: checks.contain. Supported parameters include: address, certificate"),
+        ({"kind": "http"}, "kind is http but all of the following are missing: port"),
+        ({"kind": "tcp"}, "kind is tcp but all of the following are missing: port"),
+        ({"kind": "probe", "port": 1, "expect": {"a": "b"}}, "kind is probe but all of the following are missing: send"),
+        ({"kind": "probe", "port": 1, "send": {}}, "kind is probe but all of the following are missing: expect"),
+        ({"kind": "command"}, "kind is command but all of the following are missing: command"),
+        ({"kind": "http", "port": 1, "certificate": "x"}, "missing parameter(s) required by 'certificate': server_name"),
+        ({"kind": "http", "port": 1, "depth": "deep"}, "value of depth must be one of: basic, full"),
+        (
+            {"kind": "probe", "port": 1, "send": {}, "expect": ["redis"]},
+            "api, a check: expect must be a mapping of answers' names to their values for a probe.",
+        ),
+        ({"kind": "probe", "port": 1, "send": {}, "expect": {}}, "api, a check: expect must be a mapping"),
+        ({"kind": "tcp", "port": 1, "expect": "closed"}, "api, a check: expect must be open or loopback for a tcp check."),
+        ({"kind": "tcp", "port": 1, "expect": {"a": "b"}}, "api, a check: expect must be open or loopback for a tcp check."),
+        ({"kind": "http", "port": 1, "expect": "open"}, "api, a check: expect is for the kinds probe and tcp."),
+        ({"kind": "command", "command": ["a"], "expect": "0"}, "api, a check: expect is for the kinds probe and tcp."),
+    ],
+)
+def test_a_check_of_another_form_is_refused_before_anything_is_asked(engine, verify, check, told):
+    answer = verify({"service": "api", "name": "a check", **check}, services=["api"])
+    assert answer["failed"]
+    assert told in answer["msg"]
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("missing", ["project", "services"])
+def test_without_a_manifest_project_and_services_are_required(verify, missing):
+    assert "one of the following is required: manifest" in verify(**{"services": ["api"], missing: None})["msg"]
+
+
+# --- The manifest
+
+
+@pytest.fixture
+def written(tmp_path):
+    """Write a manifest, where `current` leads to it."""
+
+    def write(content) -> str:
+        release = tmp_path / "releases/0123456789ab"
+        release.mkdir(parents=True)
+        (tmp_path / "current").symlink_to("releases/0123456789ab")
+        (release / "manifest.json").write_text(content if isinstance(content, str) else json.dumps(content))
+        return str(tmp_path / "current/manifest.json")
+
+    return write
+
+
+@pytest.mark.usefixtures("api")
+def test_a_manifest_says_what_to_verify(verify, engine, web, written):
+    engine.on("GET", "/images/.+/json", {"Id": "sha256:b"})
+    path = written({"project": "q", "services": ["api", "worker"], "images": {"api": "api:1"}, "checks": [page(web, status=201)], "jobs": ["migrate"]})
+    answer = verify(manifest=path, project=None, services=None, checks=None)
+    assert [(failure["service"], failure["check"]) for failure in answer["failures"]] == [("worker", "health"), ("api", "image"), ("api", "the page")]
+    assert "com.docker.compose.project=q" in engine.requests[0].query["filters"]
+
+
+@pytest.mark.usefixtures("api")
+def test_what_is_said_beside_a_manifest_counts(verify, engine, web, written):
+    path = written({"project": "q", "services": ["worker"], "images": {"api": "api:1"}, "checks": [page(web, status=201)]})
+    assert got(verify(manifest=path, project="p", services=["api"], images={}, checks=[])) == []
+    assert "com.docker.compose.project=p" in engine.requests[0].query["filters"]
+
+
+@pytest.mark.usefixtures("api")
+def test_a_check_of_the_manifest_has_defaults_too(verify, web, written):
+    path = written({"project": "p", "services": ["api"], "checks": [page(web, depth="full"), page(web, status="200")]})
+    web.on("GET", "/", "x")
+    answer = verify(manifest=path, project=None, services=None, checks=None)
+    assert (got(answer), answer["passed"]) == ([], 3)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "There is no release at {path}. Deploy first."),
+        ("{", "{path} is not a manifest"),
+        ({"project": "p"}, "{path} names no services, so there is nothing to verify. Deploy again."),
+        ({"services": ["api"]}, "{path} does not name its Compose project."),
+        ({"project": "p", "services": "api", "checks": [{"kind": "campaign"}]}, "{path} is not a manifest: "),
+        ({"project": "p", "services": ["api"], "checks": [{"service": "api", "name": "x", "kind": "tcp"}]}, "missing: port"),
+        ({"project": "p", "services": ["api"], "checks": [{"service": "api", "name": "x", "kind": "tcp", "port": 1, "expect": "x"}]}, "open or loopback"),
+    ],
+)
+def test_a_manifest_that_says_nothing_of_use_is_refused(verify, engine, written, tmp_path, content, told):
+    path = written(content) if content else str(tmp_path / "current/manifest.json")
+    answer = verify(manifest=path, project=None, services=None, checks=None)
+    assert answer["failed"]
+    assert told.format(path=path) in answer["msg"]
+    assert engine.requests == []
