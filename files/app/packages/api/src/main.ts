@@ -7,5 +7,5 @@ const resources = await openResources();
 const { settings, log, pool, redis, assets } = resources;
 const app = await createApp(resources);
 await app.listen(settings.API_PORT, "0.0.0.0");
-log.info({ port: settings.API_PORT }, "listening");
 onShutdown(log, [() => app.close(), () => redis.quit(), () => pool.end(), () => assets.close()]);
+log.info({ port: settings.API_PORT }, "listening");
