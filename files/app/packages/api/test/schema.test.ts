@@ -1,7 +1,7 @@
 import { createLogger } from "@campaign/shared";
 import { Kysely, PostgresDialect, type PostgresPool } from "kysely";
 import { describe, expect, it } from "vitest";
-import { updateSchema } from "./schema.ts";
+import { updateSchema } from "../src/schema.ts";
 
 /** Run against a stand-in for PostgreSQL that has no tables yet, and return what it was told. */
 async function run(fails?: string): Promise<{ statements: string[]; done: boolean | Error }> {

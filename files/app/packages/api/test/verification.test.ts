@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { buffer } from "node:stream/consumers";
 import { newCampaign } from "@campaign/shared";
 import { afterEach, describe, expect, it } from "vitest";
-import { Unexpected, verify } from "./verification.ts";
+import { Unexpected, verify } from "../src/verification.ts";
 
 const login = { username: "operator", password: "right-password" };
 const limits = { request: 2000, evaluation: 200, pause: 5 };

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
 import { z } from "zod";
-import { commonSettings, ConfigError, port, readConfig, type Sources } from "./config.ts";
+import { commonSettings, ConfigError, port, readConfig, type Sources } from "../src/config.ts";
 
 const shape = { ...commonSettings, API_PORT: port };
 const complete = { DATABASE_URL: "postgres://a:b@c:5432/d", REDIS_URL: "redis://e:f@g:6379", API_PORT: "3000" };

@@ -1,7 +1,7 @@
 import type { Pool } from "pg";
 import { describe, expect, it } from "vitest";
-import { createHealthServer } from "./health.ts";
-import type { Redis } from "./redis.ts";
+import { createHealthServer } from "../src/health.ts";
+import type { Redis } from "../src/redis.ts";
 
 const answer = (works: boolean) => () => (works ? Promise.resolve("ok") : Promise.reject(new Error("no answer")));
 

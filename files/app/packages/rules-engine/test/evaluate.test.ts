@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
-import { evaluate } from "./evaluate.ts";
+import { evaluate } from "../src/evaluate.ts";
 
 const ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
 

@@ -2,9 +2,9 @@ import "reflect-metadata";
 import { createLogger, type Pool, type Redis } from "@campaign/shared";
 import type { NestFastifyApplication } from "@nestjs/platform-fastify";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { createApp } from "./app.ts";
-import type { Assets } from "./assets.ts";
-import type { Settings } from "./config.ts";
+import { createApp } from "../src/app.ts";
+import type { Assets } from "../src/assets.ts";
+import type { Settings } from "../src/config.ts";
 
 const ID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301";
 const MEBIBYTE = 1024 * 1024;

@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { createLogger } from "./log.ts";
-import { onShutdown } from "./shutdown.ts";
+import { createLogger } from "../src/log.ts";
+import { onShutdown } from "../src/shutdown.ts";
 
 const log = createLogger("test", "silent");
 const exit = vi.spyOn(process, "exit");

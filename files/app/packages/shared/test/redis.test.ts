@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { createLogger } from "./log.ts";
-import { readHeartbeat, type Redis, startHeartbeat } from "./redis.ts";
+import { createLogger } from "../src/log.ts";
+import { readHeartbeat, type Redis, startHeartbeat } from "../src/redis.ts";
 
 const SECOND = 1000;
 const log = createLogger("test", "silent");
