@@ -81,6 +81,8 @@ describe.each(["api", "rules-engine", "scheduler"])("the %s", (service) => {
       child = spawn(process.execPath, ["scripts/dev.mjs", service], {
         cwd: join(import.meta.dirname, "../../.."),
         env: {
+          // The Engine sets it too; without it the S3 client looks for a user of this number.
+          HOME: "/",
           DATABASE_URL: "postgres://user:password@127.0.0.1:1/none",
           REDIS_URL: `redis://user:password@127.0.0.1:${(redis.address() as AddressInfo).port}`,
           API_PORT: port,
