@@ -1,8 +1,11 @@
+import type { IncomingMessage } from "node:http";
 import { Logger } from "@nestjs/common";
 import { NestFactory } from "@nestjs/core";
 import { FastifyAdapter, type NestFastifyApplication } from "@nestjs/platform-fastify";
+import type { FastifyRequest } from "fastify";
 import { AppModule, type Resources } from "./app.module.ts";
 import { MAXIMUM_ASSET_BYTES } from "./limits.ts";
+import { readAsset } from "./upload.ts";
 
 /** The api, ready to listen. */
 export async function createApp(resources: Resources): Promise<NestFastifyApplication> {
@@ -10,7 +13,7 @@ export async function createApp(resources: Resources): Promise<NestFastifyApplic
   const adapter = new FastifyAdapter({ bodyLimit: MAXIMUM_ASSET_BYTES, trustProxy: true });
   adapter
     .getInstance()
-    .addContentTypeParser(/^image\//, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
+    .addContentTypeParser(/^image\//, (_request: FastifyRequest, body: IncomingMessage) => readAsset(body));
   adapter.getInstance().addHook("onResponse", async (request, reply) => {
     if (request.url.includes("/health/")) return;
     log.info(

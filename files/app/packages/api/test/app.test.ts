@@ -1,4 +1,7 @@
 import "reflect-metadata";
+import { once } from "node:events";
+import { type IncomingMessage, request } from "node:http";
+import { setTimeout } from "node:timers/promises";
 import { createLogger, type Pool, type Redis } from "@campaign/shared";
 import type { NestFastifyApplication } from "@nestjs/platform-fastify";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
@@ -106,5 +109,19 @@ describe("an asset", () => {
     const headers = { ...request.headers, authorization: `Bearer ${token}` };
     expect((await app.inject({ ...request, headers })).statusCode).toBe(status);
     expect(put).toHaveBeenCalledTimes(stored);
+  });
+
+  it("that is too large is read to its end, as a proxy sees no answer while it sends", async () => {
+    await app.listen(0, "127.0.0.1");
+    const asset = upload(5 * MEBIBYTE + 1);
+    const headers = { ...asset.headers, authorization: `Bearer ${token}`, "content-length": asset.payload.length };
+    const client = request(new URL(asset.url, await app.getUrl()), { method: asset.method, headers });
+    const answered = once(client, "response") as Promise<[IncomingMessage]>;
+    client.write(asset.payload.subarray(0, 1));
+    // An answer would be here by then.
+    await expect(Promise.race([answered, setTimeout(200, "none yet")])).resolves.toBe("none yet");
+    client.end(asset.payload.subarray(1));
+    const [{ statusCode }] = await answered;
+    expect(statusCode).toBe(413);
   });
 });

@@ -230,7 +230,7 @@ describe("the verification over TLS", () => {
   });
 });
 
-describe("verify, the program", () => {
+describe("verify, the program", { timeout: 30_000 }, () => {
   async function run(origin: string, env: Record<string, string> = {}): Promise<[number, string, string]> {
     const secrets = await mkdtemp(join(tmpdir(), "secrets-"));
     await writeFile(join(secrets, "operator_password"), login.password);
