@@ -11,6 +11,7 @@ version_added: 0.1.0
 description:
   - The tag of a built image is a digest of all that goes into it, its Dockerfile, its context, its arguments and its parents' references.
     So an image that is present under its reference is up to date, and asking costs no build.
+  - Of a definition with C(sources), paths below its context, only the files below these count. C(*) stands for any part of a name.
   - A context's C(.dockerignore) is honoured in its simple forms, C(**/NAME), C(NAME) and C(**/*.SUFFIX).
 options:
   _terms:
@@ -66,14 +67,16 @@ _list:
 """
 
 import fnmatch
+import glob
 import hashlib
 import json
 import os
+from collections.abc import Iterator
 
 from ansible.errors import AnsibleLookupError
 from ansible.plugins.lookup import LookupBase
 
-_digests: dict[str, str] = {}
+_digests: dict[tuple[str, tuple[str, ...]], str] = {}
 
 
 def _ignored(context: str) -> list[str]:
@@ -89,25 +92,48 @@ def _ignored(context: str) -> list[str]:
     return patterns
 
 
-def tree_digest(context: str) -> str:
-    """Return a digest of a directory's files: relative path, executable bit and content."""
-    if context in _digests:
-        return _digests[context]
+def _below(context: str, source: str) -> list[str]:
+    """Return the paths that a source names, C(*) in place of any part of a name. Raises AnsibleLookupError when it names none."""
+    if os.path.isabs(source) or ".." in source.split("/"):
+        raise AnsibleLookupError(f"The source {source} is not below {context}, which an image is built from.")
+    found = sorted(glob.glob(source, root_dir=context))
+    if not found:
+        raise AnsibleLookupError(f"{os.path.join(context, source)} is not there, but an image is built from it.")
+    return found
+
+
+def tree_digest(context: str, sources: tuple[str, ...] = (".",)) -> str:
+    """Return a digest of a directory's files, or of those below some of its paths: relative path, executable bit and content.
+
+    Raises AnsibleLookupError when the directory or one of the paths is not there, or all of a path is ignored.
+    """
+    if (context, sources) in _digests:
+        return _digests[context, sources]
     if not os.path.isdir(context):
         raise AnsibleLookupError(f"{context} is not there, but an image is built from it.")
     patterns = _ignored(context)
+
+    def ignored(name: str) -> bool:
+        return any(fnmatch.fnmatch(part, pattern) for part in name.split("/") for pattern in patterns)
+
+    def files(path: str) -> Iterator[str]:
+        if os.path.isfile(path):
+            yield path
+        for directory, directories, names in os.walk(path):
+            directories[:] = sorted(name for name in directories if not ignored(name))
+            yield from (os.path.join(directory, name) for name in sorted(names) if not ignored(name))
+
     digest = hashlib.sha256()
-    for directory, directories, names in os.walk(context):
-        directories[:] = sorted(name for name in directories if not any(fnmatch.fnmatch(name, pattern) for pattern in patterns))
-        for name in sorted(names):
-            if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-                continue
-            path = os.path.join(directory, name)
+    for source in sources:
+        found = [path for below in _below(context, source) if not ignored(below) for path in files(os.path.join(context, below))]
+        if not found:
+            raise AnsibleLookupError(f"{os.path.join(context, source)} has no file that {context}/.dockerignore lets into an image.")
+        for path in found:
             with open(path, "rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
             digest.update(f"{os.path.relpath(path, context)}\0{os.access(path, os.X_OK)}\0{content}\n".encode())
-    _digests[context] = digest.hexdigest()
-    return _digests[context]
+    _digests[context, sources] = digest.hexdigest()
+    return _digests[context, sources]
 
 
 def image_plan(catalogue, directory: str, source: str, prefix: str, registry: str, upstream, revision: str, lock) -> dict[str, dict]:
@@ -133,7 +159,9 @@ def image_plan(catalogue, directory: str, source: str, prefix: str, registry: st
             "include": definition.get("include", []),
             "args": {**definition.get("args", {}), **{argument: parent["reference"] for argument, parent in parents.items()}},
         }
-        content = json.dumps([build, tree_digest(context) if context else None, str(revision)], sort_keys=True)
+        # A Dockerfile says which of a context's files go into an image; a definition with sources says the same, and a test compares them.
+        sources = (*definition["sources"], build["dockerfile"]) if "sources" in definition else (".",)
+        content = json.dumps([build, tree_digest(context, sources) if context else None, str(revision)], sort_keys=True)
         ancestors = [ancestor for parent in definition.get("parents", {}).values() for ancestor in [*plan[parent]["parents"], parent]]
         plan[key] = {
             **build,

@@ -1,4 +1,4 @@
-import { existsSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 
 // Optional peers that NestJS and others look for at run time and do without.
 const ABSENT = [
@@ -21,11 +21,18 @@ const ABSENT = [
   "typeorm",
 ];
 
+/** What can be run of a service, such as main and migrate: the modules that have nothing for another one to import. */
+export function entries(service) {
+  const directory = `packages/${service}/src`;
+  return readdirSync(directory)
+    .filter((name) => /^[a-z]+\.ts$/.test(name) && !/^export /m.test(readFileSync(`${directory}/${name}`, "utf8")))
+    .map((name) => name.slice(0, -".ts".length));
+}
+
 /** esbuild's options for one service: each entry becomes one file that needs Node.js and nothing else. */
-export function options(service, outdir) {
-  const entries = ["main", "migrate"].map((name) => `packages/${service}/src/${name}.ts`);
+export function options(service, outdir, names = entries(service)) {
   return {
-    entryPoints: entries.filter((entry) => existsSync(entry)),
+    entryPoints: names.map((name) => `packages/${service}/src/${name}.ts`),
     outdir,
     bundle: true,
     platform: "node",

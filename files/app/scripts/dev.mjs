@@ -1,12 +1,13 @@
-// Runs a Node service from its sources and starts it anew when they change: `node scripts/dev.mjs api`.
-// With a second name it runs that entry once: `node scripts/dev.mjs api migrate`.
+// Runs a Node service from its sources and starts it again when they change: `node scripts/dev.mjs api`.
+// With a second name it runs that entry once, with the arguments that follow: `node scripts/dev.mjs api verify http://frontend:8080`.
 import { spawn } from "node:child_process";
 import { existsSync, mkdirSync, readFileSync, symlinkSync, watch } from "node:fs";
 import { context } from "esbuild";
 import { options } from "./bundle.mjs";
 
 const [service, once] = process.argv.slice(2);
-const outdir = `/tmp/${service}`;
+// What runs once may run beside the service in its container, and must not write over what that has loaded.
+const outdir = `/tmp/${once ? `${service}-${once}` : service}`;
 
 // What cannot change without a new image stays out of the bundle: 15 ms for a rebuild instead of half a second.
 const dependencies = ["shared", service]
@@ -14,7 +15,7 @@ const dependencies = ["shared", service]
   .filter((name) => !name.startsWith("@campaign/"))
   // Of a version of its own, which is not the one that the service's file would find.
   .filter((name) => !existsSync(`packages/shared/node_modules/${name}`));
-const settings = options(service, outdir);
+const settings = options(service, outdir, once ? [once] : ["main"]);
 const bundle = await context({ ...settings, external: [...settings.external, ...dependencies] });
 // Node looks for packages beside the importing file and in every directory above.
 mkdirSync(outdir, { recursive: true });
@@ -82,7 +83,9 @@ function watchAndRun() {
 if (once) {
   await bundle.rebuild();
   await bundle.dispose();
-  await import(`${outdir}/${once}.mjs`);
+  // The entry finds its own arguments where it would find them without this script.
+  process.argv.splice(1, 3, `${outdir}/${once}.mjs`);
+  await import(process.argv[1]);
 } else {
   watchAndRun();
 }

@@ -1,36 +1,11 @@
 import "reflect-metadata";
 import { onShutdown } from "@campaign/shared";
-import { Logger } from "@nestjs/common";
-import { NestFactory } from "@nestjs/core";
-import { FastifyAdapter, type NestFastifyApplication } from "@nestjs/platform-fastify";
-import { AppModule, openResources } from "./app.module.ts";
+import { createApp } from "./app.ts";
+import { openResources } from "./app.module.ts";
 
-const MAXIMUM_ASSET_BYTES = 5 * 1024 * 1024;
-
-async function main(): Promise<void> {
-  const resources = await openResources();
-  const { settings, log, pool, redis, assets } = resources;
-  const adapter = new FastifyAdapter({ bodyLimit: MAXIMUM_ASSET_BYTES, trustProxy: true });
-  adapter
-    .getInstance()
-    .addContentTypeParser(/^image\//, { parseAs: "buffer" }, (_request, body, done) => done(null, body));
-  adapter.getInstance().addHook("onResponse", async (request, reply) => {
-    if (request.url.includes("/health/")) return;
-    log.info(
-      { method: request.method, url: request.url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) },
-      "request",
-    );
-  });
-  Logger.overrideLogger(["error", "warn"]);
-  const app = await NestFactory.create<NestFastifyApplication>(AppModule.with(resources), adapter);
-  app.setGlobalPrefix("api", { exclude: ["internal/probe"] });
-  if (settings.NODE_ENV === "development") {
-    // A page that calls the api by its own port, as VITE_API_URL allows in development.
-    app.enableCors({ origin: /^http:\/\/(localhost|127\.0\.0\.1)(:\d+)?$/ });
-  }
-  await app.listen(settings.API_PORT, "0.0.0.0");
-  log.info({ port: settings.API_PORT }, "listening");
-  onShutdown(log, [() => app.close(), () => redis.quit(), () => pool.end(), () => assets.close()]);
-}
-
-await main();
+const resources = await openResources();
+const { settings, log, pool, redis, assets } = resources;
+const app = await createApp(resources);
+await app.listen(settings.API_PORT, "0.0.0.0");
+onShutdown(log, [() => app.close(), () => redis.quit(), () => pool.end(), () => assets.close()]);
+log.info({ port: settings.API_PORT }, "listening");

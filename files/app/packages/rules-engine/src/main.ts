@@ -42,5 +42,5 @@ worker.on("error", (error) => log.warn({ error: error.message }, "the queue's co
 
 const stopHeartbeat = startHeartbeat(redis, SERVICE, log);
 await health.listen(config.HEALTH_PORT);
-log.info({ port: config.HEALTH_PORT }, "evaluating");
 onShutdown(log, [() => worker.close(), stopHeartbeat, () => health.close(), () => redis.quit(), () => pool.end()]);
+log.info({ port: config.HEALTH_PORT }, "evaluating");

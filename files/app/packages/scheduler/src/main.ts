@@ -43,7 +43,6 @@ run();
 
 const stopHeartbeat = startHeartbeat(redis, SERVICE, log);
 await health.listen(config.HEALTH_PORT);
-log.info({ port: config.HEALTH_PORT, tickSeconds: config.SCHEDULER_TICK_SECONDS }, "scheduling");
 onShutdown(log, [
   () => clearInterval(timer),
   () => running,
@@ -53,3 +52,4 @@ onShutdown(log, [
   () => redis.quit(),
   () => pool.end(),
 ]);
+log.info({ port: config.HEALTH_PORT, tickSeconds: config.SCHEDULER_TICK_SECONDS }, "scheduling");

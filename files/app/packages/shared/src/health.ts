@@ -1,4 +1,5 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
 import type { Redis } from "ioredis";
 import type { Pool } from "pg";
 import { probeRequest, runProbe, type ProbeCheck } from "./probe.ts";
@@ -54,7 +55,11 @@ export function createHealthServer(service: string, pool: Pool, redis: Redis, ch
     );
   });
   return {
-    listen: (portNumber: number) => new Promise<void>((resolve) => server.listen(portNumber, "0.0.0.0", resolve)),
+    /** Listen, and return the port, which the system chooses for 0. */
+    listen: async (portNumber: number): Promise<number> => {
+      await new Promise<void>((resolve) => server.listen(portNumber, "0.0.0.0", resolve));
+      return (server.address() as AddressInfo).port;
+    },
     close: () => new Promise<void>((resolve) => server.close(() => resolve())),
   };
 }

@@ -1,5 +1,5 @@
 import { describe, expect, it, vi } from "vitest";
-import { tick } from "./tick.ts";
+import { tick } from "../src/tick.ts";
 
 type Arguments = Parameters<typeof tick>;
 const poolOf = (ids: string[]) =>

@@ -2,7 +2,8 @@ import { mkdtemp, writeFile, chmod } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beforeEach, describe, expect, it } from "vitest";
-import { commonSettings, ConfigError, port, readConfig, type Sources } from "./config.ts";
+import { z } from "zod";
+import { commonSettings, ConfigError, port, readConfig, type Sources } from "../src/config.ts";
 
 const shape = { ...commonSettings, API_PORT: port };
 const complete = { DATABASE_URL: "postgres://a:b@c:5432/d", REDIS_URL: "redis://e:f@g:6379", API_PORT: "3000" };
@@ -45,6 +46,16 @@ describe("readConfig", () => {
     await writeFile(join(directory, "database_url"), "postgres://a:%20$x%27%22%0A@c:5432/d");
     const { DATABASE_URL } = await read({ REDIS_URL: "redis://x", API_PORT: "1" });
     expect(DATABASE_URL).toBe("postgres://a:%20$x%27%22%0A@c:5432/d");
+  });
+
+  it("takes blanks and newlines around a secret as part of it", async () => {
+    const secret = " \t between blanks \r\n\n";
+    await writeFile(join(directory, "jwt_secret"), secret);
+    const { JWT_SECRET } = await readConfig(
+      { JWT_SECRET: z.string() },
+      { env: { SECRETS_DIR: directory }, fetchSecret: noAws },
+    );
+    expect(JWT_SECRET).toBe(secret);
   });
 
   it("names every missing and wrong key, and shows no value", async () => {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { grants } from "./grants.ts";
+import { grants } from "../src/grants.ts";
 
 describe("grants", () => {
   it("takes everything away before it gives, so that what is no longer listed is gone", () => {

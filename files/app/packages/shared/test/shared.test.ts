@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
-import { evaluationJob, newCampaign } from "./evaluation.ts";
-import { errorName, runProbe } from "./probe.ts";
-import { redisConnection } from "./redis.ts";
+import { evaluationJob, newCampaign } from "../src/evaluation.ts";
+import { errorName, runProbe } from "../src/probe.ts";
+import { redisConnection } from "../src/redis.ts";
 
 const request = { nonce: "0123456789abcdef", lng: 1, lat: 2 };
 

@@ -1,8 +1,8 @@
 import { UnauthorizedException, type ExecutionContext } from "@nestjs/common";
 import { JwtService } from "@nestjs/jwt";
 import { describe, expect, it } from "vitest";
-import { AuthController, SignedIn } from "./auth.ts";
-import type { Settings } from "./config.ts";
+import { AuthController, SignedIn } from "../src/auth.ts";
+import type { Settings } from "../src/config.ts";
 
 const settings = { OPERATOR_USER: "operator", OPERATOR_PASSWORD: "right-password", JWT_EXPIRATION: "7d" } as Settings;
 const jwt = new JwtService({ secret: "a-secret-of-the-test", signOptions: { algorithm: "HS256", expiresIn: "7d" } });
