@@ -6,13 +6,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from ansible.utils.collection_loader._collection_finder import _AnsibleCollectionFinder
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests"))
 
-# So that tests import the plugins by the names that Ansible knows them by: ansible_collections.campaign.platform.plugins.
-if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_path):
-    _AnsibleCollectionFinder(paths=[str(ROOT / "collections")])._install()
+# Imported first, because it lets tests import the collection's plugins.
+import program
+
+
+@pytest.fixture(scope="session")
+def golden() -> dict[str, dict[str, str]]:
+    """What a deploy would stage, by variant and name."""
+    return {variant: program.golden(variant) for variant in program.VARIANTS}
 
 
 @pytest.fixture(scope="session")

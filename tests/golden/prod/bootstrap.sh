@@ -1,10 +1,10 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Makes the bucket and the api's own key. Run before every new release; what is there already is left or brought up to date.
+# Creates the bucket and a key pair for each service that has one. Run before every new release; what is there already is left or brought up to date.
 # Credentials go through standard input, so that no process list and no environment shows them.
 set -eu
 export MC_CONFIG_DIR=/tmp/mc MC_QUIET=1 MC_NO_COLOR=1
-# Asked for anew every second, because mc itself waits longer between two tries.
+# Asked again every second, because mc itself waits longer between two tries.
 export MC_HOST_ready=http://minio:9000
 tries=0
 until timeout 1 mc ready ready > /dev/null 2>&1; do
@@ -17,7 +17,7 @@ until timeout 1 mc ready ready > /dev/null 2>&1; do
 done
 mc alias set stack http://minio:9000 --api S3v4 < /run/secrets/root_credentials > /dev/null
 mc mb --ignore-existing 'stack/campaign-assets'
-mc admin policy create stack campaign-api /etc/campaign/policy.json
+mc admin policy create stack campaign-api /etc/campaign/policy-api.json
 mc admin user add stack < /run/secrets/api_credentials > /dev/null
 access_key=$(cat /run/secrets/api_access_key)
 # Attaching a policy a second time is an error, so ask first.
