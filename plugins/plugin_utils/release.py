@@ -427,6 +427,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     texts[".env"] = to_env_file({"COMPOSE_PROJECT_NAME": project, "COMPOSE_FILE": ":".join(compose_files)}) + variables
     services = rendered.services()
     running = [name for name in services if name not in rendered.jobs]
+    awaited = {other for body in services.values() for other in body.get("depends_on") or {}}
     manifest = {
         "release": release,
         "project": project,
@@ -434,8 +435,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "compose_files": list(compose_files),
         "env_file": f"{path}/.env",
         "services": running,
-        # Those that wait for no other.
-        "foundations": [name for name in running if "depends_on" not in services[name]],
+        # Those that wait for no other, and that others wait for: started first, together with the jobs.
+        "foundations": [name for name in running if not services[name].get("depends_on") and name in awaited],
         "jobs": sorted(rendered.jobs),
         # Jobs that give the services' logins back what this release knows of them.
         "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
