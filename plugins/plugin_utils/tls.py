@@ -71,7 +71,9 @@ def _certificate_problems(chain: list[x509.Certificate], server_name: str | None
         if not _is_strong(certificate.public_key()):
             problems.append(f"{which} has a weak or unusual key. Use {_STRONG}.")
         algorithm = certificate.signature_hash_algorithm
-        if algorithm is not None and algorithm.name in ("md5", "sha1"):
+        # A root is trusted for what it is, whatever it signed itself with.
+        is_root = position > 1 and certificate.issuer == certificate.subject
+        if not is_root and algorithm is not None and algorithm.name in ("md5", "sha1"):
             problems.append(f"{which} is signed with {algorithm.name.upper()}, which browsers refuse. Have it issued with SHA-256 or better.")
     for position, (certificate, issuer) in enumerate(itertools.pairwise(chain), start=1):
         if not _is_issued_by(certificate, issuer):
