@@ -42,8 +42,13 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "services": [],
         "jobs": [],
         "foundations": [],
+        "restoring_jobs": [],
         "images": {},
+        "settings": [],
         "checks": [],
+        "loosened": {},
+        "configs": [],
+        "secrets": [],
     }
     found["services"].append("x")
     assert written(release, {"compose_files": []})["services"] == []
