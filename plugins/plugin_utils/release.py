@@ -56,8 +56,8 @@ class Rendered:
 
     def services(self) -> dict[str, Any]:
         """Return all services as Compose merges them, those of the override first."""
-        override = self.override.get("services") or {}
-        return {name: merge(body, override.get(name) or {}) for name, body in {**override, **(self.base.get("services") or {})}.items()}
+        base, override = self.base.get("services") or {}, self.override.get("services") or {}
+        return {name: merge(base.get(name) or {}, override.get(name) or {}) for name in {**override, **base}}
 
 
 def image_names(declared: Declaration) -> dict[str, str]:
