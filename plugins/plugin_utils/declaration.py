@@ -272,7 +272,7 @@ def _declare_settings(declared: Declaration, renderer: Renderer, whole: entries.
     rules |= {name: every.rules[secret] for name, secret in every.env_local.items()} | dict(tables.urls)
     external = [kind for kind, server in declared.servers.items() if server.external]
     free = [name for name, row in rules.items() if row.get("only_with") in external]
-    rules |= {name: {**rules[name], "pattern": ".*"} for name in free}
+    rules |= {name: {"pattern": r"[\s\S]*", "hint": rules[name]["hint"]} for name in free}
     declared.problems += setting_problems(env_local, rules, ".env.local")
     kept = known_secrets(tables, declared.catalogue).env_local
     gone += free + [name for name in every.env_local if name not in kept]
