@@ -59,20 +59,37 @@ SERVICE_KEYS = frozenset(
 )
 # What a later fragment replaces as a whole; other sequences append: https://docs.docker.com/reference/compose-file/merge/
 REPLACED = frozenset(["command", "entrypoint", "test"])
+# What Compose takes as a list too: names, or texts of a name and a value.
+_LISTS_OF_NAMES: dict[str, Any] = {"networks": None, "depends_on": {"condition": "service_started"}}
+_LISTS_OF_PAIRS = frozenset(["annotations", "environment", "extra_hosts", "labels", "sysctls"])
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}\Z")
 _FILE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
+def _long_form(value: Any, key: str) -> Any:
+    """Return a mapping for a list that Compose takes in its place, and anything else as it is."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if key in _LISTS_OF_NAMES:
+        return {str(name): _LISTS_OF_NAMES[key] for name in value}
+    if key in _LISTS_OF_PAIRS:
+        pairs = [re.split("[=:]" if key == "extra_hosts" else "=", str(text), maxsplit=1) for text in value]
+        return {pair[0]: pair[1] if len(pair) > 1 else None for pair in pairs}
+    return value
+
+
 def merge(left: Any, right: Any, key: str = "") -> Any:
-    """Merge as Docker Compose merges files: mappings recursively, sequences by appending but for commands, anything else by replacing."""
+    """Merge as Docker Compose merges files: mappings recursively, sequences by appending what is new but for commands, anything else by replacing."""
+    if isinstance(left, Mapping) != isinstance(right, Mapping):
+        left, right = _long_form(left, key), _long_form(right, key)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
         merged = dict(left)
         for name, value in right.items():
             merged[name] = merge(left[name], value, str(name)) if name in left else value
         return merged
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)) and key not in REPLACED:
-        return [*left, *right]
+        return [*left, *(item for item in right if item not in left)]
     return right
 
 
@@ -141,8 +158,11 @@ def _login_problems(where: str, logins: Any) -> Iterator[str]:
                 continue
             yield from _unknown(f"{where}.{kind}.{login}", row, LOGIN_KEYS[kind])
             for key in ("acl",) if kind == "redis" else ("policy",) if kind == "s3" else ():
-                if key not in row:
+                if row.get(key) is None:
                     yield f"{where}.{kind}.{login}.{key} is missing. Say what the login may do."
+            policy = row.get("policy")
+            if policy is not None and not (isinstance(policy, Mapping) and len({"Statement", "template", "content"} & set(policy)) == 1):
+                yield f"{where}.{kind}.{login}.policy must be an IAM policy with Statement, or a template or content of one."
 
 
 def _row_problems(where: str, rows: Any, keys: frozenset[str]) -> Iterator[str]:
@@ -261,12 +281,19 @@ def containers_of(entry: Entry) -> set[str]:
     return {str(name) for layer in LAYERS for name in ((entry.get(layer) or {}).get("services") or {})}
 
 
+def _owned(entry: Entry) -> Iterator[str]:
+    """Yield what only one entry can have."""
+    yield from (f"container {name}" for name in sorted(containers_of(entry)))
+    yield from (f"login {login} at {server}" for server, logins in (entry.get("logins") or {}).items() for login in logins or {})
+    yield from (f"image {key}" for key in entry.get("images") or {})
+
+
 def owner_problems(catalogue: Mapping[str, Entry], source: str, added: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for every container that two entries have."""
+    """Yield a message for every container, login and image that two entries have."""
     owners: dict[str, str] = {}
     for name, entry in catalogue.items():
-        for container in sorted(containers_of(entry)):
-            if container in owners:
-                mine, other = (name, owners[container]) if name in added else (owners[container], name)
-                yield f"{source}.{mine}: the container {container} belongs to the entry {other}. Change it there, or choose another name."
-            owners[container] = name
+        for owned in _owned(entry):
+            if owned in owners:
+                mine, other = (name, owners[owned]) if name in added else (owners[owned], name)
+                yield f"{source}.{mine}: the {owned} belongs to the entry {other}. Change it there, or choose another name."
+            owners[owned] = name

@@ -65,7 +65,7 @@ EDITS = {
 }
 
 
-@pytest.mark.parametrize(("path", "changed"), EDITS.items(), ids=str)
+@pytest.mark.parametrize(("path", "changed"), EDITS.items(), ids=EDITS)
 def test_an_edit_changes_the_tags_of_what_it_goes_into(files, path, changed):
     before = references(files)
     file = files / "app" / path

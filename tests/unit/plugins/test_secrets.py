@@ -6,27 +6,26 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.errors import AnsibleError, AnsibleLookupError
-from ansible.parsing.vault import VaultSecret
-from ansible_collections.campaign.platform.plugins.filter.aws_runtime import aws_runtime
-from ansible_collections.campaign.platform.plugins.filter.compose_layer import compose_layer
-from ansible_collections.campaign.platform.plugins.filter.release_plan import release_plan
-from ansible_collections.campaign.platform.plugins.filter.secret_problems import secret_problems
-from ansible_collections.campaign.platform.plugins.lookup import aws_secret
+from ansible.errors import AnsibleActionFail, AnsibleError, AnsibleLookupError
+from ansible.parsing.vault import VaultLib, VaultSecret
+from ansible_collections.campaign.platform.plugins.action.vaulted_secrets import encrypted
 from ansible_collections.campaign.platform.plugins.lookup.env_file import parse_env
-from ansible_collections.campaign.platform.plugins.lookup.vaulted_secrets import encrypted
+from ansible_collections.campaign.platform.plugins.plugin_utils import aws
+from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import known_secrets
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import secret_problems
 from botocore.exceptions import ClientError, ConnectTimeoutError, NoCredentialsError
+from program import build, tables
 
 ROOT = Path(__file__).resolve().parents[3]
-SETTINGS = yaml.safe_load((ROOT / "roles/stack/vars/main/settings.yml").read_text())
-EXAMPLES = SETTINGS["__stack_secret_examples"]
+EXAMPLES = tables().examples
+KNOWN = known_secrets(tables(), tables().services)
 ANY = {"pattern": "[^\\x00]{3,}", "hint": "at least 3 characters"}
 RULES = {"password": {**ANY, "strong": 16}, "key": {**ANY, "strong": 32}, "user": {**ANY, "strong": 3}, "login": ANY}
 GOOD = {"password": "Zq3-vT8_mK1pW5xB", "key": "Zq3-vT8_mK1pW5xBr7Yd2Hn6Lc9Sg4Jf", "user": "h7Gd0Kx2", "login": "api"}
 
 
 def problems(strict=True, **values) -> list[str]:
-    return secret_problems({"the vault": values}, RULES, EXAMPLES, strict)
+    return secret_problems({"the vault": values}, RULES, EXAMPLES, strict=strict)
 
 
 def test_strong_secrets_are_no_problem():
@@ -75,7 +74,7 @@ def test_a_weak_secret_is_refused_in_prod_only(value, message):
     ("value", "message"),
     [("", "it is empty"), (None, "must be a string"), (12345678, "must be a string"), (True, "must be a string"), (["a"], "must be a string")],
 )
-def test_what_is_no_text_is_refused_everywhere(value, message, strict):
+def test_what_is_not_text_is_refused_everywhere(value, message, strict):
     (problem,) = problems(strict=strict, password=value)
     assert message in problem
 
@@ -93,10 +92,10 @@ def test_a_login_may_be_short_but_not_known_from_an_example():
 
 def test_two_secrets_of_one_value_are_refused_wherever_they_come_from():
     sources = {"AWS": {"key": GOOD["key"]}, "the vault": {"password": GOOD["key"]}}
-    assert secret_problems(sources, RULES, EXAMPLES, True) == ["key and password have the same value. Give each its own."]
-    assert secret_problems(sources, RULES, EXAMPLES, False) == []
+    assert secret_problems(sources, RULES, EXAMPLES, strict=True) == ["key and password have the same value. Give each its own."]
+    assert secret_problems(sources, RULES, EXAMPLES, strict=False) == []
     # The later source wins, so the two are different.
-    assert secret_problems({**sources, "the file": {"key": GOOD["key"][::-1]}}, RULES, EXAMPLES, True) == []
+    assert secret_problems({**sources, "the file": {"key": GOOD["key"][::-1]}}, RULES, EXAMPLES, strict=True) == []
 
 
 def test_an_unknown_secret_is_named():
@@ -104,45 +103,82 @@ def test_an_unknown_secret_is_named():
 
 
 def test_every_secret_of_the_stack_has_a_strength():
-    names = yaml.safe_load((ROOT / "roles/stack/vars/main/secrets.yml").read_text())["__stack_generated_names"]
-    rules = SETTINGS["__stack_secret_rules"]
-    spelled = {name: SETTINGS["__stack_secret_rule"] if isinstance(rule, str) else rule for name, rule in rules.items()}
-    assert [name for name in names if not spelled[name].get("strong")] == []
+    # Two names of logins, and a key that is checked together with its certificate.
+    assert {name for name, rule in KNOWN.rules.items() if not rule.get("strong")} == {"postgres_api_user", "redis_api_user", "tls_private_key"}
 
 
 def test_no_secret_of_the_example_file_is_taken_in_prod():
     """Every secret that .env.local.example shows, put in as it stands there."""
     lines = [line.removeprefix("#") for line in (ROOT / ".env.local.example").read_text().splitlines() if re.match(r"#\w+=", line)]
     shown = parse_env("\n".join(lines))
-    secrets = {name: shown[name] for name in SETTINGS["__stack_env_local_secrets"]}
-    assert secrets
+    secrets = {secret: shown[name] for name, secret in KNOWN.env_local.items()}
+    assert len(secrets) >= 7
     rules = {name: {**ANY, "strong": 3} for name in secrets}
-    refused = [name for name, value in secrets.items() if secret_problems({"x": {name: value}}, rules, EXAMPLES, True)]
+    refused = [name for name, value in secrets.items() if secret_problems({"x": {name: value}}, rules, EXAMPLES, strict=True)]
     assert refused == list(secrets)
 
 
+FETCHING = {
+    "stack_variant": "prod",
+    "stack_aws_runtime_secret_ids": {"api": "campaign/api"},
+    "stack_aws_region": "eu-central-1",
+    "stack_aws_endpoint_url": "http://192.0.2.1:5000",
+}
+
+
 def test_a_service_that_fetches_has_no_files_and_a_way_out():
-    entry = aws_runtime({"api": "campaign/api"}, "eu-central-1", "http://192.0.2.1:5000")
-    service = {"image": "x", "user": "1:1", "networks": ["backend"], "environment": {"A": "1"}}
-    catalogue = [{"base": {"services": {"api": service, "worker": service}}, "secrets": {"api": {"jwt": "v"}, "worker": {"jwt": "v"}}}, entry]
-    plan = release_plan(catalogue, "dev", {}, {"backend": {"internal": True}}, {}, "key", "/opt/x", "project")
+    plan = build(FETCHING)
     compose = yaml.safe_load(plan["files"][0]["content"])
-    api, worker = compose["services"]["api"], compose["services"]["worker"]
+    api, worker = compose["services"]["api"], compose["services"]["scheduler"]
     assert "secrets" not in api
-    assert api["networks"] == ["backend", "egress-network"]
-    assert api["environment"] == {
-        "A": "1",
+    assert api["networks"] == ["backend-network", "frontend-network", "egress-network"]
+    assert {name: value for name, value in api["environment"].items() if name.startswith("AWS_")} == {
         "AWS_SECRETS_MANAGER_SECRET_ID": "campaign/api",
         "AWS_REGION": "eu-central-1",
         "AWS_ENDPOINT_URL_SECRETS_MANAGER": "http://192.0.2.1:5000",
     }
-    assert (worker["networks"], len(worker["secrets"])) == (["backend"], 1)
-    assert compose["networks"] == {"backend": {"internal": True}, "egress-network": {}}
-    assert [secret["path"].split("_")[0] for secret in plan["secrets"]] == ["/opt/x/secrets/worker"]
+    assert (worker["networks"], len(worker["secrets"])) == (["backend-network"], 2)
+    assert compose["networks"] == {"backend-network": {"internal": True}, "frontend-network": {}, "egress-network": {}}
+    # Its job is another container, and has files still.
+    consumers = {Path(secret["path"]).name.split("_")[0] for secret in plan["secrets"]}
+    assert "api" not in consumers
+    assert {"api-migrate", "scheduler"} <= consumers
+
+
+def test_a_changed_value_that_a_service_fetches_changes_the_service():
+    def label(**secrets):
+        compose = yaml.safe_load(build({**FETCHING, "stack_secrets": secrets})["files"][0]["content"])
+        return compose["services"]["api"]["labels"]["campaign.secrets"]
+
+    assert label() == label()
+    assert label() != label(redis_api_password="another-value-of-this-password")
+    assert re.fullmatch(r"([0-9a-f]{12}-){5}[0-9a-f]{12}", label())
 
 
 def test_without_such_a_service_nothing_is_added():
-    assert compose_layer([aws_runtime({})], "base") == {}
+    compose = yaml.safe_load(build({"stack_variant": "prod"})["files"][0]["content"])
+    assert set(compose["networks"]) == {"backend-network", "frontend-network"}
+    assert [name for name, service in compose["services"].items() if "labels" in service or "AWS_REGION" in service.get("environment", {})] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "secrets", "message"),
+    [
+        ('{"a": "1", "b": "s3cret"}', {"a": "1", "b": "s3cret"}, None),
+        ("{}", {}, None),
+        ('{"a": 1, "b": "s3cret", "c": null}', {"b": "s3cret"}, "a, c: not a string"),
+        ("s3cret", {}, "is not a JSON object"),
+        ('["s3cret"]', {}, "is not a JSON object"),
+        (b"s3cret", {}, "is not a JSON object"),
+        (None, {}, "is not a JSON object"),
+    ],
+)
+def test_the_text_of_a_secret_of_aws_is_a_json_object_of_strings(text, secrets, message):
+    answer = aws.parse(text)
+    assert answer.secrets == secrets
+    assert len(answer.problems) == (message is not None)
+    assert message is None or message in answer.problems[0]
+    assert "s3cret" not in "".join(answer.problems)
 
 
 def failure(code: str) -> ClientError:
@@ -170,16 +206,36 @@ def test_an_error_of_the_sdk_is_explained_by_its_name_alone(error, message):
     try:
         raise AnsibleLookupError("s3cret") from error
     except AnsibleLookupError as wrapped:
-        text = aws_secret.explain(aws_secret.code_of(wrapped if not isinstance(error, RuntimeError) else error))
+        text = aws.explain(aws.code_of(wrapped if not isinstance(error, RuntimeError) else error))
     assert message in text
     assert "s3cret" not in text
 
 
-def test_a_vault_needs_a_password_to_encrypt_with():
-    with pytest.raises(AnsibleLookupError, match="--ask-vault-pass"):
-        encrypted(["a"], "v", [], None)
-    with pytest.raises(AnsibleError, match="vault-ids"):
-        encrypted(["a"], "v", [("one", VaultSecret(b"x"))], "two")
+ONE, TWO = ("one", VaultSecret(b"x")), ("two", VaultSecret(b"y"))
+
+
+@pytest.mark.parametrize(
+    ("secrets", "identity", "message"),
+    [
+        ([], None, "--ask-vault-pass"),
+        ([], "one", "--ask-vault-pass"),
+        ([ONE, TWO], None, r"several vault passwords \(one, two\).*ANSIBLE_VAULT_ENCRYPT_IDENTITY"),
+        ([ONE], "two", "two"),
+    ],
+)
+def test_a_vault_needs_one_password_to_encrypt_with(secrets, identity, message):
+    with pytest.raises((AnsibleActionFail, AnsibleError), match=message):
+        encrypted(["a"], "v", secrets, identity)
+
+
+@pytest.mark.parametrize(("secrets", "identity", "key"), [([ONE], None, ONE), ([ONE, TWO], "two", TWO), ([ONE, TWO], "one", ONE)])
+def test_a_vault_is_encrypted_with_the_password_that_is_named(secrets, identity, key):
+    text = encrypted(["a", "b"], "v", secrets, identity)
+    assert text.splitlines()[0] == f"$ANSIBLE_VAULT;1.2;AES256;{key[0]}"
+    values = yaml.safe_load(VaultLib([key]).decrypt(text))
+    assert list(values) == ["v"]
+    assert list(values["v"]) == ["a", "b"]
+    assert all(re.fullmatch(r"[\w-]{43}", value) for value in values["v"].values())
 
 
 def test_every_vault_is_another():

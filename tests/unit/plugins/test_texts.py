@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What is written for Docker Compose comes back as it was."""
 
+from urllib.parse import unquote, urlsplit
+
 import pytest
 import yaml
-from ansible.errors import AnsibleFilterError
-from ansible_collections.campaign.platform.plugins.filter.service_url import service_url
-from ansible_collections.campaign.platform.plugins.filter.to_compose import to_compose
-from ansible_collections.campaign.platform.plugins.filter.to_env_file import to_env_file
 from ansible_collections.campaign.platform.plugins.lookup.env_file import parse_env
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError, service_url, to_compose, to_env_file
 
 HOSTILE = [
     "",
@@ -82,14 +81,20 @@ def test_types_stay_types():
     assert to_compose({"a": 1, "b": True, "c": None, "d": "1"}) == '---\na: 1\nb: true\nc: null\nd: "1"\n'
 
 
+def test_compose_refuses_nul_by_its_path_without_showing_the_value():
+    with pytest.raises(TextError, match=r"services\.api\.command\.1 holds a NUL") as caught:
+        to_compose({"services": {"api": {"command": ["a", "s3cret\0"]}}})
+    assert "s3cret" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["", "1A", "A B", "A=B", "A\nB"])
-def test_an_environment_file_refuses_names_that_are_none(name):
-    with pytest.raises(AnsibleFilterError, match="cannot be the name"):
+def test_an_environment_file_refuses_what_is_not_a_name(name):
+    with pytest.raises(TextError, match="cannot be the name"):
         to_env_file({name: "value"})
 
 
 def test_an_environment_file_refuses_nul_without_showing_the_value():
-    with pytest.raises(AnsibleFilterError, match="A holds a NUL") as caught:
+    with pytest.raises(TextError, match="A holds a NUL") as caught:
         to_env_file({"A": "s3cret\0"})
     assert "s3cret" not in str(caught.value)
 
@@ -120,7 +125,5 @@ def test_an_environment_file_may_have_comments_blanks_and_exports():
 
 @by_value
 def test_a_url_carries_every_password(value):
-    from urllib.parse import unquote, urlsplit
-
-    parts = urlsplit(service_url("u/ser", value or "x", "host:1/db", "postgres"))
+    parts = urlsplit(service_url("postgres", "u/ser", value or "x", "host:1/db"))
     assert (unquote(parts.username), unquote(parts.password), parts.hostname, parts.port) == ("u/ser", value or "x", "host", 1)

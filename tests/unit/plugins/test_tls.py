@@ -5,7 +5,7 @@ import datetime
 import re
 
 import pytest
-from ansible_collections.campaign.platform.plugins.filter.tls_problems import tls_problems
+from ansible_collections.campaign.platform.plugins.plugin_utils.tls import tls_problems
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
