@@ -122,7 +122,8 @@ class Declaration:
 
     def origin(self) -> str:
         """Return the address at which people reach the frontend with TLS."""
-        port = self.settings["HTTPS_PORT"]
+        # Without a frontend nobody asks for it.
+        port = self.settings.get("HTTPS_PORT", "443")
         return f"https://{self.arguments.get('stack_server_name')}" + ("" if port == "443" else f":{port}")
 
 

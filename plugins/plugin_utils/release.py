@@ -24,7 +24,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.declaration impo
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
 from ansible_collections.campaign.platform.plugins.plugin_utils.servers import CA_FILE, EGRESS, JOBS, URL_FILES, Login, Server, role_of
-from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError, to_compose, to_env_file
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError, nul_problems, to_compose, to_env_file
 
 _USER = re.compile(r"(\d+):(\d+)\Z")
 _IMAGE_NAME = re.compile(r"\bimage\.([A-Za-z0-9_]+)|\bimage\[['\"]([A-Za-z0-9._-]+)['\"]\]")
@@ -400,6 +400,9 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
         for check in (row for row in rendered.checks if row["service"] not in services):
             if check["service"] == name:
                 yield f"{where}.checks.{check['name']}: there is no service {name}. Name one with service."
+    # The path is that in the Compose file, which is where an entry's layers meet.
+    for fragment in (rendered.base, rendered.override):
+        yield from (f"{SOURCE}: {problem}" for problem in nul_problems(fragment))
     yield from clash_problems(list(published(services, declared.settings)))
 
 

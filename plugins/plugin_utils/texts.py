@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -40,18 +40,13 @@ def _represent_str(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_str)
 
 
-def plain(value: Any, *path: object) -> Any:
-    """Return data without the caller's subclasses of str, int, list and dict, which a YAML dumper does not know.
-
-    Raises TextError on a NUL, which no container can be given.
-    """
+def plain(value: Any) -> Any:
+    """Return data without the caller's subclasses of str, int, list and dict, which a YAML dumper does not know."""
     if isinstance(value, Mapping):
-        return {str(key): plain(item, *path, key) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item, *path, index) for index, item in enumerate(value)]
+        return [plain(item) for item in value]
     if isinstance(value, str):
-        if "\0" in value:
-            raise TextError(f"{'.'.join(map(str, path))} holds a NUL byte, which no container can be given.")
         return str.__str__(value)
     # A boolean is an int too, and True and False have no subclass.
     if isinstance(value, int) and not isinstance(value, bool):
@@ -59,13 +54,27 @@ def plain(value: Any, *path: object) -> Any:
     return value
 
 
+def nul_problems(value: Any, *path: object) -> Iterator[str]:
+    """Yield a message for every text in data that holds a NUL byte, by its path below ``path``."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from nul_problems(item, *path, key)
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from nul_problems(item, *path, index)
+    elif isinstance(value, str) and "\0" in value:
+        yield f"{'.'.join(map(str, path))} holds a NUL byte, which no container can be given. Remove it."
+
+
 def to_compose(value: Mapping[str, Any]) -> str:
     """Return data as a YAML document that Docker Compose reads back with the same types.
 
     PyYAML writes YAML 1.1, Compose reads YAML 1.2: 1e3, 0o17 or 08 are text to the first and numbers to the second
     (https://yaml.org/spec/1.2.2/#103-core-schema). So a string stays bare only where no reader takes it for anything else. Compose fills in
-    $NAME and ${NAME}; a dollar sign that is to stay one is written as $$.
+    $NAME and ${NAME}; a dollar sign that is to stay one is written as $$. Raises TextError on NUL.
     """
+    if problem := next(nul_problems(value), None):
+        raise TextError(problem)
     document: str = yaml.dump(
         plain(value), Dumper=_Dumper, sort_keys=False, explicit_start=True, default_flow_style=False, allow_unicode=True, width=1000
     )

@@ -7,11 +7,14 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import program
 import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
-from ansible_collections.campaign.platform.plugins.filter.to_compose import to_compose
+from ansible_collections.campaign.platform.plugins.plugin_utils.release import Rendered
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import to_compose
 
+from .stack import TABLES, render
 from .values import KEYS, REFUSED, VALUES, password
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,40 +90,50 @@ def handed() -> dict[str, dict[str, str]]:
     return found
 
 
-def fragment() -> dict:
-    """The catalogue's entry of the container that reports what reached it."""
+def entry(directory: Path) -> dict:
+    """The catalogue's entry of the container that reports what reached it, as an inventory has it."""
     literal = {kind: Text(VALUES[kind].replace("$", "$$")) for kind in SENT}
+    anything = {"pattern": Text("[\\s\\S]*"), "hint": "anything"}
     service = {
         "image": image("dev"),
         "user": "10001:10001",
         "command": ["node", "report.mjs", *literal.values()],
         "environment": {KEYS[kind]: f"${{{KEYS[kind]}?}}" for kind in SENT} | {f"LITERAL_{KEYS[kind]}": literal[kind] for kind in SENT},
         "labels": {KEYS[kind].lower(): literal[kind] for kind in SENT},
-        "networks": ["backend-network"],
         "volumes": [f"{HERE}/report.mjs:/app/report.mjs:ro"],
+        "restart": "no",
     }
-    template = "{{ lookup('ansible.builtin.template', 'value.j2', template_vars={'hostile_value': hostile_values.%s}) }}"
     return {
-        "name": "hostile",
-        "secrets": {"hostile": {key: f"{{{{ hostile_values.{key} }}}}" for key in KEYS.values()}},
-        "configs": [{"service": "hostile", "target": f"/etc/hostile/{key}", "content": template % key} for key in KEYS.values()],
+        "settings": {KEYS[kind]: anything for kind in SENT},
+        "secrets": {"hostile": {secret_name(key): anything for key in KEYS.values()}},
+        "configs": {"hostile": {f"/etc/hostile/{key}": {"template": f"{directory}/{key}.j2"} for key in KEYS.values()}},
         "base": {"services": {"hostile": service}},
     }
+
+
+def secret_name(key: str) -> str:
+    """Return the name of a value's secret. The key itself is the name of the setting."""
+    return f"{key.lower()}_file"
 
 
 def variables(directory: Path) -> dict:
     vault = VaultLib([("default", VaultSecret(VAULT_PASSWORD.encode()))])
     return {
+        "stack_variant": "local",
+        "stack_project": PROJECT,
+        "stack_directory": f"{directory}/stack",
+        "stack_env_local": f"{{{{ lookup('campaign.platform.env_file', '{directory}/.env.local') }}}}",
+        "stack_secrets": {secret_name(KEYS[kind]): Text(value) for kind, value in VALUES.items()} | {"generation_key": HARMLESS["generation_key"]},
+        # Nothing of the stack's own, because its servers take seconds to start and have values of their own below.
+        "stack_services": {**dict.fromkeys(TABLES.services), "hostile": entry(directory)},
+        "hostile_images": {"hostile": image("dev")},
         "hostile_directory": str(directory),
         "hostile_values": {KEYS[kind]: Text(value) for kind, value in VALUES.items()},
-        "hostile_secrets": {key: {name: Text(text) for name, text in secrets.items()} for key, secrets in handed().items()},
-        "hostile_settings": f"{{{{ lookup('campaign.platform.env_file', '{directory}/.env.local') }}}}",
         "hostile_sources": {
             "encrypt_string": {KEYS[kind]: Vault(vault.encrypt(value).decode()) for kind, value in VALUES.items()},
             "unsafe": {KEYS[kind]: Unsafe(value) for kind, value in VALUES.items()},
             "template": "a{{ 1 + 1 }}b",
         },
-        "hostile_catalogue": [fragment()],
     }
 
 
@@ -134,9 +147,9 @@ def run(*command: str, timeout: int = 120, **options) -> str:
 def staged(tmp_path_factory) -> Path:
     """The directory in which Ansible left the release and what it made of the values."""
     directory = tmp_path_factory.mktemp("hostile")
-    (directory / "templates").symlink_to(ROOT / "roles/stack/templates")
-    for name in ("collect.yml", "value.j2"):
-        (directory / name).write_bytes((HERE / name).read_bytes())
+    (directory / "stage.yml").write_text((HERE / "stage.yml").read_text().replace("THE_ROLE", str(program.ROLE)))
+    for key in KEYS.values():
+        (directory / f"{key}.j2").write_text(f"<{{{{ hostile_values.{key} }}}}>\n")
     (directory / ".env.local").write_bytes("".join(f"{KEYS[kind]}={quoted(VALUES[kind])}\n" for kind in SENT).encode())
     (directory / "password").write_text(VAULT_PASSWORD)
     text = yaml.dump(variables(directory), Dumper=_Dumper, allow_unicode=False, width=10**6)
@@ -145,7 +158,7 @@ def staged(tmp_path_factory) -> Path:
     run(
         "ansible-playbook",
         *("-i", "localhost,", "-c", "local", "--vault-password-file", str(directory / "password"), "-e", f"@{directory}/values.yml"),
-        str(directory / "collect.yml"),
+        str(directory / "stage.yml"),
         cwd=ROOT,
         env=os.environ | {"ANSIBLE_NOCOLOR": "1"},
     )
@@ -153,28 +166,38 @@ def staged(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def collected(staged) -> dict:
-    return json.loads((staged / "collected.json").read_text())
+def sources(staged) -> dict:
+    """What became of values in an inventory's file."""
+    return json.loads((staged / "sources.json").read_text())
 
 
-def hand_out(directory: Path, collected: dict) -> None:
+@pytest.fixture(scope="session")
+def rendered() -> dict[str, Rendered]:
+    """The stack with each value wherever it is not refused."""
+    return {key: render(stack_secrets=secrets) for key, secrets in handed().items()}
+
+
+def hand_out(directory: Path, rendered: dict[str, Rendered]) -> None:
     """Write what each login needs into a directory of its own."""
-    for key, given in collected["rendered"].items():
+    for key, given in rendered.items():
         superuser = key == "JOINED"
         login = "campaign_user" if superuser else key.lower()
-        root = given["minio"]["minio"]
+        secrets, configs = given.secrets, given.configs["minio-bootstrap"]
+        root = secrets["minio"]
         files = {
             "login": login,
-            "database_url": given["api"]["api-migrate" if superuser else "api"]["database_url"],
-            "redis_url": given["api"]["api"]["redis_url"],
-            "s3_access_key": root["minio_root_user"] if superuser else given["api"]["api"]["s3_access_key"],
-            "s3_secret_key": root["minio_root_password"] if superuser else given["api"]["api"]["s3_secret_key"],
-            "bootstrap_sql": given["postgres"]["bootstrap_sql"],
+            "database_url": secrets["api-migrate" if superuser else "api"]["database_url"],
+            "redis_url": secrets["api"]["redis_url"],
+            "s3_access_key": root["minio_root_user"] if superuser else secrets["api"]["s3_access_key"],
+            "s3_secret_key": root["minio_root_password"] if superuser else secrets["api"]["s3_secret_key"],
+            "bootstrap_sql": secrets["postgres-bootstrap"]["bootstrap_sql"],
             # The line is the superuser's, which is one for all values; so another login stands in for it.
-            "pgpass": given["postgres"]["pgpass"].replace(":campaign_user:", ":campaign_user:" if superuser else ":campaign_rules_engine_login:", 1),
-            "policy.json": collected["policy"],
-            "bootstrap.sh": collected["bootstrap"].replace("/run/secrets/", f"/hostile/{key}/").replace("/etc/campaign/", f"/hostile/{key}/"),
-            **given["minio"]["minio-bootstrap"],
+            "pgpass": secrets["postgres-bootstrap"]["pgpass"].replace(
+                ":campaign_user:", ":campaign_user:" if superuser else ":campaign_rules_engine_login:", 1
+            ),
+            "policy-api.json": configs["/etc/campaign/policy-api.json"],
+            "bootstrap.sh": configs["/etc/campaign/bootstrap.sh"].replace("/run/secrets/", f"/hostile/{key}/").replace("/etc/campaign/", f"/hostile/{key}/"),
+            **secrets["minio-bootstrap"],
         }
         (directory / key).mkdir(parents=True)
         for name, text in files.items():
@@ -260,18 +283,17 @@ def told(output: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def arrived(staged, collected) -> Arrived:
-    rendered = collected["rendered"]
-    hand_out(staged / "hostile", collected)
-    acl = dict.fromkeys(line for given in rendered.values() for line in given["redis"]["redis_acl"].splitlines() if line.startswith("user "))
+def arrived(staged, rendered) -> Arrived:
+    hand_out(staged / "hostile", rendered)
+    acl = dict.fromkeys(line for given in rendered.values() for line in given.secrets["redis"]["redis_acl"].splitlines() if line.startswith("user "))
     # Of the other logins the last one stays; Redis refuses a user that is there twice.
     acl = {line.split(" ")[1]: line for line in acl}
-    root = rendered["JOINED"]["minio"]["minio"]
+    joined = rendered["JOINED"]
     files = {
         "redis_acl": "".join(f"{line}\n" for line in acl.values()),
-        "redis_conf": collected["redis_conf"],
-        "postgres_password": JOINED["postgres_password"],
-        **root,
+        "redis_conf": joined.configs["redis"]["/usr/local/etc/redis/redis.conf"],
+        **joined.secrets["postgres"],
+        **joined.secrets["minio"],
     }
     for name, text in files.items():
         (staged / name).write_bytes(text.encode())

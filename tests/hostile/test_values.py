@@ -6,15 +6,12 @@ import re
 from urllib.parse import quote, unquote
 
 import pytest
-from ansible.errors import AnsibleFilterError
-from ansible_collections.campaign.platform.plugins.filter.env_local_secrets import env_local_secrets
-from ansible_collections.campaign.platform.plugins.filter.secret_problems import secret_problems
-from ansible_collections.campaign.platform.plugins.filter.setting_problems import setting_problems
-from ansible_collections.campaign.platform.plugins.filter.to_compose import to_compose
-from ansible_collections.campaign.platform.plugins.filter.to_env_file import to_env_file
 from ansible_collections.campaign.platform.plugins.lookup.env_file import parse_env
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import secret_problems
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError, to_compose, to_env_file
 
-from .conftest import JOINED, quoted
+from .conftest import HARMLESS, JOINED, quoted, secret_name
+from .stack import SECRETS, SETTINGS, TABLES, declare
 from .values import BECOMES_NO_TEXT, KEYS, OPEN_SETTINGS, REFUSED, VALUES, password
 
 by_kind = pytest.mark.parametrize("kind", VALUES)
@@ -27,7 +24,7 @@ def decoded(entries) -> list[bytes]:
 
 
 def refuses_nul(problem: str, render) -> None:
-    with pytest.raises(AnsibleFilterError, match="holds a NUL") as caught:
+    with pytest.raises(TextError, match="holds a NUL") as caught:
         render(VALUES["NUL"])
     assert problem in str(caught.value)
     assert VALUES["NUL"] not in str(caught.value)
@@ -73,7 +70,7 @@ def test_argument_in_the_compose_file(arrived, kind):
 @by_kind
 def test_secret_file(arrived, kind):
     """From a vault file. A file may hold NUL; that no secret does, its rule sees to."""
-    assert base64.b64decode(arrived.report["secrets"][KEYS[kind]]) == VALUES[kind].encode()
+    assert base64.b64decode(arrived.report["secrets"][secret_name(KEYS[kind])]) == VALUES[kind].encode()
 
 
 @by_kind
@@ -87,24 +84,28 @@ def test_config_file(arrived, kind):
 
 @by_kind
 @pytest.mark.parametrize("name", REFUSED)
-def test_secret_is_taken_or_refused_by_name(collected, name, kind):
+def test_secret_is_taken_or_refused_by_name(name, kind):
     value = password(kind)
-    problems = secret_problems({"stack_secrets": {name: value}}, collected["secret_rules"])
+    problems = secret_problems({"stack_secrets": {name: value}}, SECRETS.rules)
     if kind not in REFUSED[name]:
         assert problems == []
     else:
         (problem,) = problems
-        assert re.fullmatch(rf"stack_secrets: {name} must be {re.escape(collected['secret_rules'][name]['hint'])}, but {SHAPE}\.", problem), problem
+        assert re.fullmatch(rf"stack_secrets: {name} must be {re.escape(SECRETS.rules[name]['hint'])}, but {SHAPE}\.", problem), problem
+
+
+def env_local_problems(**values: str) -> list[str]:
+    """What is wrong with values of .env.local beside harmless secrets."""
+    declared, _renderer = declare(stack_env_local=values, stack_secrets=HARMLESS)
+    return declared.problems
 
 
 @by_kind
-def test_setting_is_taken_or_refused_by_name(collected, kind):
-    rules = collected["env_local_rules"]
-    settings = [name for name in rules if name.lower() not in REFUSED and not name.endswith("_URL")] + ["VITE_API_URL"]
-    problems = {name: setting_problems({name: VALUES[kind]}, rules, ".env.local") for name in settings}
+def test_setting_is_taken_or_refused_by_name(kind):
+    problems = {name: env_local_problems(**{name: VALUES[kind]}) for name in SETTINGS}
     for name, found in problems.items():
-        hint = re.escape(rules[name]["hint"])
-        assert found == [] or re.fullmatch(rf"\.env\.local: {name} must be {hint}, but {SHAPE}\.", found[0]), found
+        hint = re.escape(SETTINGS[name]["hint"])
+        assert found == [] or (len(found) == 1 and re.fullmatch(rf"\.env\.local: {name} must be {hint}, but {SHAPE}\.", found[0])), found
     assert {name for name, found in problems.items() if not found} == OPEN_SETTINGS.get(kind, set())
 
 
@@ -147,44 +148,44 @@ def test_no_quotes_in_env_local(kind):
 
 @by_kind
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
-def test_password_in_a_url_of_env_local(collected, name, kind):
+def test_password_in_a_url_of_env_local(name, kind):
     value, secret = password(kind), {"DATABASE_URL": "postgres_api", "REDIS_URL": "redis_api"}[name]
     address = {"DATABASE_URL": "postgres://hostile:{}@postgres:5432/campaign_db", "REDIS_URL": "redis://hostile:{}@redis:6379"}[name]
-    rules = collected["env_local_rules"]
     for text, is_encoded in ((quote(value, safe=""), True), (value, False)):
-        values = {name: address.format(text)}
-        problems = setting_problems(values, rules, ".env.local")
-        found = env_local_secrets(values, {})
-        problems = problems or secret_problems({".env.local": found}, collected["secret_rules"])
-        if problems:
-            assert re.fullmatch(rf"\.env\.local: ({name}|{secret}_password) must be .*, but {SHAPE}\.", problems[0], re.DOTALL), problems
+        declared, _renderer = declare(stack_env_local={name: address.format(text)}, stack_secrets=HARMLESS)
+        if declared.problems:
+            place, hint = (".env.local", TABLES.urls[name]["hint"])
+            if declared.problems[0].startswith("DATABASE_URL or REDIS_URL in .env.local: "):
+                place, hint = ("DATABASE_URL or REDIS_URL in .env.local", SECRETS.rules[f"{secret}_password"]["hint"])
+            expected = rf"{re.escape(place)}: ({name}|{secret}_password) must be {re.escape(hint)}, but {SHAPE}\."
+            assert re.fullmatch(expected, declared.problems[0]), declared.problems
             # Encoded, everything is taken that may be a password at all.
             assert not is_encoded or kind in REFUSED[f"{secret}_password"]
         else:
-            assert found == {f"{secret}_user": "hostile", f"{secret}_password": value if is_encoded else unquote(value, errors="strict")}
+            given = {item: declared.secrets.values[f"{secret}_{item}"] for item in ("user", "password")}
+            assert given == {"user": "hostile", "password": value if is_encoded else unquote(value, errors="strict")}
 
 
 @pytest.mark.parametrize("name", ["DATABASE_URL", "REDIS_URL"])
 @pytest.mark.parametrize("text", ["a%zz-too-long", "100%-too-long", "a%ff-too-long", "a%ed%a0%bd-too-long"])
-def test_what_is_wrongly_encoded_is_refused(collected, name, text):
+def test_what_is_wrongly_encoded_is_refused(name, text):
     host = {"DATABASE_URL": "postgres:5432/campaign_db", "REDIS_URL": "redis:6379"}[name]
-    values = {name: f"{host.split(':')[0]}://hostile:{text}@{host}"}
-    problems = setting_problems(values, collected["env_local_rules"], ".env.local")
+    problems = env_local_problems(**{name: f"{host.split(':')[0]}://hostile:{text}@{host}"})
     assert problems
     assert problems[0].startswith(f".env.local: {name} must be ")
     assert text not in problems[0]
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_half_a_surrogate_pair_is_refused(collected, name):
-    (problem,) = secret_problems({"stack_secrets": {name: "half-of-\ud83d-a-pair"}}, collected["secret_rules"])
+def test_half_a_surrogate_pair_is_refused(name):
+    (problem,) = secret_problems({"stack_secrets": {name: "half-of-\ud83d-a-pair"}}, SECRETS.rules)
     assert problem.startswith(f"stack_secrets: {name} must be ")
 
 
 @pytest.mark.parametrize("name", [name for name in REFUSED if name.startswith("postgres")])
 @pytest.mark.parametrize("value", ["md5" + "0123456789abcdef" * 2, "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"])
-def test_what_postgres_takes_for_a_hash_is_refused(collected, name, value):
-    (problem,) = secret_problems({"stack_secrets": {name: value}}, collected["secret_rules"])
+def test_what_postgres_takes_for_a_hash_is_refused(name, value):
+    (problem,) = secret_problems({"stack_secrets": {name: value}}, SECRETS.rules)
     assert problem.startswith(f"stack_secrets: {name} must be ")
 
 
@@ -228,32 +229,38 @@ def test_superuser(arrived, server):
     assert (arrived.postgres.get("JOINED", ""), arrived.minio.get("JOINED", "")) == ("", "")
 
 
+def test_a_key_with_the_name_of_its_policy(arrived):
+    """The bootstrap looks for the policy's name in what the server says of the key."""
+    assert arrived.logins["NAMED"]["s3"] == "ok"
+    assert arrived.minio.get("NAMED", "") == ""
+
+
 @pytest.mark.parametrize("name", JOINED)
-def test_superuser_is_made_of_what_is_taken(collected, name):
-    assert secret_problems({"stack_secrets": {name: JOINED[name]}}, collected["secret_rules"]) == []
+def test_superuser_is_made_of_what_is_taken(name):
+    assert secret_problems({"stack_secrets": {name: JOINED[name]}}, SECRETS.rules) == []
 
 
 # Out of the inventory.
 
 
 @by_kind
-def test_encrypt_string(collected, kind):
+def test_encrypt_string(sources, kind):
     """Encrypted by itself, a value is no template."""
-    assert collected["sources"]["encrypt_string"][KEYS[kind]] == VALUES[kind]
+    assert sources["encrypt_string"][KEYS[kind]] == VALUES[kind]
 
 
 @by_kind
-def test_unsafe(collected, kind):
+def test_unsafe(sources, kind):
     """Behind !unsafe Ansible reads a text as if it stood without quotes; what is no text then is refused."""
-    found = collected["sources"]["unsafe"][KEYS[kind]]
+    found = sources["unsafe"][KEYS[kind]]
     if kind in BECOMES_NO_TEXT:
         assert not isinstance(found, str)
-        (problem,) = secret_problems({"stack_secrets": {"jwt_secret": found}}, collected["secret_rules"])
+        (problem,) = secret_problems({"stack_secrets": {"jwt_secret": found}}, SECRETS.rules)
         assert problem.startswith("stack_secrets: jwt_secret must be a string.")
     else:
         assert found == VALUES[kind]
 
 
-def test_a_text_of_an_inventory_is_a_template(collected):
+def test_a_text_of_an_inventory_is_a_template(sources):
     """Why !unsafe is needed: without it this is what happens."""
-    assert collected["sources"]["template"] == "a2b"
+    assert sources["template"] == "a2b"
