@@ -31,9 +31,7 @@ class ActionModule(ActionBase):
         if arguments["requirements"]:
             declared, problems = roles.look(variables, self._templar, arguments["requirements"])
         else:
-            declared, problems = roles.declare(
-                variables, self._templar, self._loader, check_mode=self._task.check_mode, with_secrets=arguments["secrets"]
-            )
+            declared, problems = roles.declare(variables, self._templar, self._loader, with_secrets=arguments["secrets"])
         if problems:
             return {**result, "failed": True, "msg": inputs.told(problems, arguments["header"])}
         return {**result, "changed": False, "msg": "Nothing is wrong.", **declared}

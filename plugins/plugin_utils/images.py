@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What each image is called, what it is made of, and which images a host does not have yet.
 
-The tag of a built image is a digest of all that goes into it: its Dockerfile, its context, its arguments and its parents' references. So an image that is present
-under its reference is up to date, and asking costs no build.
+The tag of a built image is a digest of all that goes into it: its Dockerfile, its context, its arguments and its parents' references. So an image that is
+present under its reference is up to date, and asking costs no build.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ Image = dict[str, Any]
 Plan = dict[str, Image]
 
 DEFINITIONS = "images_definitions"
-KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents"])
+TEXTS = frozenset(["upstream", "context", "dockerfile", "target"])
+KEYS = TEXTS | {"args", "parents"}
 # The context, below the directory of the build contexts, that a workspace of one's own takes the place of.
 APP = "app"
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
@@ -58,8 +59,8 @@ class Naming:
 def catalogue_of(built_in: Mapping[str, Definition], files: str, definitions: Mapping[str, Definition], app_source: str | None) -> dict[str, Definition]:
     """Return the definitions of all images, with absolute contexts. A definition of an inventory takes the place of a built-in one of its key.
 
-    ``files`` is the directory of the built-in contexts. ``app_source`` is a workspace in place of the context `app`; what of it goes into which image is its own
-    Dockerfiles' to say, so that all of it counts for each.
+    ``files`` is the directory of the built-in contexts. ``app_source`` is a workspace in place of the context `app`. What goes into which image its own
+    Dockerfiles say, so all of it counts for each.
     """
     combined: dict[str, Definition] = {}
     for key, definition in built_in.items():
@@ -101,21 +102,24 @@ def definition_problems(
         if not isinstance(definition, Mapping):
             yield f"{where} must be a mapping."
             continue
-        for name in definition:
-            if name not in KEYS:
-                yield f"{where}.{name} is not known. {did_you_mean(str(name), KEYS)}"
-        given = {name: value for name, value in definition.items() if value is not None}
-        if not {"upstream", "context"} & set(given):
-            yield f"{where} has neither upstream nor context. Give it a reference to pull, or a directory to build from."
-        for name in ("upstream", "context", "dockerfile", "target"):
-            if name in given and not isinstance(given[name], str):
-                yield f"{where}.{name} must be text."
-        yield from setting_problems({"upstream": given["upstream"]} if "upstream" in given else {}, {"upstream": reference}, where)
-        if not isinstance(given.get("args", {}), Mapping):
-            yield f"{where}.args must be a mapping of build arguments to values."
-        yield from _parent_problems(where, given.get("parents", {}), known)
-        if isinstance(given.get("context"), str):
-            yield from _context_problems(where, given["context"], with_contexts=with_contexts)
+        yield from _row_problems(where, {name: value for name, value in definition.items() if value is not None})
+        upstream, context = definition.get("upstream"), definition.get("context")
+        yield from setting_problems({"upstream": upstream} if isinstance(upstream, str) else {}, {"upstream": reference}, where)
+        yield from _parent_problems(where, definition.get("parents") or {}, known)
+        if isinstance(context, str):
+            yield from _context_problems(where, context, with_contexts=with_contexts)
+
+
+def _row_problems(where: str, given: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in given.items():
+        if name not in KEYS:
+            yield f"{where}.{name} is not known. {did_you_mean(str(name), KEYS)}"
+        elif name in TEXTS and not isinstance(value, str):
+            yield f"{where}.{name} must be text."
+    if not {"upstream", "context"} & set(given):
+        yield f"{where} has neither upstream nor context. Give it a reference to pull, or a directory to build from."
+    if not isinstance(given.get("args", {}), Mapping):
+        yield f"{where}.args must be a mapping of build arguments to values."
 
 
 def _context_problems(where: str, context: str, *, with_contexts: bool) -> Iterator[str]:
@@ -126,7 +130,7 @@ def _context_problems(where: str, context: str, *, with_contexts: bool) -> Itera
 
 
 def value_problems(values: Mapping[str, Any], known: Collection[str], rules: Mapping[str, Rule]) -> list[str]:
-    """Return a message for every image or reference that images_required, images_upstream and images_lock name wrongly. ``rules`` are of the latter two's values."""
+    """Return a message for everything that is wrong in images_required, images_upstream and images_lock. ``rules`` are those of the latter two's values."""
     problems = setting_problems(values["images_upstream"], dict.fromkeys(known, rules["images_upstream"]), "images_upstream")
     problems += [f"images_required: {key} is not an image. {did_you_mean(key, known)}" for key in values["images_required"] if key not in known]
     return problems + setting_problems(values["images_lock"], dict.fromkeys(values["images_lock"], rules["images_lock"]), "images_lock")
@@ -217,8 +221,8 @@ def _content(path: str) -> bytes:
 def tree_digest(context: str, sources: tuple[str, ...] = (".",), dockerfile: str | None = None) -> str:
     """Return a digest of a directory's files, or of those below some of its paths: relative path, executable bit and content.
 
-    A Dockerfile counts even where .dockerignore names it, because the builder reads it all the same. Raises ImageError when the directory or one of the paths is
-    not there, or all of a path is ignored.
+    A Dockerfile counts even where .dockerignore names it, because the builder reads it all the same. Raises ImageError when the directory or one of the paths
+    is not there, or all of a path is ignored.
     """
     if not os.path.isdir(context):
         raise ImageError(f"{context} is not there, but an image is built from it.")
@@ -362,8 +366,8 @@ def probe(plan: Plan, overridden: Collection[str]) -> str | None:
 def missing(required: Collection[str], plan: Plan, present: Mapping[str, str]) -> list[Image]:
     """Return the images that a host does not have yet, parents first: those required, and of what has to be built for them the parents.
 
-    ``present`` is references to ids, those only that the Engine has. An image of a bundle is there when its reference leads to its id, because another build may
-    have the same tag.
+    ``present`` is references to ids, those only that the Engine has. An image of a bundle is there when its reference leads to its id, because another build
+    may have the same tag.
     """
 
     def is_there(image: Image) -> bool:
@@ -383,4 +387,3 @@ def debian_archive(given: str | None, facts: Mapping[str, Any]) -> str | None:
     """Return the URI of the Debian archive that builds use: the one that is given, or that of the machine's own apt configuration."""
     own = (facts.get("apt_sources") or {}).get("uri") if facts["distribution"]["id"] == "debian" else None
     return given or own
-

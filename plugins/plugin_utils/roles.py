@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ansible.template import Templar
-
 from ansible_collections.campaign.platform.plugins.plugin_utils import bundle, hosts, images, inputs, release
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer
 
@@ -30,7 +29,7 @@ def _table(variables: Mapping[str, Any], name: str) -> Any:
 # --- Before anything is touched: arguments and what follows from them on the controller
 
 
-def _stack(variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool) -> Declared:
+def _stack(variables: Mapping[str, Any], templar: Templar, loader: Any, *, with_secrets: bool) -> Declared:
     """Return images and ports of the release that the inputs ask for."""
     # Nothing is generated here, because nothing is changed before all inputs of all roles are known to be right.
     declared, renderer, problems = inputs.declaration_of(variables, templar, loader, check_mode=True, with_secrets=with_secrets)
@@ -39,7 +38,7 @@ def _stack(variables: Mapping[str, Any], templar: Templar, loader: Any, *, check
     return release.summary(declared, renderer)
 
 
-def _by_rules(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> tuple[dict[str, Any], list[str]]:
+def _by_rules(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> Declared:
     """Return the coerced arguments of a role that has argument rules and requirements, and what is wrong with them."""
     role_path = variables["role_path"]
     rules = renderer.render(variables.get(f"__{os.path.basename(role_path)}_rules", {}), {})
@@ -94,9 +93,7 @@ def _planned(values: Mapping[str, Any], built_in: Mapping[str, images.Definition
         declared |= {"bundle": {"platform": contents.platform, "layers": contents.layers}}
     else:
         catalogue = images.catalogue_of(built_in, values["images_files"], definitions, values.get("images_app_source"))
-        naming = images.Naming(
-            values["images_prefix"], values["images_registry"], values["images_upstream"], values["images_lock"], values["images_revision"]
-        )
+        naming = images.Naming(values["images_prefix"], values["images_registry"], values["images_upstream"], values["images_lock"], values["images_revision"])
         planner = images.Planner(catalogue, naming)
         try:
             plans = {name: planner.plan(name) for name in ("pull", "build")}
@@ -150,14 +147,16 @@ def _docker_host_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer
     }
 
 
-_ROLES = {"stack": _stack, "images": _images}
+Validate = Callable[..., Declared]
+_ROLES: dict[str, Validate] = {"stack": _stack, "images": _images}
 _ON_HOST = {"images": _images_on_host, "docker_host": _docker_host_on_host}
 
 
-def declare(variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool) -> Declared:
+def declare(variables: Mapping[str, Any], templar: Templar, loader: Any, *, with_secrets: bool) -> Declared:
     """Return what the role of the task declares, and a message for everything that is wrong with its inputs."""
     role = os.path.basename(variables["role_path"])
-    return _ROLES.get(role, _plain)(variables, templar, loader, check_mode=check_mode, with_secrets=with_secrets)
+    validate: Validate = _ROLES.get(role, _plain)
+    return validate(variables, templar, loader, with_secrets=with_secrets)
 
 
 def look(variables: Mapping[str, Any], templar: Templar, tables: Collection[str]) -> Declared:
