@@ -196,4 +196,5 @@ def test_main_validates_first(role):
     imported = [task.get("ansible.builtin.import_tasks") for task in load(role / "tasks/main.yml")]
     assert imported[0] == "validate.yml"
     if (role / "tasks/apply.yml").exists():
-        assert imported == ["validate.yml", "apply.yml"]
+        # Used alone, a role gathers the facts itself; in a playbook of several roles one step gathers those of all.
+        assert [name for name in imported if name != "facts.yml"] == ["validate.yml", "apply.yml"]
