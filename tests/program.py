@@ -63,7 +63,8 @@ def secret_names(added: Mapping[str, Any] | None = None) -> list[str]:
     """Return the names of the secrets that a catalogue needs, with an inventory's entries if there are any."""
     catalogue, problems = declaration.combined(tables(), added or {})
     assert problems == [], problems
-    return declaration.known_secrets(tables(), catalogue).needed
+    # As plain texts, which other YAML libraries than Ansible's know.
+    return [str.__str__(name) for name in declaration.known_secrets(tables(), catalogue).needed]
 
 
 def placeholders(names: Iterable[str]) -> dict[str, str]:
