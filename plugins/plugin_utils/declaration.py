@@ -354,7 +354,7 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
 
 
 def _requirement_problems(declared: Declaration, renderer: Renderer) -> Iterator[str]:
-    names = {**declared.names(), "given": declared.secrets.given}
+    names = {**declared.names(), "secret": declared.secrets.values}
     for row in declared.tables.requirements:
         if not renderer.holds(row["that"], names):
             yield str(renderer.render(row["message"], names))
