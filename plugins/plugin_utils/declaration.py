@@ -354,7 +354,8 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
 
 
 def _requirement_problems(declared: Declaration, renderer: Renderer) -> Iterator[str]:
-    names = {**declared.names(), "secret": declared.secrets.values}
+    absent = {name: "" for entry in declared.tables.services.values() for name in entry.get("settings") or {}}
+    names = {**declared.names(), "setting": absent | declared.settings, "secret": declared.secrets.values}
     for row in declared.tables.requirements:
         if not renderer.holds(row["that"], names):
             yield str(renderer.render(row["message"], names))
