@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -17,7 +18,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import aws, decl
 from ansible_collections.campaign.platform.plugins.plugin_utils.arguments import Arguments, check, misspelled
 from ansible_collections.campaign.platform.plugins.plugin_utils.generated import GeneratedSecretsError, generated_secrets
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer, why
-from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean
 
 HEADER = "Nothing was changed. Fix these first:"
 # Computed by a playbook after the validation, or rendered with names that are not there yet.
@@ -29,6 +30,7 @@ def told(problems: Collection[str], header: str = HEADER) -> str:
     return "\n- ".join([header, *problems])
 
 
+@functools.cache
 def spec_of(role_path: str) -> dict[str, dict[str, Any]]:
     """Return the options of all entry points of a role's argument spec. What an entry point other than main requires is missing only there."""
     with open(os.path.join(role_path, "meta", "argument_specs.yml"), encoding="utf-8") as file:
@@ -73,6 +75,14 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
     return read
 
 
+def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for every entry that waits for a variable that can never be there."""
+    for name, entry in added.items():
+        variable = (entry or {}).get("replaced_by")
+        if variable is not None and variable not in options:
+            yield f"{declaration.SOURCE}.{name}.replaced_by: {variable} is not a variable of the role stack. {did_you_mean(str(variable), options)}"
+
+
 def declaration_of(
     variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool = True
 ) -> tuple[declaration.Declaration | None, AnsibleRenderer, list[str]]:
@@ -94,8 +104,9 @@ def declaration_of(
         return None, renderer, problems
     rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue)
     checked = arguments_of(role_path, variables, renderer, rules)
-    if checked.problems:
-        return None, renderer, checked.problems
+    problems = [*checked.problems, *_replaced_problems(added, spec_of(role_path))]
+    if problems:
+        return None, renderer, problems
 
     def generate(names: list[str], path: str) -> dict[str, str]:
         return generated_secrets(names, path, persist=not check_mode)
@@ -113,4 +124,3 @@ def declaration_of(
     except GeneratedSecretsError as error:
         return None, renderer, [str(error)]
     return declared, renderer, declared.problems
-
