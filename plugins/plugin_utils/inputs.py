@@ -13,7 +13,6 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
-
 from ansible_collections.campaign.platform.plugins.plugin_utils import aws, declaration
 from ansible_collections.campaign.platform.plugins.plugin_utils.arguments import Arguments, check, misspelled
 from ansible_collections.campaign.platform.plugins.plugin_utils.generated import GeneratedSecretsError, generated_secrets
@@ -75,6 +74,17 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
     return read
 
 
+def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> tuple[Any, list[str]]:
+    """Return the inventory's entries, of which only a whole that is an expression is rendered."""
+    added = variables.get("stack_services", {})
+    if not isinstance(added, str):
+        return added, []
+    try:
+        return renderer.render(added, {}), []
+    except Exception as error:
+        return {}, [f"{declaration.SOURCE} cannot be used: {why(error)}"]
+
+
 def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
     """Yield a message for every entry that waits for a variable that can never be there."""
     for name, entry in added.items():
@@ -93,18 +103,12 @@ def declaration_of(
     role_path = variables["role_path"]
     renderer = AnsibleRenderer(templar, variables, role_path)
     tables = declaration.tables(variables)
-    added = variables.get("stack_services", {})
-    if isinstance(added, str):
-        try:
-            added = renderer.render(added, {})
-        except Exception as error:
-            return None, renderer, [f"stack_services cannot be used: {why(error)}"]
-    catalogue, problems = declaration.combined(tables, added)
-    if problems:
-        return None, renderer, problems
+    added, problems = _added(variables, renderer)
+    catalogue, wrong = declaration.combined(tables, added)
     rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue)
     checked = arguments_of(role_path, variables, renderer, rules)
-    problems = [*checked.problems, *_replaced_problems(added, spec_of(role_path))]
+    problems += wrong or _replaced_problems(added, spec_of(role_path))
+    problems += checked.problems
     if problems:
         return None, renderer, problems
 

@@ -104,11 +104,21 @@ def test_a_value_that_cannot_be_rendered_is_told_by_name():
     [
         (80, {"type": "int"}, {"v": {"minimum": 1, "maximum": 65535, "hint": "a port"}}, []),
         (0, {"type": "int"}, {"v": {"minimum": 1, "maximum": 65535, "hint": "a port"}}, ["v must be a port, but it is out of range."]),
-        (["a", "B"], {"type": "list", "elements": "str"}, {"v": {"pattern": "[a-z]", "hint": "a letter"}}, ["v[1] must be a letter, but it is 1 characters of letters."]),
+        (
+            ["a", "B"],
+            {"type": "list", "elements": "str"},
+            {"v": {"pattern": "[a-z]", "hint": "a letter"}},
+            ["v[1] must be a letter, but it is 1 characters of letters."],
+        ),
         ({"host": "a", "port": 0}, SERVER, {"v.port": {"minimum": 1, "maximum": 9, "hint": "a port"}}, ["v: port must be a port, but it is out of range."]),
         ({"host": "a"}, SERVER, {"v.port": {"minimum": 1, "maximum": 9, "hint": "a port"}}, []),
         ([{"port": 0}], PORT, {"v.port": {"minimum": 1, "maximum": 9, "hint": "a port"}}, ["v: port must be a port, but it is out of range."]),
-        (["10.0.0.0/8", "10.0.0.1"], {"type": "list", "elements": "str"}, {"v": {"network": True, "hint": "a network"}}, ["v[1] must be a network, but it is 8 characters of digits, other characters."]),
+        (
+            ["10.0.0.0/8", "10.0.0.1"],
+            {"type": "list", "elements": "str"},
+            {"v": {"network": True, "hint": "a network"}},
+            ["v[1] must be a network, but it is 8 characters of digits, other characters."],
+        ),
     ],
 )
 def test_rules_of_values_and_keys_are_asked(value, option, rules, told):
