@@ -13,7 +13,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import inputs, r
 class ActionModule(ActionBase):
     """See modules/validate.py."""
 
-    _VALID_ARGS = frozenset(["secrets"])
+    _VALID_ARGS = frozenset(["secrets", "requirements", "header"])
     _requires_connection = False
     _supports_check_mode = True
     TRANSFERS_FILES = False
@@ -21,11 +21,17 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Return what is declared, or fail with all problems at once."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _validation, arguments = self.validate_argument_spec({"secrets": {"type": "bool", "default": True}})
+        spec = {
+            "secrets": {"type": "bool", "default": True},
+            "requirements": {"type": "list", "elements": "str"},
+            "header": {"type": "str", "default": inputs.HEADER},
+        }
+        _validation, arguments = self.validate_argument_spec(spec)
         variables = task_vars or {}
-        declared, problems = roles.declare(
-            variables, self._templar, self._loader, check_mode=self._task.check_mode, with_secrets=arguments["secrets"]
-        )
+        if arguments["requirements"]:
+            declared, problems = roles.look(variables, self._templar, arguments["requirements"])
+        else:
+            declared, problems = roles.declare(variables, self._templar, self._loader, with_secrets=arguments["secrets"])
         if problems:
-            return {**result, "failed": True, "msg": inputs.told(problems)}
+            return {**result, "failed": True, "msg": inputs.told(problems, arguments["header"])}
         return {**result, "changed": False, "msg": "Nothing is wrong.", **declared}

@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 FORMAT = 1
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
@@ -26,13 +27,13 @@ _BLOCK = 1 << 20
 
 
 class BundleError(Exception):
-    """A bundle cannot be made or used. The message says why and what to do."""
+    """A bundle cannot be written or used. The message says why and what to do."""
 
 
 class HashingReader(io.RawIOBase):
     """Hashes what is read through it."""
 
-    def __init__(self, raw):
+    def __init__(self, raw: io.BufferedReader):
         self._raw = raw
         self.digest = hashlib.sha256()
 
@@ -40,7 +41,7 @@ class HashingReader(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        data = self._raw.read(size)
+        data: bytes = self._raw.read(size)
         self.digest.update(data)
         return data
 
@@ -101,7 +102,7 @@ def write_bundle(staging: str, path: str) -> str:
 def _member_name(path: str, info: tarfile.TarInfo, seen: dict[str, str]) -> str:
     prefix, _, name = info.name.partition("/")
     if not info.isfile() or not _PREFIX.fullmatch(prefix) or not _MEMBER.fullmatch(name) or name in seen:
-        raise BundleError(f"{path} holds {info.name!r}, which has no place in a bundle. Nothing of it was used. Make the bundle anew.")
+        raise BundleError(f"{path} holds {info.name!r}, which has no place in a bundle. Nothing of it was used. Write the bundle again.")
     return name
 
 
@@ -112,6 +113,14 @@ def _sums(path: str, text: bytes) -> dict[str, str]:
     return {line[66:]: line[:64] for line in lines}
 
 
+def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> io.BufferedReader:
+    """Return the content of a member, which _member_name has found to be a file."""
+    content = archive.extractfile(info)
+    if not isinstance(content, io.BufferedReader):
+        raise BundleError(f"{info.name!r} is not a file. Nothing of it was used. Write the bundle again.")
+    return content
+
+
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
     try:
@@ -119,21 +128,21 @@ def _explained(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise BundleError(f"{path} is not there. images_bundle names the archive of playbooks/bundle.yml on this machine.") from None
     except (tarfile.TarError, EOFError) as error:
-        raise BundleError(f"{path} is no bundle, or it is broken ({error}). Copy it again.") from None
+        raise BundleError(f"{path} is not a bundle, or it is broken ({error}). Copy it again.") from None
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}.") from None
 
 
-def read_manifest(path: str) -> dict:
+def read_manifest(path: str) -> dict[str, Any]:
     """Return a bundle's manifest, checked against the bundle's checksums and format."""
     with _explained(path), tarfile.open(path, "r:") as archive:
         first, second = archive.next(), archive.next()
         if first is None or second is None or _member_name(path, first, {}) != "SHA256SUMS" or _member_name(path, second, {}) != "manifest.json":
-            raise BundleError(f"{path} is a tar archive, but no bundle of this collection. Make one with playbooks/bundle.yml.")
-        sums, text = _sums(path, archive.extractfile(first).read()), archive.extractfile(second).read()
+            raise BundleError(f"{path} is a tar archive, but not a bundle of this collection. Write one with playbooks/bundle.yml.")
+        sums, text = _sums(path, _opened(archive, first).read()), _opened(archive, second).read()
     if sums.get("manifest.json") != hashlib.sha256(text).hexdigest():
         raise BundleError(f"{path}: manifest.json has another checksum than SHA256SUMS says. Copy the bundle again.")
-    manifest = json.loads(text)
+    manifest: dict[str, Any] = json.loads(text)
     if manifest.get("format") != FORMAT:
         raise BundleError(f"{path} has format {manifest.get('format')}, this collection reads format {FORMAT}. Use the collection inside the bundle.")
     return manifest
@@ -154,11 +163,13 @@ def verify(path: str) -> None:
     """Read a bundle once, and raise BundleError unless the archive and each member are what the checksums say."""
     with _explained(path), open(path, "rb") as file:
         expected = _expected_digest(path)
-        reader, sums, seen = HashingReader(file), {}, {}
+        reader = HashingReader(file)
+        sums: dict[str, str] = {}
+        seen: dict[str, str] = {}
         with tarfile.open(fileobj=reader, mode="r|") as archive:
             for info in archive:
                 name = _member_name(path, info, seen)
-                content = archive.extractfile(info)
+                content = _opened(archive, info)
                 if name == "SHA256SUMS":
                     sums = _sums(path, content.read())
                     seen[name] = ""
@@ -181,12 +192,12 @@ def write_docker_archive(path: str, keys: list[str], destination: str) -> int:
     verify(path)
     missing = [key for key in keys if key not in manifest["images"]]
     if missing:
-        raise BundleError(f"{path} has no image for {', '.join(missing)}. Make the bundle anew, with the inventory that is deployed.")
+        raise BundleError(f"{path} has no image for {', '.join(missing)}. Write the bundle again, with the inventory that is deployed.")
     images = [manifest["images"][key] for key in keys]
     wanted = {f"images/{image['id'].removeprefix('sha256:')}.json" for image in images} | {
         f"images/{layer}.tar.gz" for image in images for layer in image["layers"]
     }
-    names: dict[tuple, list[str]] = {}
+    names: dict[tuple[str, ...], list[str]] = {}
     for image in images:
         names.setdefault((image["id"], *image["layers"]), []).append(image["reference"])
     listing = [

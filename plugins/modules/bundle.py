@@ -174,7 +174,9 @@ def make(params: dict, inspected: dict[str, dict], platform: str) -> str:
                 raise BundleError(f"docker save wrote {key} under another id than {image_id}. Bundles need an Engine without the containerd image store.")
             held = merged(saved[image_id], layers)
             packages = debian_packages(held.files) + [module for program in held.programs.values() for module in go_packages(program)]
-            for workspace in params["npm_workspaces"].get(key, []) if lock else []:
+            # An application of somebody's own may have other workspaces.
+            workspaces = [name for name in params["npm_workspaces"].get(key, []) if lock and f"packages/{name}" in lock["packages"]]
+            for workspace in workspaces:
                 packages += node_packages(lock, workspace)
             contents.append(Image(key, reference, image_id, tuple(packages)))
             entries[key] = {"reference": reference, "source": params["images"][key], "id": image_id, "size": held.size, "layers": saved[image_id].layers}

@@ -207,7 +207,9 @@ def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetche
             add(chosen[1], tables.secrets[chosen[1]], needed=False, env_local=None)
     for entry in catalogue.values():
         for container, name, rule in _listed(entry):
-            row = rule or tables.secrets.get(name) or tables.secret_rules["default"]
+            default = tables.secret_rules["default"]
+            # An entry says only in what its secret differs from others.
+            row = {**default, **rule} if rule else tables.secrets.get(name) or default
             add(name, row, needed=container not in fetched, env_local=row.get("env_local", name.upper()))
     add(GENERATION_KEY, tables.secrets[GENERATION_KEY], needed=True, env_local=None)
     for name, row in tables.secrets.items():
@@ -372,6 +374,19 @@ def _needs_problems(declared: Declaration) -> Iterator[str]:
                     yield f"{where}.{container}.{kind}: {server.service} is taken out, but {container} needs it. Set {VARIABLES[kind]}, or take {name} out too."
 
 
+def _is_wanted(name: str, entry: entries.Entry, declared: Declaration, renderer: Renderer) -> bool:
+    """Return whether an entry's condition holds; one that cannot be evaluated is a problem."""
+    if "when" not in entry:
+        return True
+    try:
+        return bool(renderer.render(entry["when"], declared.names()))
+    except Exception as error:
+        if name not in declared.added:
+            raise
+        declared.problems.append(f"{SOURCE}.{name}.when cannot be used: {why(error)}")
+        return False
+
+
 def declare(
     arguments: Mapping[str, Any],
     tables: Tables,
@@ -412,7 +427,7 @@ def declare(
             declared.problems += tls_problems(
                 arguments.get("stack_tls_certificate"), declared.secrets.given.get("tls_private_key"), arguments.get("stack_server_name")
             )
-    declared.catalogue = {name: entry for name, entry in kept.items() if "when" not in entry or renderer.render(entry["when"], declared.names())}
+    declared.catalogue = {name: entry for name, entry in kept.items() if _is_wanted(name, entry, declared, renderer)}
     return declared
 
 

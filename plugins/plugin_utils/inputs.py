@@ -21,7 +21,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rul
 
 HEADER = "Nothing was changed. Fix these first:"
 # Computed by a playbook after the validation, or rendered with names that are not there yet.
-LATER = frozenset(["stack_images", "stack_services", "images_references", "docker_host_images"])
+LATER = frozenset(["stack_images", "stack_services"])
 
 
 def told(problems: Collection[str], header: str = HEADER) -> str:

@@ -69,14 +69,26 @@ def image_names(declared: Declaration) -> dict[str, str]:
     return {key: f"image of {key}" for key in sorted(keys)}
 
 
-def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+def _login_problem(declared: Declaration, one: Login, error: Exception) -> str:
+    """Return what is wrong with a login of the inventory; an error of the collection's own is raised again."""
+    owner = next((name for name, entry in declared.catalogue.items() if one.name in ((entry.get("logins") or {}).get(one.server) or {})), "")
+    if owner not in declared.added:
+        raise error
+    return f"{SOURCE}.{owner}.logins.{one.server}.{one.name} cannot be used: {why(error)}"
+
+
+def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, Any], rendered: Rendered) -> dict[str, list[dict[str, Any]]]:
     """Return the logins with their values, for the texts that create them."""
     secrets = declared.secrets.values
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in declared.logins}
     for kind, named in declared.logins.items():
         for one in named.values():
-            row = renderer.render(dict(one.row), names)
-            user = secrets[one.user] if kind == "s3" else str(renderer.render(one.user, names))
+            try:
+                row = renderer.render(dict(one.row), names)
+                user = secrets[one.user] if kind == "s3" else str(renderer.render(one.user, names))
+            except Exception as error:
+                rendered.problems.append(_login_problem(declared, one, error))
+                continue
             found[kind].append({**row, "name": one.name, "user": user, "password": secrets[one.password], "role": role_of(one.name, row)})
     return found
 
@@ -144,8 +156,13 @@ def _s3_files(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
     for row in logins["s3"]:
         files = {f"{row['name']}_credentials": f"{row['user']}\n{row['password']}\n", f"{row['name']}_access_key": row["user"]}
         rendered.secrets.setdefault(JOBS["s3"], {}).update(files)
-        policy = declared.logins["s3"][row["name"]].row["policy"]
-        text = json.dumps(row["policy"], indent=2) + "\n" if "Statement" in policy else _source_text(policy, "policy", renderer, names)
+        one = declared.logins["s3"][row["name"]]
+        policy = one.row["policy"]
+        try:
+            text = json.dumps(row["policy"], indent=2) + "\n" if "Statement" in policy else _source_text(policy, "policy", renderer, names)
+        except Exception as error:
+            rendered.problems.append(_login_problem(declared, one, error))
+            continue
         rendered.configs.setdefault(JOBS["s3"], {})[f"/etc/campaign/policy-{row['name']}.json"] = text
 
 
@@ -166,7 +183,10 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
     names: dict[str, Any] = {**declared.names(), **values, "image": images}
     names |= renderer.render(declared.tables.common["names"], names)
     secret_names = {**names, "secret": declared.secrets.values}
-    logins = _login_names(declared, renderer, secret_names)
+    logins = _login_names(declared, renderer, secret_names, rendered)
+    if rendered.problems:
+        # The texts below need every login.
+        return rendered
     secret_names["logins"] = logins
     jobs = {job for entry in declared.catalogue.values() for job in entry.get("jobs") or {}}
     layers = ["base"] + (["tls"] if declared.tls else [])
@@ -405,6 +425,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     """
     directory, project = declared.arguments["stack_directory"], declared.arguments["stack_project"]
     rendered = render(declared, renderer, images)
+    if rendered.problems:
+        raise TextError("\n- ".join(rendered.problems))
     with_references(rendered, images)
     fetched = _from_aws(declared, rendered)
     key = declared.secrets.values[GENERATION_KEY]

@@ -1,22 +1,35 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each role's validation looks at beside its arguments, and what it says to the steps after it."""
+"""What each role's validation looks at beside its arguments and its tables of requirements, and what it says to the steps after it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ansible.template import Templar
-
-from ansible_collections.campaign.platform.plugins.plugin_utils import inputs, release
+from ansible_collections.campaign.platform.plugins.plugin_utils import bundle, hosts, images, inputs, release
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer
 
 Declared = tuple[dict[str, Any], list[str]]
 
 
-def _stack(variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool) -> Declared:
+def requirement_problems(rows: Any, renderer: AnsibleRenderer, names: Mapping[str, Any]) -> list[str]:
+    """Return the messages of the rules between variables that do not hold. A row that holds does not render its message."""
+    return [str(renderer.render(row["message"], names)) for row in rows if not renderer.holds(row["that"], names)]
+
+
+def _table(variables: Mapping[str, Any], name: str) -> Any:
+    """Return the requirements of a role of that name, or those of the role itself."""
+    role = os.path.basename(variables["role_path"])
+    return variables.get(f"__{role}_{name}_requirements" if name else f"__{role}_requirements", [])
+
+
+# --- Before anything is touched: arguments and what follows from them on the controller
+
+
+def _stack(variables: Mapping[str, Any], templar: Templar, loader: Any, *, with_secrets: bool) -> Declared:
     """Return images and ports of the release that the inputs ask for."""
     # Nothing is generated here, because nothing is changed before all inputs of all roles are known to be right.
     declared, renderer, problems = inputs.declaration_of(variables, templar, loader, check_mode=True, with_secrets=with_secrets)
@@ -25,27 +38,129 @@ def _stack(variables: Mapping[str, Any], templar: Templar, loader: Any, *, check
     return release.summary(declared, renderer)
 
 
-def requirement_problems(rows: Any, renderer: AnsibleRenderer, names: Mapping[str, Any]) -> list[str]:
-    """Return the messages of the rules between variables that do not hold. A row that holds does not render its message."""
-    return [str(renderer.render(row["message"], names)) for row in rows if not renderer.holds(row["that"], names)]
-
-
-def _by_rules(variables: Mapping[str, Any], templar: Templar, _loader: Any, **_options: bool) -> Declared:
-    """Check a role that has argument rules and requirements, and nothing else."""
+def _by_rules(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> Declared:
+    """Return the coerced arguments of a role that has argument rules and requirements, and what is wrong with them."""
     role_path = variables["role_path"]
-    role = os.path.basename(role_path)
-    renderer = AnsibleRenderer(templar, variables, role_path)
-    rules = renderer.render(variables.get(f"__{role}_rules", {}), {})
+    rules = renderer.render(variables.get(f"__{os.path.basename(role_path)}_rules", {}), {})
     checked = inputs.arguments_of(role_path, variables, renderer, rules)
-    if checked.problems:
-        return {}, checked.problems
-    return {}, requirement_problems(variables.get(f"__{role}_requirements", []), renderer, checked.values)
+    return checked.values, checked.problems or requirement_problems(_table(variables, ""), renderer, checked.values)
 
 
-_ROLES = {"stack": _stack}
+def _plain(variables: Mapping[str, Any], templar: Templar, _loader: Any, **_options: bool) -> Declared:
+    """Check a role whose later steps need nothing of its validation."""
+    return {}, _by_rules(variables, AnsibleRenderer(templar, variables, variables["role_path"]))[1]
 
 
-def declare(variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool) -> Declared:
+def _images(variables: Mapping[str, Any], templar: Templar, _loader: Any, **_options: bool) -> Declared:
+    """Return the plans of the images by source, and the references that the host has to be asked for."""
+    renderer = AnsibleRenderer(templar, variables, variables["role_path"])
+    values, problems = _by_rules(variables, renderer)
+    if problems:
+        return {}, problems
+    built_in = renderer.render(variables["__images_catalogue"], {})
+    rules = renderer.render(variables["__images_value_rules"], {})
+    declared, problems = _planned(values, built_in, rules)
+    if problems:
+        return {}, problems
+    source = images.source_of(values["images_source"], None)
+    plan = declared["plans"][source]
+    names = {**values, "absent": sorted(set(values["images_required"]) - set(plan))}
+    if not names["absent"]:
+        names |= _of_plan(values["images_required"], plan)
+    return declared, requirement_problems(_table(variables, "plan"), renderer, names)
+
+
+def _of_plan(required: list[str], plan: images.Plan) -> dict[str, Any]:
+    return {"not_locked": images.not_locked(required, plan), "built": [key for key in required if plan[key]["how"] == "build"]}
+
+
+def _planned(values: Mapping[str, Any], built_in: Mapping[str, images.Definition], rules: Mapping[str, Any]) -> Declared:
+    definitions, source = values["images_definitions"], values["images_source"]
+    with_contexts = source != "load"
+    problems = list(images.definition_problems(definitions, built_in, rules["images_upstream"], with_contexts=with_contexts))
+    problems += images.value_problems(values, {**built_in, **definitions}, rules)
+    if problems:
+        return {}, problems
+    declared: dict[str, Any] = {"source": source, "required": list(dict.fromkeys(values["images_required"]))}
+    required = declared["required"]
+    if source == "load":
+        try:
+            contents = bundle.read(values["images_bundle"])
+        except bundle.BundleError as error:
+            return {}, [f"images_bundle: {error}"]
+        plans = {"load": contents.images}
+        known = [key for key in required if key in contents.images]
+        declared |= {"bundle": {"platform": contents.platform, "layers": contents.layers}}
+    else:
+        catalogue = images.catalogue_of(built_in, values["images_files"], definitions, values.get("images_app_source"))
+        naming = images.Naming(values["images_prefix"], values["images_registry"], values["images_upstream"], values["images_lock"], values["images_revision"])
+        planner = images.Planner(catalogue, naming)
+        try:
+            plans = {name: planner.plan(name) for name in ("pull", "build")}
+        except images.ImageError as error:
+            return {}, [str(error)]
+        known = required
+        problems = images.dockerfile_problems(required, plans[images.source_of(source, None)], definitions, values.get("images_app_source"))
+        declared |= {
+            "probe": images.probe(plans["pull"], {*values["images_upstream"], *definitions}),
+            "tagged": images.tagged(required, plans["pull"]),
+        }
+    return {**declared, "plans": plans, "candidates": images.candidates(plans.values(), known)}, problems
+
+
+# --- On a host whose facts are known
+
+
+def _images_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> dict[str, Any]:
+    """Return what the host does not have yet of the images that were validated, and the references of all."""
+    validated, facts = variables["__images_validated"], variables["ansible_facts"]["campaign_host"]
+    source = images.source_of(validated["source"], facts["images_source"])
+    required, plan = validated["required"], validated["plans"][source]
+    missing = images.missing(required, plan, facts["images"])
+    loaded = validated.get("bundle", {"platform": None, "layers": {}})
+    return {
+        "source": source,
+        "chosen": validated["source"] != "auto" or facts["images_source"] is not None,
+        "references": {key: image["reference"] for key, image in plan.items()},
+        "missing": missing,
+        "pulled": [image["reference"] for image in missing if image["how"] == "pull"],
+        "built": [image["key"] for image in missing if image["how"] == "build"],
+        "not_locked": images.not_locked(required, plan),
+        "mirror": images.debian_archive(renderer.render(variables.get("images_debian_mirror"), {}), facts),
+        "platform": loaded["platform"],
+        "load_mb": bundle.needed_mb([image for image in missing if image["how"] == "load"], loaded["layers"]),
+    }
+
+
+def _docker_host_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> dict[str, Any]:
+    """Return what of Docker the host lacks, and the packages that bring it."""
+    facts = variables["ansible_facts"]["campaign_host"]
+    packages = renderer.render(variables["__docker_host_packages"], {})
+    source = renderer.render(variables["docker_host_source"], {})
+    release_name = hosts.release_of(facts)
+    return {
+        "release": release_name,
+        "lacking": hosts.lacking(facts),
+        "is_new": hosts.engine_is_new(facts),
+        "packages": hosts.packages(facts, packages.get("docker" if source == "docker" else release_name, {})),
+        "taken": hosts.taken(facts, renderer.render(variables["docker_host_project"], {})),
+    }
+
+
+Validate = Callable[..., Declared]
+_ROLES: dict[str, Validate] = {"stack": _stack, "images": _images}
+_ON_HOST = {"images": _images_on_host, "docker_host": _docker_host_on_host}
+
+
+def declare(variables: Mapping[str, Any], templar: Templar, loader: Any, *, with_secrets: bool) -> Declared:
     """Return what the role of the task declares, and a message for everything that is wrong with its inputs."""
     role = os.path.basename(variables["role_path"])
-    return _ROLES.get(role, _by_rules)(variables, templar, loader, check_mode=check_mode, with_secrets=with_secrets)
+    validate: Validate = _ROLES.get(role, _plain)
+    return validate(variables, templar, loader, with_secrets=with_secrets)
+
+
+def look(variables: Mapping[str, Any], templar: Templar, tables: Collection[str]) -> Declared:
+    """Return what the role of the task concludes from the facts of the host, and the messages of the rows in its tables of requirements that do not hold."""
+    renderer = AnsibleRenderer(templar, variables, variables["role_path"])
+    names = _ON_HOST[os.path.basename(variables["role_path"])](variables, renderer)
+    return names, [problem for table in tables for problem in requirement_problems(_table(variables, table), renderer, names)]

@@ -127,6 +127,8 @@ class Network:
         with self.host.inside():
             subprocess.run(["iptables", "-N", "DOCKER-USER"], capture_output=True, check=False)
         self.host.run("iptables", "-I", "FORWARD", "-j", "DOCKER-USER")
+        # Until version 28.
+        self.host.run("iptables", "-A", "DOCKER-USER", "-j", "RETURN")
 
     def who_reaches(self, address: str = HOST, port: int = 8080) -> list[str]:
         return [name for name in ("office", "elsewhere") if getattr(self, name).reaches(address, port)]

@@ -42,8 +42,13 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "services": [],
         "jobs": [],
         "foundations": [],
+        "restoring_jobs": [],
         "images": {},
+        "settings": [],
         "checks": [],
+        "loosened": {},
+        "configs": [],
+        "secrets": [],
     }
     found["services"].append("x")
     assert written(release, {"compose_files": []})["services"] == []
@@ -69,8 +74,8 @@ def test_nothing_is_invented_for_a_manifest_of_0_2_0(release):
 def test_what_lies_beside_a_newer_manifest_does_not_count(release):
     (release / "docker-compose.yml").write_text("")
     (release / ".env").write_text("COMPOSE_PROJECT_NAME=other\n")
-    found = written(release, {"project": "p", "compose_files": ["a.yml"], "env_file": None})
-    assert (found["compose_files"], found["env_file"], found["project"]) == ([f"{release}/a.yml"], None, "p")
+    found = written(release, {"compose_files": ["a.yml"]})
+    assert (found["compose_files"], found["env_file"], found["project"]) == ([f"{release}/a.yml"], None, None)
 
 
 @pytest.mark.parametrize(

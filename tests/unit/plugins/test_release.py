@@ -53,19 +53,35 @@ def root(tmp_path):
     return tmp_path / "stack"
 
 
-def stage(root, release, text="services: {}", secret="s3cret", engine=None, **options):
-    plan = {
+def plan_of(root, release, text="services: {}", secret="s3cret", uid=None):
+    manifest = {
         "project": "p",
         "services": ["api"],
         "jobs": ["migrate"],
         "images": {"api": "image:1"},
+        "compose_files": [f"{root}/releases/{release}/docker-compose.yml"],
+        "configs": [f"config/{release}/x.conf"],
+        "secrets": [f"secrets/x_{release}"],
+    }
+    return {
+        "project": "p",
+        "manifest": manifest,
         "files": [{"name": "docker-compose.yml", "content": text}, {"name": ".env", "content": "A=1\n"}],
         "configs": [{"path": f"config/{release}/x.conf", "content": text}],
-        "secrets": [{"path": f"{root}/secrets/x_{release}", "content": secret, "uid": os.getuid(), "gid": os.getgid()}],
+        "secrets": [{"path": f"{root}/secrets/x_{release}", "content": secret, "uid": os.getuid() if uid is None else uid, "gid": os.getgid()}],
     }
-    staged = module.Release(Host(directory=str(root), release=release, plan=plan, **options), engine or Engine())
+
+
+def stage(root, release, text="services: {}", secret="s3cret", uid=None, **options):
+    staged = module.Release(Host(directory=str(root), release=release, plan=plan_of(root, release, text, secret, uid), **options), Engine())
     staged.stage()
     return staged.result
+
+
+def attempt(root, release, engine=None, **options):
+    attempted = module.Release(Host(directory=str(root), release=release, **options), engine or Engine())
+    attempted.attempt()
+    return attempted.result
 
 
 def activate(root, release, keep=3, **options):
@@ -118,7 +134,66 @@ def test_what_compose_refuses_is_not_placed(root):
     assert list((root / "releases").iterdir()) == []
 
 
-def test_damage_is_mended_and_told(root):
+def test_staging_writes_files_and_nothing_else(root):
+    engine = Engine(one="migrate")
+    staged = module.Release(Host(directory=str(root), release=ONE, plan=plan_of(root, ONE)), engine)
+    staged.stage()
+    assert engine.services == {"one": "migrate"}
+    assert not (root / "attempted").is_symlink()
+    assert not (root / "current").is_symlink()
+
+
+def test_the_manifest_says_what_was_staged(root):
+    staged = stage(root, ONE)["manifest"]
+    assert staged["path"] == f"{root}/releases/{ONE}/manifest.json"
+    written = json.loads((root / f"releases/{ONE}/manifest.json").read_text())
+    assert written == {key: value for key, value in staged.items() if key != "path"} | {"release": ONE}
+    assert "s3cret" not in str(written)
+
+
+def test_the_previous_release_s_manifest_comes_along(root):
+    assert stage(root, ONE)["previous"] is None
+    activate(root, ONE)
+    assert stage(root, TWO)["previous"]["compose_files"] == [f"{root}/releases/{ONE}/docker-compose.yml"]
+
+
+def test_an_owner_that_differs_is_corrected(root):
+    stage(root, ONE)
+    os.chown(root / f"secrets/x_{ONE}", 4711, 4711)
+    assert stage(root, ONE)["changed"]
+    assert (root / f"secrets/x_{ONE}").stat().st_uid == os.getuid()
+    assert stage(root, ONE, uid=4711)["changed"]
+    assert (root / f"secrets/x_{ONE}").stat().st_uid == 4711
+
+
+def test_files_and_links_are_replaced_in_one_step(root):
+    """Who has a file open goes on reading its old bytes, and there is no moment without the link."""
+    stage(root, ONE)
+    activate(root, ONE)
+    with (root / f"releases/{ONE}/.env").open() as held:
+        (root / f"secrets/x_{ONE}").chmod(0o600)
+        with (root / f"secrets/x_{ONE}").open() as secret:
+            (root / f"secrets/x_{ONE}").chmod(0o400)
+            stage(root, ONE, secret="another")
+            assert secret.read() == "s3cret"
+        assert held.read() == "A=1\n"
+    stage(root, TWO)
+    before, links = os.replace, []
+
+    def replace(source, target):
+        if os.path.islink(source):
+            links.append((os.path.basename(target), os.path.lexists(target)))
+        before(source, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.os, "replace", replace)
+        activate(root, TWO)
+    # The older links were there until the moment in which they were replaced.
+    assert ("current", True) in links
+    assert os.readlink(root / "current") == f"releases/{TWO}"
+
+
+def test_damage_is_repaired_and_told(root):
     stage(root, ONE)
     (root / f"secrets/x_{ONE}").chmod(0o644)
     (root / f"releases/{ONE}/.env").write_text("A=2\n")
@@ -129,7 +204,7 @@ def test_damage_is_mended_and_told(root):
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "{root}/../x", "{root}/secrets/../../x"])
 def test_a_path_outside_is_refused(root, path):
-    plan = {"project": "p", "services": [], "images": {}, "files": [], "configs": []}
+    plan = {"project": "p", "manifest": {}, "files": [], "configs": []}
     plan["secrets"] = [{"path": path.format(root=root), "content": "x", "uid": 0, "gid": 0}]
     with pytest.raises(Failed, match="not a plain path below"):
         module.Release(Host(directory=str(root), release=ONE, plan=plan), Engine()).stage()
@@ -137,7 +212,7 @@ def test_a_path_outside_is_refused(root, path):
 
 @pytest.mark.parametrize("name", ["", "../x", "1", "G" * 12])
 def test_a_release_has_an_id(root, name):
-    with pytest.raises(Failed, match="no release id"):
+    with pytest.raises(Failed, match="not a release id"):
         stage(root, name)
 
 
@@ -155,32 +230,37 @@ def test_what_was_attempted_and_not_taken_into_use_is_remembered(root):
     activate(root, ONE)
     assert not stage(root, ONE)["is_new"]
     stage(root, TWO)
+    assert not stage(root, ONE)["is_new"]
+    assert attempt(root, TWO)["changed"]
+    assert os.readlink(root / "attempted") == f"releases/{TWO}"
+    assert not attempt(root, TWO)["changed"]
     assert stage(root, ONE)["is_new"]
     assert activate(root, ONE)["changed"]
     assert not stage(root, ONE)["is_new"]
     assert not activate(root, ONE)["changed"]
 
 
-@pytest.mark.parametrize(("current", "check", "left"), [(None, False, ["one"]), (ONE, False, ["one", "two"]), (None, True, ["one", "two"])])
-def test_a_new_release_removes_what_jobs_left_and_nothing_else(root, current, check, left):
-    if current:
-        stage(root, ONE)
-        activate(root, ONE)
+@pytest.mark.parametrize(("check", "left"), [(False, ["one"]), (True, ["one", "two"])])
+def test_an_attempt_removes_what_jobs_left_and_nothing_else(root, check, left):
+    stage(root, ONE)
     engine = Engine(one="api", two="migrate")
-    stage(root, ONE, engine=engine, check=check)
+    assert attempt(root, ONE, engine=engine, check=check)["changed"]
     assert list(engine.services) == left
+    assert (root / "attempted").is_symlink() is not check
 
 
 def test_a_job_that_cannot_be_removed_is_an_error(root):
-    stage(root, ONE, engine=Engine(status=404, one="migrate"))
+    stage(root, ONE)
+    attempt(root, ONE, engine=Engine(status=404, one="migrate"))
     with pytest.raises(module.EngineError, match="the job migrate: no"):
-        stage(root, ONE, engine=Engine(status=500, one="migrate"))
+        attempt(root, ONE, engine=Engine(status=500, one="migrate"))
 
 
 def test_a_job_that_is_being_removed_is_waited_for(root, monkeypatch):
+    stage(root, ONE)
     engine = Engine(status=409, one="migrate")
     monkeypatch.setattr(module.time, "sleep", lambda _seconds: setattr(engine, "status", 204))
-    stage(root, ONE, engine=engine)
+    attempt(root, ONE, engine=engine)
     assert engine.services == {}
 
 

@@ -502,7 +502,7 @@ def test_a_command_that_does_not_end_is_a_failure(engine, verify, container_runs
 
 @pytest.mark.usefixtures("api")
 def test_a_command_that_ends_its_output_only_is_a_failure(verify, container_runs):
-    container_runs(running=1000)
+    container_runs(running=100)
     assert got(verify(command(timeout=1))) == ["it still runs"]
 
 

@@ -4,8 +4,7 @@ import { NestFactory } from "@nestjs/core";
 import { FastifyAdapter, type NestFastifyApplication } from "@nestjs/platform-fastify";
 import type { FastifyRequest } from "fastify";
 import { AppModule, type Resources } from "./app.module.ts";
-import { MAXIMUM_ASSET_BYTES } from "./limits.ts";
-import { readAsset } from "./upload.ts";
+import { MAXIMUM_ASSET_BYTES, readAsset } from "./upload.ts";
 
 /** The api, ready to listen. */
 export async function createApp(resources: Resources): Promise<NestFastifyApplication> {

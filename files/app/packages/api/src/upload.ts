@@ -1,6 +1,8 @@
 import type { IncomingMessage } from "node:http";
 import { errorCodes } from "fastify";
-import { MAXIMUM_ASSET_BYTES } from "./limits.ts";
+
+/** The largest asset, in bytes. The frontend's nginx lets a little more pass, so that the api is the one that says so. */
+export const MAXIMUM_ASSET_BYTES = 5 * 1024 * 1024;
 
 /**
  * Read an asset. One that is too large is read to its end before it is refused: an answer in the middle closes the connection, and a

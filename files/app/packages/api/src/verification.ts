@@ -6,7 +6,6 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { checkServerIdentity } from "node:tls";
 import type { NewCampaign } from "@campaign/shared";
 import { z } from "zod";
-import { MAXIMUM_ASSET_BYTES } from "./limits.ts";
 
 /** What was expected, and what came instead. */
 export class Unexpected extends Error {
@@ -51,6 +50,8 @@ const PIXEL = Buffer.from(
   "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR4nGP4z8DwHwAFAAIB+y7UpAAAAABJRU5ErkJggg==",
   "base64",
 );
+// What is promised, and not what the api says of itself, or the verification would follow an api that forgot its limit.
+const MAXIMUM_ASSET_BYTES = 5 * 1024 * 1024;
 const image = (bytes: number) => Buffer.concat([PIXEL, randomBytes(bytes - PIXEL.length)]);
 
 const CENTER: [number, number] = [13.4, 52.5];
