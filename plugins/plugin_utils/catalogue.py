@@ -46,7 +46,8 @@ JOB_KEYS = frozenset(["restores_logins"])
 CHECK_KEYS = frozenset(
     """service kind port address certificate server_name path status headers contains send expect command environment timeout depth when""".split()
 )
-CHECK_KINDS = ("http", "probe", "tcp", "command")
+# Kinds of checks, each with the key that it cannot do without.
+CHECK_KINDS = {"http": "port", "probe": "port", "tcp": "port", "command": "command"}
 FRAGMENT_KEYS = frozenset(["services", "volumes", "networks"])
 # https://github.com/compose-spec/compose-spec/blob/main/05-services.md, without what a release must not do (build, extends, deploy of Swarm is taken as it is).
 SERVICE_KEYS = frozenset(
@@ -143,7 +144,15 @@ def _layer_problems(where: str, fragment: Any) -> Iterator[str]:
             yield f"{where}.services.{service} must be a mapping."
 
 
-def _login_problems(where: str, logins: Any) -> Iterator[str]:
+def _rows(known: Entry, *path: str) -> Mapping[str, Any]:
+    """Return the rows of a known entry that an inventory's rows are merged over."""
+    found: Any = known
+    for key in path:
+        found = (found or {}).get(key)
+    return found or {}
+
+
+def _login_problems(where: str, logins: Any, known: Entry) -> Iterator[str]:
     for kind, named in logins.items():
         if kind not in KINDS:
             yield f"{where}.{kind} is not a server. Known are {', '.join(KINDS)}."
@@ -158,7 +167,7 @@ def _login_problems(where: str, logins: Any) -> Iterator[str]:
                 continue
             yield from _unknown(f"{where}.{kind}.{login}", row, LOGIN_KEYS[kind])
             for key in ("acl",) if kind == "redis" else ("policy",) if kind == "s3" else ():
-                if row.get(key) is None:
+                if {**_rows(known, "logins", kind, str(login)), **row}.get(key) is None:
                     yield f"{where}.{kind}.{login}.{key} is missing. Say what the login may do."
             policy = row.get("policy")
             if policy is not None and not (isinstance(policy, Mapping) and len({"Statement", "template", "content"} & set(policy)) == 1):
@@ -173,16 +182,27 @@ def _row_problems(where: str, rows: Any, keys: frozenset[str]) -> Iterator[str]:
             yield from _unknown(f"{where}.{name}", row, keys)
 
 
-def _setting_problems(where: str, rows: Any) -> Iterator[str]:
+def _pattern_problem(pattern: object) -> str | None:
+    try:
+        re.compile(str(pattern), re.ASCII)
+    except re.error as error:
+        return f"is not a regular expression: {error}."
+    return None
+
+
+def _setting_problems(where: str, rows: Any, known: Entry) -> Iterator[str]:
     yield from _row_problems(where, rows, SETTING_KEYS)
     for name, row in rows.items():
         if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", str(name)):
             yield f"{where}.{name}: a setting's name is made of A-Z, 0-9 and _."
         if isinstance(row, Mapping):
-            if "hint" not in row:
+            whole = {**_rows(known, "settings", str(name)), **row}
+            if whole.get("hint") is None:
                 yield f"{where}.{name}.hint is missing. Say what a right value looks like."
-            if "pattern" not in row and not {"minimum", "maximum"} <= set(row):
-                yield f"{where}.{name} needs a rule: pattern, or minimum and maximum."
+            if whole.get("pattern") is None and not all(isinstance(whole.get(bound), int) for bound in ("minimum", "maximum")):
+                yield f"{where}.{name} needs a rule: pattern, or minimum and maximum, which are whole numbers."
+            if wrong := _pattern_problem(whole.get("pattern") or ""):
+                yield f"{where}.{name}.pattern {wrong}"
 
 
 def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool) -> Iterator[str]:
@@ -208,11 +228,17 @@ def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool
                 yield f"{where}.{container}.{name} must be a mapping."
 
 
-def _check_problems(where: str, checks: Any) -> Iterator[str]:
+def _check_problems(where: str, checks: Any, known: Entry) -> Iterator[str]:
     yield from _row_problems(where, checks, CHECK_KEYS)
     for name, row in checks.items():
-        if isinstance(row, Mapping) and row.get("kind") not in CHECK_KINDS:
+        if not isinstance(row, Mapping):
+            continue
+        whole = {**_rows(known, "checks", str(name)), **row}
+        kind = whole.get("kind")
+        if kind not in CHECK_KINDS:
             yield f"{where}.{name}.kind must be one of {', '.join(CHECK_KINDS)}."
+        elif whole.get(CHECK_KINDS[kind]) is None:
+            yield f"{where}.{name}.{CHECK_KINDS[kind]} is missing. A check of the kind {kind} needs it."
 
 
 def _needs_problems(where: str, needs: Any) -> Iterator[str]:
@@ -223,8 +249,12 @@ def _needs_problems(where: str, needs: Any) -> Iterator[str]:
                 yield f"{where}.{container}.{kind} is not a server. Known are {', '.join(KINDS)}."
 
 
-def entry_problems(where: str, entry: Any) -> Iterator[str]:
-    """Yield a message for everything in an entry of which the form is wrong. Expressions are not rendered for it."""
+def entry_problems(where: str, entry: Any, known: Entry | None = None) -> Iterator[str]:
+    """Yield a message for everything in an entry of which the form is wrong. Expressions are not rendered for it.
+
+    ``known`` is the entry that it is merged over, and which completes its rows.
+    """
+    known = known or {}
     if not isinstance(entry, Mapping):
         yield f"{where} must be a mapping, or empty to take the service out."
         return
@@ -246,9 +276,9 @@ def entry_problems(where: str, entry: Any) -> Iterator[str]:
             case "jobs":
                 yield from _row_problems(inner, value, JOB_KEYS)
             case "settings":
-                yield from _setting_problems(inner, value)
+                yield from _setting_problems(inner, value, known)
             case "logins":
-                yield from _login_problems(inner, value)
+                yield from _login_problems(inner, value, known)
             case "needs":
                 yield from _needs_problems(inner, value)
             case "secrets":
@@ -256,7 +286,7 @@ def entry_problems(where: str, entry: Any) -> Iterator[str]:
             case "configs":
                 yield from _file_problems(inner, value, CONFIG_KEYS, secret=False)
             case "checks":
-                yield from _check_problems(inner, value)
+                yield from _check_problems(inner, value, known)
             case _:
                 yield from _layer_problems(inner, value)
 
@@ -271,8 +301,9 @@ def added_problems(added: Mapping[str, Any], built_in: Mapping[str, Entry], sour
             if name not in built_in:
                 yield f"{where} is empty, which takes a service out, but there is none of that name. {did_you_mean(str(name), built_in)}"
         else:
-            yield from entry_problems(where, entry)
-            if name not in built_in and isinstance(entry, Mapping) and not (entry.get("base") or {}).get("services"):
+            problems = list(entry_problems(where, entry, built_in.get(name)))
+            yield from problems
+            if not problems and name not in built_in and not (entry.get("base") or {}).get("services"):
                 yield f"{where}.base.services is missing. A new service needs at least one container there. {did_you_mean(str(name), built_in)}"
 
 

@@ -4,20 +4,20 @@
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
 from ansible.errors import AnsibleError
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
-
 from ansible_collections.campaign.platform.plugins.plugin_utils import aws, declaration
 from ansible_collections.campaign.platform.plugins.plugin_utils.arguments import Arguments, check, misspelled
 from ansible_collections.campaign.platform.plugins.plugin_utils.generated import GeneratedSecretsError, generated_secrets
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer, why
-from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean
 
 HEADER = "Nothing was changed. Fix these first:"
 # Computed by a playbook after the validation, or rendered with names that are not there yet.
@@ -29,6 +29,7 @@ def told(problems: Collection[str], header: str = HEADER) -> str:
     return "\n- ".join([header, *problems])
 
 
+@functools.cache
 def spec_of(role_path: str) -> dict[str, dict[str, Any]]:
     """Return the options of all entry points of a role's argument spec. What an entry point other than main requires is missing only there."""
     with open(os.path.join(role_path, "meta", "argument_specs.yml"), encoding="utf-8") as file:
@@ -73,6 +74,25 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
     return read
 
 
+def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> tuple[Any, list[str]]:
+    """Return the inventory's entries, of which only a whole that is an expression is rendered."""
+    added = variables.get("stack_services", {})
+    if not isinstance(added, str):
+        return added, []
+    try:
+        return renderer.render(added, {}), []
+    except Exception as error:
+        return {}, [f"{declaration.SOURCE} cannot be used: {why(error)}"]
+
+
+def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for every entry that waits for a variable that can never be there."""
+    for name, entry in added.items():
+        variable = (entry or {}).get("replaced_by")
+        if variable is not None and variable not in options:
+            yield f"{declaration.SOURCE}.{name}.replaced_by: {variable} is not a variable of the role stack. {did_you_mean(str(variable), options)}"
+
+
 def declaration_of(
     variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool = True
 ) -> tuple[declaration.Declaration | None, AnsibleRenderer, list[str]]:
@@ -83,19 +103,14 @@ def declaration_of(
     role_path = variables["role_path"]
     renderer = AnsibleRenderer(templar, variables, role_path)
     tables = declaration.tables(variables)
-    added = variables.get("stack_services", {})
-    if isinstance(added, str):
-        try:
-            added = renderer.render(added, {})
-        except Exception as error:
-            return None, renderer, [f"stack_services cannot be used: {why(error)}"]
-    catalogue, problems = declaration.combined(tables, added)
-    if problems:
-        return None, renderer, problems
+    added, problems = _added(variables, renderer)
+    catalogue, wrong = declaration.combined(tables, added)
     rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue)
     checked = arguments_of(role_path, variables, renderer, rules)
-    if checked.problems:
-        return None, renderer, checked.problems
+    problems += wrong or _replaced_problems(added, spec_of(role_path))
+    problems += checked.problems
+    if problems:
+        return None, renderer, problems
 
     def generate(names: list[str], path: str) -> dict[str, str]:
         return generated_secrets(names, path, persist=not check_mode)
@@ -113,4 +128,3 @@ def declaration_of(
     except GeneratedSecretsError as error:
         return None, renderer, [str(error)]
     return declared, renderer, declared.problems
-

@@ -230,7 +230,7 @@ def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
     for services in (base, override):
         for name, body in services.items():
             body = body or {}
-            if "healthcheck" in body:
+            if isinstance(body.get("healthcheck"), Mapping):
                 body = {**body, "healthcheck": {**health, **body["healthcheck"]}}
             if services is base or name not in base:
                 body = {**common, **(JOB if name in jobs else {}), **body}
@@ -289,9 +289,7 @@ def secret_files(secrets: Mapping[str, Mapping[str, str]], services: Mapping[str
         for target, content in targets.items():
             source = f"{consumer}_{target}_{generation(key, consumer, target, content)}"
             path = f"{directory}/{source}"
-            files.append(
-                {"consumer": consumer, "target": target, "source": source, "path": path, "uid": int(user[1]), "gid": int(user[2]), "content": content}
-            )
+            files.append({"consumer": consumer, "target": target, "source": source, "path": path, "uid": int(user[1]), "gid": int(user[2]), "content": content})
     return files
 
 
@@ -397,9 +395,9 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
             for other in needed:
                 if other not in services:
                     yield f"{where}: the container {container} depends on {other}, which is not there. {did_you_mean(str(other), services)}"
-        for check in (row for row in rendered.checks if row["service"] not in services):
-            if check["service"] == name:
-                yield f"{where}.checks.{check['name']}: there is no service {name}. Name one with service."
+    for check in rendered.checks:
+        if check["service"] not in services:
+            yield f"{SOURCE}: the check {check['name']} asks the service {check['service']}, which is not there. {did_you_mean(check['service'], services)}"
     # The path is that in the Compose file, which is where an entry's layers meet.
     for fragment in (rendered.base, rendered.override):
         yield from (f"{SOURCE}: {problem}" for problem in nul_problems(fragment))
@@ -496,5 +494,3 @@ def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], 
         "ports": [{"address": address, "port": port} for address, port in sorted(ports, key=lambda item: (item[1], item[0]))],
     }
     return found, problems
-
-

@@ -75,9 +75,7 @@ def to_compose(value: Mapping[str, Any]) -> str:
     """
     if problem := next(nul_problems(value), None):
         raise TextError(problem)
-    document: str = yaml.dump(
-        plain(value), Dumper=_Dumper, sort_keys=False, explicit_start=True, default_flow_style=False, allow_unicode=True, width=1000
-    )
+    document: str = yaml.dump(plain(value), Dumper=_Dumper, sort_keys=False, explicit_start=True, default_flow_style=False, allow_unicode=True, width=1000)
     return document
 
 

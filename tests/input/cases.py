@@ -45,7 +45,7 @@ WRONG_TYPES = {
     "str": [(ANY, "a list"), (True, "true or false"), (None, "empty")],
     "path": [("relative/" + CANARY, "Begin it with /"), (ANY, "absolute path"), ("/srv/../" + CANARY, "without ..")],
     "int": [(CANARY, "whole number"), (ANY, "whole number"), (True, "whole number"), (None, "empty")],
-    "bool": [("false", "JSON"), (CANARY, "true or false"), (1, "true or false")],
+    "bool": [(CANARY, "true or false"), (2, "true or false"), (ANY, "true or false")],
     "list": [(CANARY, "a list"), (MAPPING, "a list")],
     "dict": [(CANARY, "mapping"), (ANY, "mapping")],
 }
@@ -92,7 +92,8 @@ VALUES = [
     ({"stack_generate_secrets": True}, "stack_generated_secrets_file", "keeps what was generated"),
     ({"stack_hot_reload": True, "stack_variant": "prod"}, "stack_hot_reload", "local only"),
     ({"stack_env_local": {"LOG_LEVEL": "info"}, "stack_variant": "prod"}, "stack_env_local", "local only"),
-    ({"stack_hot_reload": "false"}, "stack_hot_reload", "JSON"),
+    ({"stack_hot_reload": "flase"}, "stack_hot_reload", "true or false"),
+    ({"stack_keep_releases": "three"}, "stack_keep_releases", "a whole number"),
     # External services.
     *[({f"stack_{name}_external": {"host": "db.example.com", "hosst": CANARY}}, f"stack_{name}_external.hosst", "host") for name in ("postgres", "redis")],
     ({"stack_postgres_external": {"port": 5432}}, "stack_postgres_external.host", "missing"),
@@ -101,7 +102,7 @@ VALUES = [
     ({"stack_postgres_external": {"host": "db.example.com", "port": 0}}, "stack_postgres_external: port", "1 to 65535"),
     ({"stack_postgres_external": {"host": "db.example.com", "ca": CANARY}}, "stack_postgres_external: ca", "PEM"),
     ({"stack_redis_external": {"host": "localhost"}}, "stack_redis_external: host", "outside the stack"),
-    ({"stack_redis_external": {"host": "cache.example.com", "tls": "false"}}, "stack_redis_external.tls", "without quotes"),
+    ({"stack_redis_external": {"host": "cache.example.com", "tls": "flase"}}, "stack_redis_external.tls", "true or false"),
     ({"stack_s3_external": {"path_style": True}}, "stack_s3_external.endpoint", "missing"),
     ({"stack_s3_external": {"endpoint": f"https://me:{CANARY}@s3.example.com"}}, "stack_s3_external: endpoint", "without credentials"),
     ({"stack_s3_external": {"endpoint": "https://s3.example.com", "bucket": CANARY}}, "stack_s3_external.bucket", "Known are"),
@@ -149,7 +150,7 @@ VALUES = [
     ({"stack_frontend_port": "{{ 'x' | no_such_filter }}"}, "stack_frontend_port", "valid Jinja expression"),
     ({"stack_secrets": {"jwt_secret": "{{ vault_nowhere }}"}}, "stack_secrets", "vault_nowhere"),
     ({"stack_secrets": {"jwt_secret": CANARY + "{{ brace"}}, "stack_secrets", "!unsafe"),
-    ({"stack_secrets": "{{ '" + CANARY + "{' | from_json }}"}, "stack_secrets", "Mend the expression"),
+    ({"stack_secrets": "{{ '" + CANARY + "{' | from_json }}"}, "stack_secrets", "Correct the expression"),
     # What was encrypted with a password that is not the one given, or in part only.
     ({"stack_secrets": {"jwt_secret": VAULTED}}, "stack_secrets", "--vault-password-file"),
     ({"stack_project": VAULTED}, "stack_project", "--vault-password-file"),
@@ -159,7 +160,9 @@ VALUES = [
     ({"stack_frontend_prot": 80}, "stack_frontend_prot", "stack_frontend_port"),
     ({"stack_secret": {"jwt_secret": CANARY}}, "stack_secret", "stack_secrets"),
     ({"stack_varaint": "prod"}, "stack_varaint", "stack_variant"),
-    ({"stack_no_such_thing_at_all": CANARY}, "stack_no_such_thing_at_all", "role stack"),
+    ({"stack_secretes": {"jwt_secret": CANARY}}, "stack_secretes", "stack_secrets"),
+    ({"stack_sevices": {}}, "stack_sevices", "stack_services"),
+    ({"stack_postgres_extrenal": {"host": CANARY}}, "stack_postgres_extrenal", "stack_postgres_external"),
     ({"images_sorce": "pull"}, "images_sorce", "images_source"),
     ({"images_registri": CANARY}, "images_registri", "images_registry"),
     ({"docker_host_min_memory": 1}, "docker_host_min_memory", "docker_host_min_memory_mb"),
@@ -201,6 +204,114 @@ VALUES = [
     ({"docker_host_firewall_allowed_sources": [MAPPING]}, "docker_host_firewall_allowed_sources[0]", "must be text"),
 ]
 
+# Entries of stack_services: what the message names, the remedy.
+_MAILER = {"image": "registry.example.com/mailer:1", "user": "10005:10005"}
+_PORT = {"minimum": 1, "maximum": 65535, "hint": "a TCP port, 1 to 65535"}
+
+
+def _mailer(body: dict | None = None, **keys: object) -> dict:
+    """Return a new service, wrong in what is given and right in all else."""
+    return {"mailer": {"base": {"services": {"mailer": {**_MAILER, **(body or {})}}}, **keys}}
+
+
+SERVICES = [
+    (CANARY, "stack_services", "a mapping"),
+    (ANY, "stack_services", "a mapping"),
+    ("{{ nowhere_defined }}", "stack_services", "nowhere_defined"),
+    ({"mailer": ANY}, "stack_services.mailer", "a mapping, or empty to take the service out"),
+    ({"mailer": CANARY}, "stack_services.mailer", "a mapping, or empty to take the service out"),
+    ({"Mailer": _mailer()["mailer"]}, "stack_services", "begins with a letter"),
+    # Names that are not known.
+    (_mailer(setings={}), "stack_services.mailer.setings", "Did you mean settings?"),
+    (_mailer({"enviroment": {"A": CANARY}}), "stack_services.mailer.base.services.mailer.enviroment", "Did you mean environment?"),
+    (_mailer({"build": CANARY}), "stack_services.mailer.base.services.mailer.build", "Known are"),
+    ({"api": {"base": {"services": {"api": {"enviroment": {"A": CANARY}}}}}}, "stack_services.api.base.services.api.enviroment", "environment"),
+    (_mailer(dev={"version": CANARY}), "stack_services.mailer.dev.version", "Known are networks, services, volumes"),
+    ({"mailer": {"base": {"services": {"mailer": _MAILER}, "secrets": MAPPING}}}, "stack_services.mailer.base.secrets", "is not known"),
+    (_mailer(images={"mailer": {"contxt": CANARY}}), "stack_services.mailer.images.mailer.contxt", "Did you mean context?"),
+    (_mailer(jobs={"mailer": {"restore_logins": True}}), "stack_services.mailer.jobs.mailer.restore_logins", "Did you mean restores_logins?"),
+    (_mailer(checks={"alive": {"kind": "http", "port": 1, "statsu": 200}}), "stack_services.mailer.checks.alive.statsu", "Did you mean status?"),
+    # Taking out and replacing.
+    ({"schedular": None}, "stack_services.schedular", "Did you mean scheduler?"),
+    ({"redis": None}, "stack_services.scheduler.needs.scheduler.redis", "Set stack_redis_external, or take scheduler out too"),
+    ({"postgres": None}, "stack_services.api.needs.api-migrate.postgres", "Set stack_postgres_external, or take api out too"),
+    (_mailer(replaced_by=ANY), "stack_services.mailer.replaced_by", "the name of a variable"),
+    (_mailer(replaced_by="stack_redis_exernal"), "stack_services.mailer.replaced_by", "Did you mean stack_redis_external?"),
+    # What belongs to somebody else.
+    ({"mailer": {"base": {"services": {"redis": _MAILER}}}}, "stack_services.mailer: the container redis", "belongs to the entry redis"),
+    (_mailer(settings={"API_PORT": {**_PORT, "default": 1}}), "stack_services.mailer.settings.API_PORT", "is a setting of api already"),
+    (
+        _mailer({"ports": ["127.0.0.1:${MAILER_PORT:?}:80"]}, settings={"MAILER_PORT": {**_PORT, "default": 8080}}),
+        "MAILER_PORT",
+        "are the same port. Give each its own",
+    ),
+    (_mailer({"ports": ["3000:80"]}), "port 3000 of mailer", "are the same port. Give each its own"),
+    # Logins.
+    (_mailer(logins={"postgre": {"mailer": {}}}), "stack_services.mailer.logins.postgre", "Known are postgres, redis, s3"),
+    (_mailer(logins={"redis": {"mailer": {}}}), "stack_services.mailer.logins.redis.mailer.acl", "Say what the login may do"),
+    (_mailer(logins={"s3": {"mailer": {}}}), "stack_services.mailer.logins.s3.mailer.policy", "Say what the login may do"),
+    (_mailer(logins={"s3": {"mailer": {"policy": MAPPING}}}), "stack_services.mailer.logins.s3.mailer.policy", "an IAM policy"),
+    (_mailer(needs={"mailer": {"mysql": "mailer"}}), "stack_services.mailer.needs.mailer.mysql", "Known are postgres, redis, s3"),
+    (_mailer(needs={"mailer": {"redis": "schedular"}}), "stack_services.mailer.needs.mailer.redis", "Did you mean scheduler?"),
+    (_mailer(needs={"mailler": {"redis": "scheduler"}}), "stack_services.mailer.needs.mailler", "Did you mean mailer?"),
+    # Settings.
+    (_mailer(settings={"MAILER_FROM": {"hint": "an address", "default": CANARY}}), "stack_services.mailer.settings.MAILER_FROM", "needs a rule"),
+    (_mailer(settings={"MAILER_FROM": {"pattern": ".*", "default": CANARY}}), "stack_services.mailer.settings.MAILER_FROM.hint", "is missing"),
+    (_mailer(settings={"MAILER_FROM": {"pattern": "(", "hint": "x"}}), "stack_services.mailer.settings.MAILER_FROM.pattern", "regular expression"),
+    (_mailer(settings={"MAILER_PORT": {**_PORT, "default": CANARY}}), "stack_services.mailer.settings: MAILER_PORT", "must be a TCP port, 1 to 65535"),
+    (_mailer(settings={"MAILER_PORT": _PORT}), "MAILER_PORT", "Set it in .env.local, or give it a default in stack_services.mailer.settings.MAILER_PORT"),
+    (_mailer(settings={"MAILER_PORT": {**_PORT, "default": "{{ nowhere }}"}}), "stack_services.mailer.settings.MAILER_PORT.default", "nowhere"),
+    # Files.
+    (_mailer(secrets={"mailer": ["a b"]}), "stack_services.mailer.secrets.mailer", "letters, digits"),
+    (_mailer(secrets={"mailler": ["jwt_secret"]}), "stack_services.mailer.secrets.mailler", "Did you mean mailer?"),
+    (_mailer({"user": "root"}, secrets={"mailer": ["jwt_secret"]}), "stack_services.mailer: the container mailer", "numeric user"),
+    (_mailer(secrets={"mailer": ["mailer_token"]}), "stack_secrets.mailer_token", "is missing"),
+    (_mailer(configs={"mailer": {"etc/mailer.json": {"content": CANARY}}}), "stack_services.mailer.configs.mailer", "an absolute path in the container"),
+    (
+        _mailer(configs={"mailer": {"/etc/a": {"content": CANARY, "template": "a"}}}),
+        "stack_services.mailer.configs.mailer./etc/a",
+        "either template or content",
+    ),
+    (_mailer(configs={"mailer": {"/etc/a": {"template": "/nowhere/a.j2"}}}), "stack_services.mailer", "/nowhere/a.j2 cannot be read"),
+    # What services say of each other.
+    (_mailer({"depends_on": ["postgress"]}), "stack_services.mailer: the container mailer depends on postgress", "Did you mean postgres?"),
+    (_mailer({"image": None}), "stack_services.mailer: the container mailer", "has no image. Give it one"),
+    ({"mailer": {"needs": {}}}, "stack_services.mailer.base.services", "at least one container"),
+    ({"mailer": {"base": CANARY}}, "stack_services.mailer.base", "a mapping"),
+    (_mailer(jobs={"mailer-migrate": {}}), "stack_services.mailer.jobs.mailer-migrate", "the entry has no such container"),
+    # Checks.
+    (_mailer(checks={"alive": {"kind": "ping"}}), "stack_services.mailer.checks.alive.kind", "http, probe, tcp, command"),
+    (_mailer(checks={"alive": {"kind": "http"}}), "stack_services.mailer.checks.alive.port", "needs it"),
+    (_mailer(checks={"alive": {"kind": "tcp", "port": 1, "service": "mailler"}}), "the check alive asks the service mailler", "Did you mean mailer?"),
+    # Expressions and texts.
+    (_mailer({"environment": {"A": "{{ nowhere_defined }}"}}), "stack_services.mailer", "nowhere_defined, which is not defined"),
+    (_mailer({"environment": {"A": "{{ setting.MAILER_PROT }}"}}), "stack_services.mailer", "MAILER_PROT, which is not defined"),
+    (_mailer({"environment": {"A": "{{ secret.jwt_secret }}"}}), "stack_services.mailer", "secret, which is not defined"),
+    (_mailer({"environment": {"A": CANARY + "{{ x"}}), "stack_services.mailer", "!unsafe"),
+    (_mailer({"environment": {"A": "{{ '" + CANARY + "{' | from_json }}"}}), "stack_services.mailer", "Correct the expression"),
+    (_mailer(when="{{ nowhere_defined }}"), "stack_services.mailer.when", "nowhere_defined, which is not defined"),
+    (_mailer(checks={"alive": {"kind": "http", "port": "{{ nowhere }}"}}), "stack_services.mailer", "nowhere, which is not defined"),
+    (_mailer({"environment": {"A": CANARY + "\0"}}), "stack_services: services.mailer.environment.A", "a NUL byte"),
+    (_mailer({"command": ["a", CANARY + "\0"]}), "stack_services: services.mailer.command.1", "a NUL byte"),
+]
+
+# What is unusual, and right.
+TAKEN = [
+    {"stack_hot_reload": "false"},
+    {"stack_hot_reload": "no", "stack_generate_secrets": 0},
+    {"stack_keep_releases": "5", "stack_health_timeout": "60"},
+    {"stack_project": 42},
+    {"stack_no_such_thing_at_all": CANARY, "stack_owner": CANARY},
+    {"stack_redis_external": {"host": "cache.example.com", "tls": "false", "port": "6380"}},
+    {"stack_services": {}},
+    {"stack_services": _mailer()},
+    {"stack_services": {"frontend": {"checks": {"page": {"contains": "another page"}, "proxied api": None}}}},
+    {"stack_services": {"api": {"settings": {"API_PORT": {"maximum": 40000}}, "base": {"services": {"api": {"labels": ["com.example.team=a"]}}}}}},
+    {"stack_services": {"redis": None}, "stack_redis_external": {"host": "cache.example.com"}},
+    {"stack_services": dict.fromkeys(["scheduler", "rules-engine"])},
+    {"stack_services": _mailer({"environment": {"A": "a\tb", "B": "{{ variant }}"}}, when="{{ variant == 'local' }}")},
+]
+
 # What site.yml computes and hands to the roles, by itself: for those who write a playbook of their own, and for bundle.yml.
 ROLES = [
     ("images", {"images_required": MISSING}, "images_required", "missing"),
@@ -228,7 +339,7 @@ ROLES = [
 
 # Ports that can be published at a time: the pairs of a tournament, so that a host has three clashes and no name twice.
 PORTS = ["FRONTEND_PORT", "HTTPS_PORT", "API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "POSTGRES_PORT", "REDIS_PORT"]
-WRONG_PORTS = (0, 65536, "08080")
+WRONG_PORTS = (0, 65536, "80a")
 
 # Secrets: each by itself, so that the message must name it.
 SECRETS = [
@@ -280,6 +391,7 @@ ENV_LOCAL = [
     ("LOG_LEVL=info", "LOG_LEVL", "LOG_LEVEL"),
     ("FRONTEND_PORT=http", "FRONTEND_PORT", "1 to 65535"),
     ("API_PORT=99999", "API_PORT", "1 to 65535"),
+    ("API_PORT=08080", "API_PORT", "1 to 65535"),
     ("API_PORT=8080", "API_PORT", "Give each its own"),
     (f"POSTGRES_PASSWORD={CANARY}\nPOSTGRES_PASSWORD={CANARY}", "POSTGRES_PASSWORD", "second time"),
     (f"JWT_SECRET={CANARY}$x", "JWT_SECRET", "single quotes"),

@@ -269,10 +269,7 @@ def test_the_manifest_says_what_the_release_is(golden, composed, variant):
     sources = {f"secrets/{secret['source']}" for service in services.values() for secret in service.get("secrets", [])}
     assert set(manifest["secrets"]) == sources
     mounts = {
-        volume["source"].removeprefix("/opt/campaign/")
-        for service in services.values()
-        for volume in service.get("volumes", [])
-        if isinstance(volume, dict)
+        volume["source"].removeprefix("/opt/campaign/") for service in services.values() for volume in service.get("volumes", []) if isinstance(volume, dict)
     }
     assert set(manifest["configs"]) == mounts
 
