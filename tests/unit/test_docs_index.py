@@ -10,7 +10,7 @@ def links(path) -> set:
 
 
 def test_the_index_names_every_document(root):
-    wanted = {path for path in [*root.glob("docs/*.md"), *root.glob("roles/*/README.md"), *root.glob("examples/*/README.md"), *root.glob("*.md")]}
+    wanted = {*root.glob("docs/*.md"), *root.glob("roles/*/README.md"), *root.glob("examples/*/README.md"), *root.glob("*.md")}
     index = root / "docs/README.md"
     assert len(wanted) > 20
     # The code of conduct is found from CONTRIBUTING.
