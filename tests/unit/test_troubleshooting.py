@@ -27,5 +27,5 @@ def test_every_message_of_the_page_is_written_somewhere(root, written):
 
 def test_the_page_names_what_a_person_meets_first(root):
     page = (root / "docs/troubleshooting.md").read_text()
-    for words in ("Fix these first", "Taken by something else", "docker_host_min_memory_mb", "could not be resolved", "was started again", "Restore the file"):
+    for words in ("Fix these first", "Something else listens", "docker_host_min_memory_mb", "could not be resolved", "was started again", "Restore the file"):
         assert words in page
