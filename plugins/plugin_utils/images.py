@@ -21,9 +21,9 @@ from ansible_collections.campaign.platform.plugins.module_utils.registry import 
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean, setting_problems
 
 Definition = Mapping[str, Any]
-# An image of a plan: key, reference, how (pull, build or load) and parents (keys, all the way up, parents first). What is pulled has tagged, the reference without
-# the lock's digest, and kept, the tag that keeps an image of a digest. What is built has context, dockerfile, target, args, suite, include, base_suite and hint.
-# What is loaded has id and layers.
+# An image of a plan: key, reference, how (pull, build or load) and parents (keys, all the way up, parents first). What is pulled has tagged, the reference
+# without the lock's digest, and kept, the tag that keeps an image of a digest. What is built has context, dockerfile, target, args, suite, include, base_suite
+# and hint. What is loaded has id and layers.
 Image = dict[str, Any]
 Plan = dict[str, Image]
 
