@@ -323,6 +323,8 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     arguments, tables = declared.arguments, declared.tables
     env_local, fetched = arguments.get("stack_env_local") or {}, arguments.get("stack_aws_runtime_secret_ids") or {}
     secrets = declared.secrets = known_secrets(tables, declared.catalogue, fetched)
+    # Those of a service that is taken out may stay in the vault.
+    secrets.rules = known_secrets(tables, {**tables.services, **declared.catalogue}).rules | secrets.rules
     answer = Answer()
     if "stack_aws_secret_id" in arguments and "stack_aws_region" in arguments:
         answer = read_aws(arguments["stack_aws_secret_id"], arguments["stack_aws_region"])
