@@ -224,7 +224,7 @@ SERVICES = [
     (_mailer({"image": "{{ image.schedular }}"}), "images_required: schedular", "Did you mean scheduler?"),
     (_mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"context": "mailer"}}), "images_definitions.mailer.context", "an absolute path"),
     (
-        _mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"upstream": "no reference " + CANARY}}),
+        _mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"upstream": "no reference"}}),
         "images_definitions.mailer: upstream",
         "an image reference",
     ),
