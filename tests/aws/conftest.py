@@ -16,10 +16,10 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import boto3
+import program
 import pytest
-import yaml
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import plain
 
-ROOT = Path(__file__).resolve().parents[2]
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
 # Stands in what must not be shown: secret values, and messages of whoever answers.
@@ -35,6 +35,11 @@ def free_port() -> int:
 @dataclass
 class Moto:
     url: str
+    log: Path
+
+    def requests(self) -> int:
+        """Return how many requests of AWS's API there were."""
+        return self.log.read_text().count('"POST / HTTP/')
 
     def client(self):
         return boto3.client("secretsmanager", region_name=REGION, endpoint_url=self.url, aws_access_key_id="test", aws_secret_access_key="test", verify=False)
@@ -57,7 +62,7 @@ def moto(tmp_path_factory):
             with suppress(OSError), urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=2):
                 break
             time.sleep(0.25)
-        yield Moto(f"http://127.0.0.1:{port}")
+        yield Moto(f"http://127.0.0.1:{port}", log)
     finally:
         server.terminate()
         server.wait()
@@ -120,15 +125,10 @@ def fault_server():
         server.shutdown()
 
 
-@pytest.fixture(scope="session")
-def secret_names() -> list[str]:
-    return yaml.safe_load((ROOT / "roles/stack/vars/main/secrets.yml").read_text())["__stack_generated_names"]
-
-
 @pytest.fixture
-def strong(secret_names) -> dict[str, str]:
+def strong() -> dict[str, str]:
     """A value for every secret of the stack, each with the canary in it."""
-    return {name: f"{CANARY}-{secrets.token_urlsafe(24)}" for name in secret_names}
+    return {name: f"{CANARY}-{secrets.token_urlsafe(24)}" for name in plain(program.secret_names())}
 
 
 @pytest.fixture

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The controller reads its secrets from AWS Secrets Manager: once, by precedence, and with errors that help and show nothing."""
+"""The controller reads its secrets from AWS Secrets Manager: once for each door, by precedence, and with errors that help and show nothing."""
 
-import hashlib
 import json
 import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
 import yaml
+from ansible_collections.campaign.platform.plugins.plugin_utils.release import generation
 
 from .conftest import CANARY, CREDENTIALS, REGION, error, free_port, value
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def play(*after: dict) -> list[dict]:
-    """A play that validates, as site.yml does, twice; the later tasks look at the secrets in processes of their own."""
-    validate = {"ansible.builtin.import_role": {"name": "campaign.platform.stack", "tasks_from": "validate.yml"}}
-    return [{"name": "Validate", "hosts": "all", "gather_facts": False, "tasks": [validate, validate, *after]}]
+# The role as a deploy has it, without the check of Ansible's own that comes before it. In check mode it stages nothing and starts nothing, and reads all
+# that a deploy reads.
+ROLE = {"name": "Deploy", "ansible.builtin.import_role": {"name": "campaign.platform.stack", "rolespec_validate": False}}
 
 
 @pytest.fixture
@@ -26,13 +26,16 @@ def run(tmp_path, clean_environment):
     """Run a play over hosts that differ in their variables, and return the whole output and each host's own failure."""
 
     def run_play(hosts: dict[str, dict], environment: dict[str, str], tasks: tuple[dict, ...] = ()) -> tuple[str, dict[str, str]]:
-        common = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}", "stack_variant": "prod", "stack_images": {}}
+        common = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}", "stack_variant": "prod"}
+        common |= {"stack_directory": str(tmp_path / "stack"), "stack_images": {key: f"campaign/{key}:none" for key in program.IMAGES}}
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
-        (tmp_path / "play.yml").write_text(yaml.safe_dump(play(*tasks)))
-        command = ["ansible-playbook", "-vvv", "--diff", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")]
+        play = {"name": "Deploy", "hosts": "all", "gather_facts": False, "tasks": [ROLE, *tasks]}
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))
+        command = ["ansible-playbook", "-vvv", "--diff", "--check", "-i", str(tmp_path / "hosts.yml"), str(tmp_path / "play.yml")]
         done = subprocess.run(command, cwd=ROOT, env=clean_environment | environment, capture_output=True, text=True, timeout=240)
         output = done.stdout + done.stderr
         assert "PLAY RECAP" in output, output
+        assert not (tmp_path / "stack").exists()
         blocks = re.findall(r"^fatal: \[(\S+)\]: FAILED! =>(.*?)(?=^\S|\Z)", done.stdout, re.MULTILINE | re.DOTALL)
         return output, {name: re.sub(r"\s+", " ", text) for name, text in blocks}
 
@@ -47,12 +50,10 @@ def at(url: str) -> dict[str, str]:
     return CREDENTIALS | {"AWS_ENDPOINT_URL_SECRETS_MANAGER": url}
 
 
-def is_value(name: str, text: str) -> dict:
-    """A task that fails unless a secret has this value, without saying either."""
-    return {
-        "name": f"Compare {name}",
-        "ansible.builtin.assert": {"that": f"__stack_secret.{name} | hash('sha256') == '{hashlib.sha256(text.encode()).hexdigest()}'", "quiet": True},
-    }
+def is_value(consumer: str, name: str, text: str, key: str) -> dict:
+    """Return a task that fails unless a consumer's secret file has this content: its name is a keyed digest of it."""
+    expected = f"secrets/{consumer}_{name}_{generation(key, consumer, name, text)}"
+    return {"name": f"Compare {name}", "ansible.builtin.assert": {"that": f"'{expected}' in __stack_staged.manifest.secrets", "quiet": True}}
 
 
 def test_moto_s_answers(moto, run, strong):
@@ -74,10 +75,10 @@ def test_moto_s_answers(moto, run, strong):
         "number": "jwt_secret: not a string. Put the value in double quotes",
         "weak": "jwt_secret is the value of an example",
         "empty": "jwt_secret must be at least 8 characters without NUL, at most 4096, but it is empty",
-        "text": "is no JSON object",
-        "list": "is no JSON object",
-        "broken": "is no JSON object",
-        "binary": "is no JSON object",
+        "text": "is not a JSON object",
+        "list": "is not a JSON object",
+        "broken": "is not a JSON object",
+        "binary": "is not a JSON object",
         "deleted": "restore-secret",
         "absent": "there is no such secret. Check stack_aws_secret_id and stack_aws_region",
     }
@@ -111,7 +112,7 @@ def test_faults(fault_server, run, strong):
         "unrecognized": "the credentials were refused",
         "undecipherable": "its key cannot decrypt it",
         "internal": "the answer is not usable (InternalServiceError)",
-        "garbage": "is no JSON object",
+        "garbage": "is not a JSON object",
         "strange": "the answer is not usable",
     }
     output, failures = run({name: host(name) for name in faults.scripts}, at(faults.url))
@@ -121,26 +122,50 @@ def test_faults(fault_server, run, strong):
         assert message in failures[name], name
     assert faults.asked["denied"] == 1
     assert faults.asked["throttled"] == 4
-    assert faults.asked["recovers"] == 3
+    # Three times for the validation, and then once for the release.
+    assert faults.asked["recovers"] == 4
 
 
-def test_aws_is_asked_once_a_run(fault_server, run, strong):
-    faults = fault_server(once=[value(json.dumps(strong))])
-    looks = tuple(is_value(name, strong[name]) for name in ("jwt_secret", "postgres_password", "s3_secret_key"))
-    output, failures = run({"one": host("once"), "two": host("once")}, at(faults.url), looks)
+def looks(given: dict[str, str]) -> tuple[dict, ...]:
+    """Return tasks that look for values where they arrive, in files of three consumers."""
+    key = given["generation_key"]
+    files = [("api", "jwt_secret"), ("postgres", "postgres_password"), ("api", "s3_secret_key"), ("minio", "minio_root_user")]
+    return tuple(is_value(consumer, name, given[name], key) for consumer, name in files)
+
+
+def test_each_door_asks_aws_once(fault_server, run, strong):
+    faults = fault_server(one=[value(json.dumps(strong))], two=[value(json.dumps(strong))])
+    output, failures = run({"one": host("one"), "two": host("two")}, at(faults.url), looks(strong))
     assert failures == {}, output
-    assert faults.asked["once"] == 1
+    # What validates, and what builds the release: nothing is kept between the two, and no variable and no task asks again.
+    assert faults.asked == {"one": 2, "two": 2}
     assert CANARY not in output
+
+
+def test_moto_is_asked_twice_in_a_deploy_and_not_where_validation_fails(moto, run, strong):
+    moto.put("counted", json.dumps(strong))
+    moto.put("counted/weak", json.dumps(strong | {"jwt_secret": "changeme"}))
+    before = moto.requests()
+    output, failures = run({"one": host("counted")}, at(moto.url), looks(strong))
+    assert failures == {}, output
+    assert moto.requests() - before == 2
+    _output, failures = run({"one": host("counted/weak")}, at(moto.url))
+    assert failures.keys() == {"one"}
+    assert moto.requests() - before == 3
+
+
+def test_a_wrong_value_is_seen(moto, run, strong):
+    """What the other tests compare would differ."""
+    moto.put("another", json.dumps(strong | {"jwt_secret": f"{CANARY}-another-Wq8hT2nLx5RzWq8hT2nLx5Rz"}))
+    _output, failures = run({"one": host("another")}, at(moto.url), looks(strong))
+    assert failures.keys() == {"one"}
+    assert "Assertion failed" in failures["one"]
 
 
 def test_the_vault_wins_over_aws(moto, run, strong):
     moto.put("precedence", json.dumps(strong))
     own = f"{CANARY}-of-the-vault-Wq8hT2nLx5Rz"
-    output, failures = run(
-        {"one": host("precedence", stack_secrets={"jwt_secret": own})},
-        at(moto.url),
-        (is_value("jwt_secret", own), is_value("s3_secret_key", strong["s3_secret_key"])),
-    )
+    output, failures = run({"one": host("precedence", stack_secrets={"jwt_secret": own})}, at(moto.url), looks(strong | {"jwt_secret": own}))
     assert failures == {}, output
 
 
@@ -148,7 +173,7 @@ def test_env_local_wins_over_both(moto, run, strong):
     moto.put("local", json.dumps(strong))
     own = f"{CANARY}-of-env-local"
     local = host("local", stack_variant="local", stack_secrets={"jwt_secret": "of-the-vault-of-the-vault"}, stack_env_local={"JWT_SECRET": own})
-    output, failures = run({"one": local}, at(moto.url), (is_value("jwt_secret", own),))
+    output, failures = run({"one": local}, at(moto.url), looks(strong | {"jwt_secret": own}))
     assert failures == {}, output
 
 

@@ -196,7 +196,6 @@ VALUES = [
     ({"docker_host_min_disk_mb": -1}, "docker_host_min_disk_mb", "0 or more"),
     ({"docker_host_log_max_size": "10 MB"}, "docker_host_log_max_size", "10m"),
     ({"docker_host_log_max_file": 0}, "docker_host_log_max_file", "1 to 1000"),
-    ({"docker_host_images_state_directory": "/"}, "docker_host_images_state_directory", "letters"),
     *[
         ({"docker_host_firewall_allowed_sources": ["192.0.2.0/24", source]}, "docker_host_firewall_allowed_sources[1]", "192.0.2.0/24")
         for source in ("192.0.2.7/24", "192.0.2.7", "2001:db8::/32", "192.0.2.0/33", CANARY)
@@ -221,6 +220,14 @@ SERVICES = [
     ({"mailer": ANY}, "stack_services.mailer", "a mapping, or empty to take the service out"),
     ({"mailer": CANARY}, "stack_services.mailer", "a mapping, or empty to take the service out"),
     ({"Mailer": _mailer()["mailer"]}, "stack_services", "begins with a letter"),
+    # What the role images says of those of an entry.
+    (_mailer({"image": "{{ image.schedular }}"}), "images_required: schedular", "Did you mean scheduler?"),
+    (_mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"context": "mailer"}}), "images_definitions.mailer.context", "an absolute path"),
+    (
+        _mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"upstream": "no reference"}}),
+        "images_definitions.mailer: upstream",
+        "an image reference",
+    ),
     # Names that are not known.
     (_mailer(setings={}), "stack_services.mailer.setings", "Did you mean settings?"),
     (_mailer({"enviroment": {"A": CANARY}}), "stack_services.mailer.base.services.mailer.enviroment", "Did you mean environment?"),
@@ -308,7 +315,10 @@ TAKEN = [
     {"stack_services": {"frontend": {"checks": {"page": {"contains": "another page"}, "proxied api": None}}}},
     {"stack_services": {"api": {"settings": {"API_PORT": {"maximum": 40000}}, "base": {"services": {"api": {"labels": ["com.example.team=a"]}}}}}},
     {"stack_services": {"redis": None}, "stack_redis_external": {"host": "cache.example.com"}},
+    # Their secrets may stay in the vault.
     {"stack_services": dict.fromkeys(["scheduler", "rules-engine"])},
+    {"images_revision": 2, "images_lock_required": "no", "images_probe_timeout": "5"},
+    {"docker_host_log_max_file": "5", "docker_host_owner": CANARY, "images_no_such_thing_at_all": CANARY},
     {"stack_services": _mailer({"environment": {"A": "a\tb", "B": "{{ variant }}"}}, when="{{ variant == 'local' }}")},
 ]
 
@@ -318,20 +328,41 @@ ROLES = [
     ("images", {"images_required": CANARY}, "images_required", "a list"),
     ("images", {"images_required": ["redis", "postgress"]}, "images_required", "postgis"),
     ("images", {"images_required": [MAPPING]}, "images_required[0]", "must be text"),
+    ("images", {"images_definitions": ANY}, "images_definitions", "a mapping"),
+    ("images", {"images_definitions": {"mailer": CANARY}}, "images_definitions.mailer", "a mapping"),
+    ("images", {"images_definitions": {"Mailer": {"upstream": "a:1"}}}, "images_definitions.Mailer", "a-z, 0-9"),
+    ("images", {"images_definitions": {"mailer": {"upstrem": CANARY, "upstream": "a:1"}}}, "images_definitions.mailer.upstrem", "Did you mean upstream?"),
+    ("images", {"images_definitions": {"mailer": {"target": CANARY}}}, "images_definitions.mailer", "neither upstream nor context"),
+    ("images", {"images_definitions": {"mailer": {"upstream": ANY}}}, "images_definitions.mailer.upstream", "must be text"),
+    ("images", {"images_definitions": {"mailer": {"upstream": "no reference " + CANARY}}}, "images_definitions.mailer: upstream", "an image reference"),
+    ("images", {"images_definitions": {"mailer": {"context": "mailer"}}}, "images_definitions.mailer.context", "an absolute path"),
+    ("images", {"images_definitions": {"mailer": {"context": "/nowhere"}}}, "images_definitions.mailer.context", "is not a directory on this machine"),
+    ("images", {"images_definitions": {"mailer": {"upstream": "a:1", "args": ANY}}}, "images_definitions.mailer.args", "a mapping"),
+    ("images", {"images_definitions": {"mailer": {"upstream": "a:1", "parents": ANY}}}, "images_definitions.mailer.parents", "a mapping"),
+    (
+        "images",
+        {"images_definitions": {"mailer": {"upstream": "a:1", "parents": {"NODE_IMAGE": "nodde"}}}},
+        "images_definitions.mailer.parents.NODE_IMAGE",
+        "Did you mean node?",
+    ),
+    ("images", {"images_app_source": "relative/" + CANARY}, "images_app_source", "Begin it with /"),
+    ("images", {"images_app_source": "/nowhere"}, "images_app_source", "is not a directory on this machine"),
+    ("images", {"images_defintions": MAPPING}, "images_defintions", "images_definitions"),
+    ("docker_host", {"docker_host_prots": [MAPPING]}, "docker_host_prots", "docker_host_ports"),
     ("docker_host", {"docker_host_ports": CANARY}, "docker_host_ports", "a list"),
     ("docker_host", {"docker_host_ports": [{"port": 80}]}, "docker_host_ports[0].address", "missing"),
     ("docker_host", {"docker_host_ports": [{"address": "::1", "port": 80}]}, "docker_host_ports: address", "IPv4"),
     ("docker_host", {"docker_host_ports": [{"address": "127.0.0.1", "port": 0}]}, "docker_host_ports: port", "1 to 65535"),
     ("docker_host", {"docker_host_ports": [{"address": "127.0.0.1", "port": 80, "prot": CANARY}]}, "docker_host_ports[0].prot", "port"),
     ("docker_host", {"docker_host_project": "Campaign"}, "docker_host_project", "a-z"),
-    ("docker_host", {"docker_host_stack_directory": "/"}, "docker_host_stack_directory", "letters"),
-    ("docker_host", {"docker_host_stack_directory": "relative"}, "docker_host_stack_directory", "Begin it with /"),
     ("bundle", {"bundle_images": MISSING}, "bundle_images", "missing"),
     ("bundle", {"bundle_images": {}}, "bundle_images", "empty"),
     ("bundle", {"bundle_images": ANY}, "bundle_images", "a mapping"),
     ("bundle", {"bundle_directory": "relative"}, "bundle_directory", "Begin it with /"),
     ("bundle", {"bundle_collection": "/nowhere"}, "bundle_collection", "a checkout"),
     ("bundle", {"bundle_collection": ANY}, "bundle_collection", "absolute path"),
+    ("bundle", {"bundle_app_source": "/nowhere"}, "bundle_app_source", "has no package-lock.json"),
+    ("bundle", {"bundle_app_source": "relative/" + CANARY}, "bundle_app_source", "Begin it with /"),
     ("bundle", {"bundle_python": "/nowhere/python"}, "bundle_python", "interpreter"),
     ("bundle", {"bundle_python": "python3"}, "bundle_python", "Begin it with /"),
     ("bundle", {"bundle_directroy": "/srv"}, "bundle_directroy", "bundle_directory"),
@@ -339,7 +370,7 @@ ROLES = [
 
 # Ports that can be published at a time: the pairs of a tournament, so that a host has three clashes and no name twice.
 PORTS = ["FRONTEND_PORT", "HTTPS_PORT", "API_PORT", "MINIO_PORT", "MINIO_CONSOLE_PORT", "POSTGRES_PORT", "REDIS_PORT"]
-WRONG_PORTS = (0, 65536, "80a")
+WRONG_PORTS = {0: "1 to 65535", 65536: "1 to 65535", "80a": "a whole number"}
 
 # Secrets: each by itself, so that the message must name it.
 SECRETS = [

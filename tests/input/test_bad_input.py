@@ -35,9 +35,9 @@ OPTIONS = {
     for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
 }
 # The playbook computes these, and nobody's inventory sets them: a role's parameters win. The other roles have their own cases of them.
-COMPUTED = {"stack_images", "images_required", "docker_host_ports", "docker_host_project", "docker_host_stack_directory", "docker_host_images"}
-# And these are of the role images' own making: references, which take a second to compute and are not looked at a second time.
-HANDED_ON = {"stack_images", "docker_host_images"}
+COMPUTED = {"stack_images", "images_required", "images_definitions", "docker_host_ports", "docker_host_project"}
+# And this is of the role images' own making: references, which are not looked at a second time.
+HANDED_ON = {"stack_images"}
 DEPLOYED = ("stack", "images", "docker_host")
 PROJECT = "campaign-bad-input"
 SECRETS = {name: f"{table.CANARY}-{name.replace('_', '-')}-of-the-test" for name in table.SECRETS}
@@ -68,8 +68,8 @@ def wrong_types() -> Iterator[Wrong]:
 
 def wrong_ports() -> Iterator[Wrong]:
     names = [f"stack_{name.lower()}" for name in table.PORTS]
-    for value in table.WRONG_PORTS:
-        yield Wrong("campaign", dict.fromkeys(names, value), [((name,), "1 to 65535") for name in names])
+    for value, remedy in table.WRONG_PORTS.items():
+        yield Wrong("campaign", dict.fromkeys(names, value), [((name,), remedy) for name in names])
     # A round of a tournament has every name but one, in pairs.
     count = len(table.PORTS)
     for odd in range(count):
