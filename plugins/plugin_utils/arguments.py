@@ -50,7 +50,7 @@ def _kind(value: object) -> str:
         (Mapping, "a mapping"),
         ((list, tuple), "a list"),
     ):
-        if isinstance(value, kinds):  # type: ignore[arg-type]
+        if isinstance(value, kinds):
             return word
     return "empty" if value is None else f"a {type(value).__name__}"
 

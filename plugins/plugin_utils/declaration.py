@@ -162,7 +162,7 @@ def argument_rules(tables: Tables, rules: Mapping[str, Rule], catalogue: Mapping
     """Return the rules of the role's variables: its own, and those of the settings, whose variables are named after them."""
     names = reserved(catalogue, tables.secrets)
     # A second row of a name is a problem of its own, and must not judge the value of the first.
-    rows = {name: row for entry in reversed(catalogue.values()) for name, row in (entry.get("settings") or {}).items()} | dict(tables.settings)
+    rows = {name: row for entry in reversed(list(catalogue.values())) for name, row in (entry.get("settings") or {}).items()} | dict(tables.settings)
     found = {f"stack_{name.lower()}": resolved(row, names) for name, row in rows.items()}
     return {**found, **{name: resolved(rule, names) for name, rule in rules.items()}}
 
