@@ -209,7 +209,10 @@ def test_fragments_merge_as_compose_merges_files(left, right, merged):
 
 
 BUILT_IN = {
-    "api": {"base": {"services": {"api": {"image": "a", "environment": {"A": "1", "B": "1"}, "networks": ["n"]}}}, "checks": {"one": {"kind": "tcp"}, "two": {}}},
+    "api": {
+        "base": {"services": {"api": {"image": "a", "environment": {"A": "1", "B": "1"}, "networks": ["n"]}}},
+        "checks": {"one": {"kind": "tcp"}, "two": {}},
+    },
     "scheduler": {"base": {}},
 }
 
@@ -232,7 +235,15 @@ BUILT_IN = {
         ({"api": {"checks": {"one": None}}}, {"api": {**BUILT_IN["api"], "checks": {"two": {}}}}),
         ({"api": {"checks": {"one": {"port": 1}}}}, {"api": {**BUILT_IN["api"], "checks": {"one": {"kind": "tcp", "port": 1}, "two": {}}}}),
         ({"api": {"checks": None}}, {"api": {"base": BUILT_IN["api"]["base"]}}),
-        ({"api": {"base": {"services": {"api": {"environment": {"A": None}}}}}}, {"api": {"base": {"services": {"api": {**BUILT_IN["api"]["base"]["services"]["api"], "environment": {"B": "1"}}}}, "checks": BUILT_IN["api"]["checks"]}}),
+        (
+            {"api": {"base": {"services": {"api": {"environment": {"A": None}}}}}},
+            {
+                "api": {
+                    "base": {"services": {"api": {**BUILT_IN["api"]["base"]["services"]["api"], "environment": {"B": "1"}}}},
+                    "checks": BUILT_IN["api"]["checks"],
+                }
+            },
+        ),
     ],
 )
 def test_an_inventory_s_entries_are_merged_over_the_collection_s(added, changed):
