@@ -181,9 +181,9 @@ def check(
 ) -> Arguments:
     """Return the arguments and what is wrong with them.
 
-    ``options`` are those of the argument spec; ``variables`` the names that are set; ``render`` returns a variable's value by its name or raises, and ``explain``
-    says why in words that hold no value. ``rules`` are by variable, or by variable and key with a dot between them. ``later`` are variables that are computed
-    after this, and are not looked at.
+    ``options`` are those of the argument spec; ``variables`` the names that are set; ``render`` returns a variable's value by its name or raises, and
+    ``explain`` says why in words that hold no value. ``rules`` are by variable, or by variable and key with a dot between them. ``later`` are variables
+    that are computed after this, and are not looked at.
     """
     result = Arguments()
     for name, option in options.items():

@@ -351,7 +351,7 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     ]
     made: dict[str, str] = {}
     if generating and not declared.problems and "stack_generated_secrets_file" in arguments:
-        made = generate([name for name in secrets.needed], arguments["stack_generated_secrets_file"])
+        made = generate(list(secrets.needed), arguments["stack_generated_secrets_file"])
     defaults = {name: str(rule["default"]) for name, rule in secrets.rules.items() if "default" in rule}
     # A service that fetches its secrets itself has no use for a value here.
     secrets.values = dict.fromkeys(secrets.rules, "") | defaults | made | secrets.given
@@ -440,10 +440,7 @@ def published(services: Mapping[str, Any], settings: Mapping[str, str]) -> Itera
     """Yield service, address, port of the host and the setting that names the port (or an empty text), for every port that services publish."""
     for service, body in services.items():
         for item in body.get("ports") or []:
-            if isinstance(item, Mapping):
-                text = f"{item.get('host_ip', '0.0.0.0')}:{item.get('published')}:{item.get('target')}"
-            else:
-                text = str(item)
+            text = f"{item.get('host_ip', '0.0.0.0')}:{item.get('published')}:{item.get('target')}" if isinstance(item, Mapping) else str(item)
             named = _REFERRED.findall(text)
             filled = _REFERRED.sub(lambda found: settings.get(found[1], ""), text)
             if found := _PUBLISHED.match(filled):

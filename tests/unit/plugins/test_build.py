@@ -282,7 +282,7 @@ def body(**keys):
         ({**body(), "jobs": {"mailr": {}}}, "stack_services.mailer.jobs.mailr: the entry has no such container. Did you mean mailer?"),
         (
             {"base": {"services": {"mail-1": {"image": "x:1"}}}, "checks": {"a": {"kind": "tcp", "port": 1}}},
-            "stack_services.mailer.checks.a: there is no service mailer. Name one with service.",
+            "stack_services: the check a asks the service mailer, which is not there. Did you mean mail-1?",
         ),
         (
             body(ports=["127.0.0.1:8080:80"]),

@@ -233,7 +233,9 @@ def test_an_address_names_no_login_of_somebody_else(user, given, free):
     assert "own-password" not in "".join(problems)
 
 
-@pytest.mark.parametrize(("user", "free"), [("api", True), ("own", True), ("scheduler", False), ("default", False), ("health", False), ("rules_engine", False)])
+@pytest.mark.parametrize(
+    ("user", "free"), [("api", True), ("own", True), ("scheduler", False), ("Scheduler", False), ("default", False), ("health", False), ("rules_engine", False)]
+)
 def test_a_user_of_redis_is_taken(user, free):
     problems = problems_of(BASE | {"stack_env_local": {"REDIS_URL": f"redis://{user}:own-password@redis:6379"}})
     assert (problems == []) == free, problems
