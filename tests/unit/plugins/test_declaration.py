@@ -233,7 +233,9 @@ def test_an_address_names_no_login_of_somebody_else(user, given, free):
     assert "own-password" not in "".join(problems)
 
 
-@pytest.mark.parametrize(("user", "free"), [("api", True), ("own", True), ("scheduler", False), ("default", False), ("health", False), ("rules_engine", False)])
+@pytest.mark.parametrize(
+    ("user", "free"), [("api", True), ("own", True), ("scheduler", False), ("Scheduler", False), ("default", False), ("health", False), ("rules_engine", False)]
+)
 def test_a_user_of_redis_is_taken(user, free):
     problems = problems_of(BASE | {"stack_env_local": {"REDIS_URL": f"redis://{user}:own-password@redis:6379"}})
     assert (problems == []) == free, problems
@@ -270,7 +272,11 @@ def test_a_need_names_a_container_and_a_login(needs, told):
 
 @pytest.mark.parametrize(
     ("gone", "who", "variable"),
-    [("redis", {"api", "rules-engine", "scheduler"}, "stack_redis_external"), ("minio", {"api"}, "stack_s3_external"), ("postgres", {"api", "api-migrate", "rules-engine", "scheduler"}, "stack_postgres_external")],
+    [
+        ("redis", {"api", "rules-engine", "scheduler"}, "stack_redis_external"),
+        ("minio", {"api"}, "stack_s3_external"),
+        ("postgres", {"api", "api-migrate", "rules-engine", "scheduler"}, "stack_postgres_external"),
+    ],
 )
 def test_a_server_that_is_taken_out_is_missed(gone, who, variable):
     problems = problems_of(BASE | {"stack_services": {gone: None}})
@@ -453,7 +459,11 @@ def test_a_secret_of_an_entry_may_stand_in_the_environment():
 
 
 def test_secrets_of_the_inventory_s_logins_and_texts_are_known():
-    logins = {"postgres": {"mailer": {}, "mail-reader": {"password": "reader_secret"}}, "redis": {"mailer": {"acl": "x"}}, "s3": {"mailer": {"policy": {"Statement": []}}}}
+    logins = {
+        "postgres": {"mailer": {}, "mail-reader": {"password": "reader_secret"}},
+        "redis": {"mailer": {"acl": "x"}},
+        "s3": {"mailer": {"policy": {"Statement": []}}},
+    }
     given = added(logins=logins, secrets={"mailer": {"own": "{{ secret.one }} {{ secret['two'] }}", "three": None, "text": {"content": "{{ secret.four }}"}}})
     assert set(secret_names(given["stack_services"])) - set(GIVEN) == {
         "postgres_mailer_password",
