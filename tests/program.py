@@ -63,7 +63,8 @@ def secret_names(added: Mapping[str, Any] | None = None) -> list[str]:
     """Return the names of the secrets that a catalogue needs, with an inventory's entries if there are any."""
     catalogue, problems = declaration.combined(tables(), added or {})
     assert problems == [], problems
-    return declaration.known_secrets(tables(), catalogue).needed
+    # As plain texts, which other YAML libraries than Ansible's know.
+    return [str.__str__(name) for name in declaration.known_secrets(tables(), catalogue).needed]
 
 
 def placeholders(names: Iterable[str]) -> dict[str, str]:
@@ -76,10 +77,10 @@ def variables_of(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**role_variables(), "role_path": str(ROLE), "stack_app_source": str(ROOT / "files/app"), "stack_variant": "local", **trusted(given)}
 
 
-def declare(given: Mapping[str, Any]) -> tuple[declaration.Declaration | None, AnsibleRenderer, list[str]]:
+def declare(given: Mapping[str, Any], *, with_secrets: bool = True) -> tuple[declaration.Declaration | None, AnsibleRenderer, list[str]]:
     """Return what the inventory's variables declare, and what is wrong with them."""
     values = variables_of(given)
-    return inputs.declaration_of(values, Templar(loader=LOADER, variables=values), LOADER, check_mode=True)
+    return inputs.declaration_of(values, Templar(loader=LOADER, variables=values), LOADER, check_mode=True, with_secrets=with_secrets)
 
 
 def problems_of(given: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+from typing import Any
 from urllib.parse import quote
 
 # Docker Hub is meant where the first part of a reference is no host.
@@ -44,7 +45,7 @@ def image_path(reference: str) -> str:
     return f"/images/{quote(f'{repository}@{version}' if ':' in version else f'{repository}:{version}', safe='/:@')}/json"
 
 
-def sign_in(params: dict, reference: str) -> dict[str, str]:
+def sign_in(params: dict[str, Any], reference: str) -> dict[str, str]:
     """Return the headers that authorise a request for ``reference``; credentials go to their own registry only."""
     registry = registry_of(reference)
     if not params["username"] or registry != (params["registry"] or "docker.io"):

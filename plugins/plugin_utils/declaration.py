@@ -161,9 +161,8 @@ def resolved(rule: Rule, names: Mapping[str, list[str]]) -> Rule:
 def argument_rules(tables: Tables, rules: Mapping[str, Rule], catalogue: Mapping[str, entries.Entry]) -> dict[str, Rule]:
     """Return the rules of the role's variables: its own, and those of the settings, whose variables are named after them."""
     names = reserved(catalogue, tables.secrets)
-    rows = dict(tables.settings)
-    for entry in catalogue.values():
-        rows.update(entry.get("settings") or {})
+    # A second row of a name is a problem of its own, and must not judge the value of the first.
+    rows = {name: row for entry in reversed(catalogue.values()) for name, row in (entry.get("settings") or {}).items()} | dict(tables.settings)
     found = {f"stack_{name.lower()}": resolved(row, names) for name, row in rows.items()}
     return {**found, **{name: resolved(rule, names) for name, rule in rules.items()}}
 
@@ -269,9 +268,12 @@ def _declare_settings(declared: Declaration, renderer: Renderer, whole: entries.
                 declared.problems.append(f"{SOURCE}.{name}.settings.{setting} is a setting of {rows[setting][0] or 'the stack'} already. Choose another name.")
             rows[setting] = (name, row)
             gone += [setting] if name not in declared.catalogue else []
+    removed = {name: entry for name, entry in tables.services.items() if name not in whole}
+    left = {setting: row for entry in removed.values() for setting, row in (entry.get("settings") or {}).items() if setting not in rows}
+    gone += left
     names = reserved(whole, tables.secrets)
-    every = known_secrets(tables, whole)
-    rules = {setting: resolved(row, names) for setting, (_owner, row) in rows.items()}
+    every = known_secrets(tables, {**removed, **whole})
+    rules = left | {setting: resolved(row, names) for setting, (_owner, row) in rows.items()}
     rules |= {name: every.rules[secret] for name, secret in every.env_local.items()} | dict(tables.urls)
     external = [kind for kind, server in declared.servers.items() if server.external]
     free = [name for name, row in rules.items() if row.get("only_with") in external]
@@ -323,8 +325,8 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     arguments, tables = declared.arguments, declared.tables
     env_local, fetched = arguments.get("stack_env_local") or {}, arguments.get("stack_aws_runtime_secret_ids") or {}
     secrets = declared.secrets = known_secrets(tables, declared.catalogue, fetched)
-    # Those of a service that is taken out may stay in the vault.
-    secrets.rules = known_secrets(tables, {**tables.services, **declared.catalogue}).rules | secrets.rules
+    # A vault may keep those of a service that is taken out.
+    rules = known_secrets(tables, {**tables.services, **declared.catalogue}).rules
     answer = Answer()
     if "stack_aws_secret_id" in arguments and "stack_aws_region" in arguments:
         answer = read_aws(arguments["stack_aws_secret_id"], arguments["stack_aws_region"])
@@ -333,7 +335,7 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     declared.problems += [f"AWS Secrets Manager (stack_aws_secret_id): {problem}" for problem in answer.problems]
     declared.problems += secret_problems(
         {"the secret of stack_aws_secret_id": answer.secrets, "stack_secrets": given, "DATABASE_URL or REDIS_URL in .env.local": from_urls},
-        secrets.rules,
+        rules,
         tables.examples,
         strict=arguments["stack_variant"] == "prod",
     )
@@ -356,7 +358,8 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
 
 
 def _requirement_problems(declared: Declaration, renderer: Renderer) -> Iterator[str]:
-    names = {**declared.names(), "given": declared.secrets.given}
+    absent = {name: "" for entry in declared.tables.services.values() for name in entry.get("settings") or {}}
+    names = {**declared.names(), "setting": absent | declared.settings, "secret": declared.secrets.values}
     for row in declared.tables.requirements:
         if not renderer.holds(row["that"], names):
             yield str(renderer.render(row["message"], names))

@@ -17,11 +17,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.module_utils.registry import split_reference
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean, setting_problems
 
 Definition = Mapping[str, Any]
-# An image of a plan: key, reference, how (pull, build or load), parents (keys, all the way up, parents first); what is pulled has tagged, the reference without
-# the lock's digest; what is built has context, dockerfile, target, args, suite, include, base_suite and hint; what is loaded has id and layers.
+# An image of a plan: key, reference, how (pull, build or load) and parents (keys, all the way up, parents first). What is pulled has tagged, the reference
+# without the lock's digest, and kept, the tag that keeps an image of a digest. What is built has context, dockerfile, target, args, suite, include, base_suite
+# and hint. What is loaded has id and layers.
 Image = dict[str, Any]
 Plan = dict[str, Image]
 
@@ -245,6 +247,12 @@ def tree_digest(context: str, sources: tuple[str, ...] = (".",), dockerfile: str
 # --- Plans
 
 
+def kept_by(reference: str) -> str | None:
+    """Return the tag that the module image_pull gives an image of a digest, None for a reference without one."""
+    repository, version = split_reference(reference)
+    return f"{repository}:locked-{version.removeprefix('sha256:')[:12]}" if "@" in reference else None
+
+
 class Planner:
     """Gives the images of a catalogue their references. What it digests of a directory it digests once."""
 
@@ -285,7 +293,8 @@ class Planner:
     def _pulled(self, key: str, upstream: str) -> Image:
         tagged = self._naming.registry + upstream
         digest = self._naming.lock.get(tagged)
-        return {"key": key, "reference": f"{tagged}@{digest}" if digest else tagged, "tagged": tagged, "how": "pull", "parents": []}
+        reference = f"{tagged}@{digest}" if digest else tagged
+        return {"key": key, "reference": reference, "tagged": tagged, "kept": kept_by(reference), "how": "pull", "parents": []}
 
     def _built(self, key: str, plan: Plan, parents: Mapping[str, str]) -> Image:
         definition = self._catalogue[key]
@@ -325,7 +334,8 @@ def with_parents(keys: Iterable[str], plan: Plan) -> list[str]:
 
 def candidates(plans: Iterable[Plan], required: Collection[str]) -> list[str]:
     """Return the references that a host has to be asked for, as the source may be known only after it was asked."""
-    return sorted({plan[key]["reference"] for plan in plans for key in with_parents(required, plan)})
+    found = [plan[key] for plan in plans for key in with_parents(required, plan)]
+    return sorted({reference for image in found for reference in (image["reference"], image.get("kept")) if reference})
 
 
 def dockerfile_problems(required: Collection[str], plan: Plan, definitions: Collection[str], app_source: str | None) -> list[str]:
@@ -367,12 +377,13 @@ def missing(required: Collection[str], plan: Plan, present: Mapping[str, str]) -
     """Return the images that a host does not have yet, parents first: those required, and of what has to be built for them the parents.
 
     ``present`` is references to ids, those only that the Engine has. An image of a bundle is there when its reference leads to its id, because another build
-    may have the same tag.
+    may have the same tag. One of a digest is there when it has the tag that keeps it too, because without it `docker image prune` would remove it.
     """
 
     def is_there(image: Image) -> bool:
         found = present.get(image["reference"])
-        return found is not None and found == image.get("id", found)
+        kept = present.get(image["kept"]) if image.get("kept") else found
+        return found is not None and found == kept == image.get("id", found)
 
     lacking = [key for key in required if not is_there(plan[key])]
     return [plan[key] for key in with_parents(lacking, plan) if not is_there(plan[key])]

@@ -52,6 +52,8 @@ class Rendered:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     definitions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    # Containers that sign in to a server outside.
+    outgoing: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def services(self) -> dict[str, Any]:
@@ -93,11 +95,6 @@ def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, 
     return found
 
 
-def _network(fragment: dict[str, Any], container: str, network: str) -> dict[str, Any]:
-    joined: dict[str, Any] = merge(fragment, {"services": {container: {"networks": [network]}}})
-    return joined
-
-
 def _needed(
     container: str, kind: str, one: Login, declared: Declaration, logins: Mapping[str, list[dict[str, Any]]], *, is_job: bool
 ) -> tuple[dict[str, Any], dict[str, str]]:
@@ -114,8 +111,6 @@ def _needed(
         service["depends_on"] = {job: {"condition": "service_completed_successfully"}}
     elif not server.external:
         service["depends_on"] = {server.service: {"condition": "service_healthy"}}
-    if server.external:
-        service["networks"] = [EGRESS]
     if server.external and server.ca:
         service["environment"] = {"NODE_EXTRA_CA_CERTS": CA_FILE}
     if kind == "s3" and not server.values["path_style"]:
@@ -200,11 +195,16 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
             for layer in overrides:
                 rendered.override = merge(rendered.override, renderer.render(entry.get(layer) or {}, names))
             for container, needed in (entry.get("needs") or {}).items():
+                if not any(container in (part.get("services") or {}) for part in (rendered.base, rendered.override)):
+                    # It is of the other variant.
+                    continue
                 for kind, chosen in needed.items():
                     fragment, files = _needed(container, kind, declared.logins[kind][chosen], declared, logins, is_job=container in jobs)
                     rendered.base = merge(rendered.base, fragment)
                     rendered.secrets.setdefault(container, {}).update(files)
                     server = declared.servers[kind]
+                    if server.external:
+                        rendered.outgoing.add(container)
                     if server.external and server.ca:
                         rendered.configs.setdefault(container, {})[CA_FILE] = authorities(declared)
             if texts:
@@ -241,6 +241,10 @@ def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
         for name in base:
             if "deploy" not in (override.get(name) or {}) and "deploy" not in base[name]:
                 override[name] = {**limits, **(override.get(name) or {})}
+    for name in rendered.outgoing:
+        # Beside the network that it is in anyway, so that it still reaches the stack's own servers.
+        services = base if name in base else override
+        services[name] = merge(services[name], {"networks": [EGRESS]})
     networks = rendered.base.setdefault("networks", {})
     rendered.base["networks"] = {**declared.tables.common["networks"], **networks}
     if any(EGRESS in (body.get("networks") or []) for body in base.values()):

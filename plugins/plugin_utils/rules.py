@@ -96,12 +96,12 @@ def value_problem(value: object, rule: Rule) -> str | None:
     return None
 
 
-def setting_problems(values: Mapping[str, object], rules: Mapping[str, Rule], source: str) -> list[str]:
-    """Return a message for every value that is not as its rule asks, and for every name without a rule."""
+def setting_problems(values: Mapping[str, object], rules: Mapping[str, Rule], source: str, kind: str = "setting") -> list[str]:
+    """Return a message for every value that is not as its rule asks, and for every name without a rule, which is not a known ``kind``."""
     problems = []
     for name, value in values.items():
         if name not in rules:
-            problems.append(f"{source}: {name} is not a known setting. {did_you_mean(str(name), rules)}")
+            problems.append(f"{source}: {name} is not a known {kind}. {did_you_mean(str(name), rules)}")
         elif (wrong := value_problem(value, rules[name])) is not None:
             problems.append(f"{source}: {name} must be {rules[name]['hint']}, but {wrong}.")
     return problems
@@ -146,7 +146,7 @@ def secret_problems(
     for source, secrets in sources.items():
         texts = {name: value for name, value in secrets.items() if isinstance(value, str)}
         problems += [f"{source}: {name} must be a string. Put its value in quotes." for name in secrets if name not in texts]
-        problems += setting_problems(texts, rules, source)
+        problems += setting_problems(texts, rules, source, "secret")
         known.update({name: value for name, value in texts.items() if "strong" in rules.get(name, {})})
         for name in texts if strict else ():
             length = rules.get(name, {}).get("strong")

@@ -71,7 +71,7 @@ def test_moto_s_answers(moto, run, strong):
     moto.client().delete_secret(SecretId=moto.put("deleted", json.dumps(strong)))
     expected = {
         "incomplete": "stack_secrets.jwt_secret is missing",
-        "unknown": "jwt_secrets is not a known setting. Did you mean",
+        "unknown": "jwt_secrets is not a known secret. Did you mean",
         "number": "jwt_secret: not a string. Put the value in double quotes",
         "weak": "jwt_secret is the value of an example",
         "empty": "jwt_secret must be at least 8 characters without NUL, at most 4096, but it is empty",

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from program import secret_names
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = yaml.safe_load((ROOT / "roles/stack/vars/main/secrets.yml").read_text())["__stack_generated_names"]
+NAMES = secret_names()
 VAULT = "group_vars/campaign/vault.yml"
 
 
@@ -109,4 +110,4 @@ def test_another_path_and_a_missing_directory(inventory):
     assert list(view(inventory, own)) == NAMES
     done = init(inventory, password, "-e", f"stack_vault_file={inventory.parent}/none/vault.yml")
     assert done.returncode != 0
-    assert "is no directory. Make it" in re.sub(r"\s+", " ", done.stdout)
+    assert "is not a directory. Create it" in re.sub(r"\s+", " ", done.stdout)

@@ -15,6 +15,9 @@ by_role = pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
 # What has side effects that Ansible cannot see, hides a failure, or carries state from one step to another.
 FORBIDDEN_MODULES = {"shell", "raw", "pause", "lineinfile", "set_fact", "include_vars"}
 FORBIDDEN_KEYS = {"ignore_errors", "ignore_unreachable", "environment"}
+# Vars hold data, and expressions of one step; what decides or assembles is Python that an import reaches.
+EXPRESSION = re.compile(r"\{\{(.*?)\}\}|\{%(.*?)%\}", re.DOTALL)
+LONGEST, MOST_IFS = 120, 1
 
 
 class Loader(yaml.SafeLoader):
@@ -49,6 +52,35 @@ def specs_of(role: Path) -> dict:
 
 def options_of(role: Path) -> dict:
     return {name: option for entry in specs_of(role).values() for name, option in (entry.get("options") or {}).items()}
+
+
+def texts_in(value, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield every text in data, with the key that it stands under."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from texts_in(item, str(name))
+    elif isinstance(value, list):
+        for item in value:
+            yield from texts_in(item, key)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def expressions_in(value) -> Iterator[str]:
+    """Yield the expressions in data: what stands in braces, and a condition, which stands in none."""
+    for key, text in texts_in(value):
+        if key == "that":
+            yield text
+        else:
+            yield from (output or statement for output, statement in EXPRESSION.findall(text))
+
+
+def steps_too_many(expression: str) -> str | None:
+    """Return what is too much in an expression, or None."""
+    if len(expression.strip()) > LONGEST:
+        return f"{len(expression.strip())} characters"
+    ifs = len(re.findall(r"\bif\b", expression))
+    return f"{ifs} ifs" if ifs > MOST_IFS else None
 
 
 def where(path: Path, task: dict) -> str:
@@ -191,9 +223,65 @@ def test_who_applies_a_role_has_validated_it(path):
                 validated.add(role["name"])
 
 
+@pytest.mark.parametrize(
+    ("expression", "told"),
+    [
+        ("a", None),
+        ("a if b else c", None),
+        ("x" * 120, None),
+        ("x" * 121, "121 characters"),
+        ("a if b else c if d else e", "2 ifs"),
+        (" if a %}{{ b if c else d }}{% ", "2 ifs"),
+    ],
+)
+def test_an_expression_of_more_than_one_step_is_seen(expression, told):
+    assert steps_too_many(expression) == told
+
+
+def test_expressions_are_found_wherever_they_stand():
+    data = {"a": ["x{{ one }}y{{ two }}"], "b": {"that": "three", "c": "{% if four %}z{% endif %}"}}
+    assert [text.strip() for text in expressions_in(data)] == ["one", "two", "three", "if four", "endif"]
+
+
+@by_role
+def test_variables_hold_data_and_expressions_of_one_step(role):
+    found = [
+        f"{path.relative_to(ROOT)}: {told}: {' '.join(expression.split())[:90]}"
+        for folder in ("vars", "defaults")
+        for path in files_of(role, folder)
+        for expression in expressions_in(load(path))
+        if (told := steps_too_many(expression))
+    ]
+    assert found == []
+
+
+def test_there_is_no_program_in_jinja():
+    assert not (ROOT / "plugins/filter").exists()
+    assert not (ROOT / "plugins/test").exists()
+    # Reads a file of the controller for inventories.
+    assert sorted(path.name for path in (ROOT / "plugins/lookup").glob("*.py")) == ["env_file.py"]
+
+
+@by_role
+def test_every_private_variable_that_is_read_is_there(role):
+    texts = {path: path.read_text() for folder in ("defaults", "vars", "tasks", "handlers", "templates") for path in (role / folder).rglob("*") if path.is_file()}
+    defined = {name for path in files_of(role, "vars") for name in load(path) or {}}
+    for _path, task in named_tasks(role):
+        control = task.get("loop_control") or {}
+        defined |= {task.get("register"), control.get("loop_var"), control.get("index_var"), *(task.get("vars") or {})}
+    undefined = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path, text in texts.items()
+        for name in re.findall(rf"(?<![\w.])__{role.name}_\w+", re.sub(r"^\s*#.*", "", text, flags=re.MULTILINE))
+        if name not in defined
+    }
+    assert undefined == set()
+
+
 @by_role
 def test_main_validates_first(role):
     imported = [task.get("ansible.builtin.import_tasks") for task in load(role / "tasks/main.yml")]
     assert imported[0] == "validate.yml"
     if (role / "tasks/apply.yml").exists():
-        assert imported == ["validate.yml", "apply.yml"]
+        # Used alone, a role gathers the facts itself; in a playbook of several roles one step gathers those of all.
+        assert [name for name in imported if name != "facts.yml"] == ["validate.yml", "apply.yml"]

@@ -10,12 +10,11 @@ import tarfile
 import zipfile
 
 import pytest
-from ansible.errors import AnsibleLookupError
-from ansible_collections.campaign.platform.plugins.lookup.bundle_plan import bundle_plan
 from ansible_collections.campaign.platform.plugins.module_utils import bundle_archive, packages, saved_images
 from ansible_collections.campaign.platform.plugins.module_utils.bundle_archive import BundleError
 from ansible_collections.campaign.platform.plugins.module_utils.sbom import Image, sbom
 from ansible_collections.campaign.platform.plugins.modules.bundle import common_platform, repack, without_digest
+from ansible_collections.campaign.platform.plugins.plugin_utils import bundle as bundles
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
@@ -200,7 +199,7 @@ def bundle(tmp_path):
 
 
 def rewrite(path, change):
-    """Write a bundle anew with other members, its own checksum right again."""
+    """Write a bundle again with other members, its own checksum right again."""
     with tarfile.open(path) as archive:
         entries = {info.name: archive.extractfile(info).read() for info in archive}
     change(entries)
@@ -220,8 +219,11 @@ def test_a_bundle_is_whole_and_can_be_loaded(bundle, tmp_path):
         assert entry["RepoTags"] == ["campaign/minio:1"]
         assert archive.extractfile(entry["Config"]).read() == CONFIG
         assert [gzip.decompress(archive.extractfile(name).read()) for name in entry["Layers"]] == LAYERS
-    plan = bundle_plan(str(bundle))
-    assert plan["images"]["minio"]["id"] == IMAGE_ID
+    contents = bundles.read(str(bundle))
+    assert contents.platform == "linux/amd64"
+    (minio,) = contents.images.values()
+    assert (minio["key"], minio["id"], minio["how"], minio["parents"]) == ("minio", IMAGE_ID, "load", [])
+    assert set(minio["layers"]) == set(contents.layers)
 
 
 def test_the_same_contents_give_the_same_archive(bundle, tmp_path):
@@ -283,17 +285,17 @@ def test_an_image_that_is_not_in_the_bundle_is_named(bundle, tmp_path):
     ("content", "message"),
     [
         (None, "is not there"),
-        (b"", "no bundle, or it is broken"),
-        (b"no archive at all" * 100, "no bundle, or it is broken"),
-        (tar({"x/file": b""}), "no place in a bundle|no bundle of this collection"),
+        (b"", "is not a bundle, or it is broken"),
+        (b"no archive at all" * 100, "is not a bundle, or it is broken"),
+        (tar({"x/file": b""}), "no place in a bundle|not a bundle of this collection"),
     ],
 )
-def test_what_is_no_bundle_is_said_to_be_none(tmp_path, content, message):
+def test_what_is_not_a_bundle_is_refused(tmp_path, content, message):
     path = tmp_path / "x.tar"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(AnsibleLookupError, match=message):
-        bundle_plan(str(path))
+    with pytest.raises(BundleError, match=message):
+        bundles.read(str(path))
 
 
 def test_a_bundle_that_was_cut_off_is_refused(bundle):
@@ -304,8 +306,8 @@ def test_a_bundle_that_was_cut_off_is_refused(bundle):
 
 def test_a_changed_manifest_is_refused(bundle):
     rewrite(bundle, lambda entries: entries.update({f"{PREFIX}/manifest.json": b"{}"}))
-    with pytest.raises(AnsibleLookupError, match=r"manifest\.json has another checksum"):
-        bundle_plan(str(bundle))
+    with pytest.raises(BundleError, match=r"manifest\.json has another checksum"):
+        bundles.read(str(bundle))
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
@@ -320,6 +322,15 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="full"):
         fail()
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("file", b"old")]
+
+
+@pytest.mark.parametrize(
+    ("images", "mebibytes"),
+    [([], 0), ([["a"]], 3), ([["a"], ["a"]], 3), ([["a", "b"], ["b", "c"]], 3 + 30 + 0), ([["c"]], 0)],
+)
+def test_a_layer_takes_disk_once_packed_and_once_unpacked(images, mebibytes):
+    layers = {"a": {"size": 2 << 20, "packed": 1 << 20}, "b": {"size": 20 << 20, "packed": 10 << 20}, "c": {"size": 1, "packed": 1}}
+    assert bundles.needed_mb([{"layers": image} for image in images], layers) == mebibytes
 
 
 def test_too_little_disk_is_said_before(tmp_path):

@@ -8,20 +8,18 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible.errors import AnsibleLookupError
-from ansible_collections.campaign.platform.plugins.lookup import image_plan as image_lookup
+from ansible_collections.campaign.platform.plugins.plugin_utils import images
 
 ROOT = Path(__file__).resolve().parents[3]
 APP = ROOT / "files/app"
-CATALOGUE = yaml.safe_load((ROOT / "roles/images/vars/main.yml").read_text())["__images_catalogue"]
+CATALOGUE = yaml.safe_load((ROOT / "roles/images/vars/main/catalogue.yml").read_text())["__images_catalogue"]
 OF_THE_APPLICATION = {key for key, definition in CATALOGUE.items() if definition.get("context") == "app"}
 SERVICES = {"api", "rules-engine", "scheduler"}
 
 
 def references(files: Path, catalogue=CATALOGUE) -> dict[str, str]:
-    image_lookup._digests.clear()
-    plan = image_lookup.image_plan(catalogue, str(files), "build", "p/", "", {}, "1", {})
-    return {key: image["reference"] for key, image in plan.items()}
+    planner = images.Planner(images.catalogue_of(catalogue, str(files), {}, None), images.Naming("p/"))
+    return {key: image["reference"] for key, image in planner.plan("build").items()}
 
 
 @pytest.fixture
@@ -114,5 +112,5 @@ def test_a_source_that_gives_nothing_is_named(files, source, message):
     (files / "app/packages/api/dist").mkdir()
     (files / "app/packages/api/dist/main.mjs").write_text("")
     catalogue = {**CATALOGUE, "api": {**CATALOGUE["api"], "sources": ["tsconfig.json", source]}}
-    with pytest.raises(AnsibleLookupError, match=message):
+    with pytest.raises(images.ImageError, match=message):
         references(files, catalogue)

@@ -411,6 +411,8 @@ def test_a_port_that_the_service_does_not_publish_is_not_its_affair(engine, veri
     with socket.create_server(("0.0.0.0", 0)) as server:
         published(engine, port)
         assert got(verify(tcp(server.getsockname()[1], expect="loopback"))) == []
+        engine.containers["api"]["NetworkSettings"]["Ports"] = None
+        assert got(verify(tcp(server.getsockname()[1], expect="loopback"))) == []
 
 
 def test_a_host_that_does_not_tell_its_addresses_proves_nothing(engine, verify, monkeypatch):

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a release is made of when an inventory brings entries of its own."""
+
+import hashlib
+import hmac
+import json
+import re
+from collections.abc import Mapping
+
+import pytest
+import yaml
+from ansible_collections.campaign.platform.plugins.plugin_utils import release
+from ansible_collections.campaign.platform.plugins.plugin_utils.release import BACKEND, config_files, generation, ordered, secret_files
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError
+from program import IMAGES, SECRET, build, declare, problems_of, release_files, secret_names, secret_texts, summary, trusted
+
+POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::{{ setting.S3_BUCKET }}/mail/*"]}]}
+MAILER = {
+    "images": {"mailer": {"context": "/srv/mailer", "parents": {"NODE_IMAGE": "node"}}},
+    "needs": {"mailer": {"postgres": "mailer", "redis": "mailer", "s3": "mailer"}, "mailer-migrate": {"postgres": "mailer"}},
+    "logins": {
+        "postgres": {"mailer": {"schema": "mailer", "grants": ["SELECT ON TABLE campaigns"]}},
+        "redis": {"mailer": {"acl": "resetchannels -@all +ping ~mailer:* +get"}},
+        "s3": {"mailer": {"policy": POLICY}},
+    },
+    "settings": {
+        "MAILER_FROM": {"pattern": "[^@ ]+@[^@ ]+", "hint": "an e-mail address", "default": "campaign@example.com"},
+        "MAILER_PORT": {"minimum": 1, "maximum": 65535, "hint": "a TCP port, 1 to 65535", "default": 28025},
+    },
+    "secrets": {"mailer": ["mailer_token"]},
+    "configs": {"mailer": {"/etc/mailer/mailer.json": {"content": '{"from": "{{ setting.MAILER_FROM }}"}'}}},
+    "jobs": {"mailer-migrate": {}},
+    "base": {
+        "services": {
+            "mailer": {"image": "{{ image.mailer }}", "user": "10005:10005", "healthcheck": {"test": "{{ node_get + ['http://127.0.0.1:8025/'] }}", "retries": 9}},
+            "mailer-migrate": {"image": "{{ image.mailer }}", "user": "10005:10005", "command": ["migrate"]},
+        },
+        "volumes": {"mailer-data": {}},
+    },
+    "dev": {"services": {"mailer": {"networks": ["published-network"], "ports": ["127.0.0.1:${MAILER_PORT:?}:8025"]}}, "networks": {"published-network": {}}},
+    "checks": {
+        "health": {"kind": "http", "port": 8025, "path": "/health"},
+        "published": {"kind": "tcp", "address": "127.0.0.1", "port": "{{ setting.MAILER_PORT }}", "when": "{{ variant == 'local' }}"},
+    },
+}
+LOCAL, PROD = {"stack_variant": "local"}, {"stack_variant": "prod"}
+WITH_MAILER = {"stack_services": {"mailer": MAILER}}
+CA = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+
+
+def released(given: Mapping, *images: str):
+    """Return the base, the override, and all texts of a release."""
+    texts = release_files(build(given, images))
+    override = next(text for name, text in texts.items() if re.fullmatch(r"docker-compose\.\w+\.yml", name))
+    base, override = yaml.safe_load(texts["docker-compose.yml"]), yaml.safe_load(override)
+    return base, override, texts
+
+
+@pytest.fixture(scope="module", params=["local", "prod"])
+def mailer(request):
+    return request.param, *released({"stack_variant": request.param, **WITH_MAILER}, "mailer")
+
+
+def test_a_service_has_what_its_entry_says(mailer):
+    variant, base, override, texts = mailer
+    service = base["services"]["mailer"]
+    assert service["image"] == "campaign/mailer:golden"
+    assert service["user"] == "10005:10005"
+    assert service["healthcheck"]["test"][:3] == ["CMD", "node", "-e"]
+    assert base["volumes"]["mailer-data"] == {}
+    env = texts[".env"].splitlines()
+    assert 'MAILER_FROM="campaign@example.com"' in env
+    assert 'MAILER_PORT="28025"' in env
+    assert texts["mailer.json"] == '{"from": "campaign@example.com"}'
+    (mount,) = service["volumes"]
+    assert (mount["target"], mount["read_only"], mount["bind"]) == ("/etc/mailer/mailer.json", True, {"create_host_path": False})
+    if variant == "local":
+        assert override["services"]["mailer"] == {"ports": ["127.0.0.1:${MAILER_PORT:?}:8025"], "networks": ["published-network"]}
+
+
+def test_a_service_has_what_all_have_without_saying_so(mailer):
+    variant, base, override, _texts = mailer
+    for name in ("mailer", "mailer-migrate"):
+        service, other = base["services"][name], base["services"]["scheduler"]
+        for key in ("init", "read_only", "tmpfs", "cap_drop", "security_opt", "stop_grace_period", "pids_limit", "ulimits", "logging"):
+            assert service[key] == other[key], key
+        assert service["networks"] == [BACKEND]
+        assert service["restart"] == ("no" if name == "mailer-migrate" else "unless-stopped")
+    assert base["services"]["mailer"]["healthcheck"] | {"test": []} == {"interval": "5s", "timeout": "5s", "retries": 9, "start_period": "60s", "test": []}
+    if variant == "prod":
+        for name in ("mailer", "mailer-migrate"):
+            assert override["services"][name] == {
+                "cpu_shares": 512,
+                "memswap_limit": "384m",
+                "deploy": {"resources": {"limits": {"cpus": "0.5", "memory": "384m", "pids": 512}, "reservations": {"memory": "64m"}}},
+            }
+    else:
+        assert "mailer-migrate" not in override["services"]
+
+
+def test_a_job_is_not_part_of_up_and_waits_for_its_login(mailer):
+    _variant, base, _override, texts = mailer
+    services, manifest = base["services"], json.loads(texts["manifest.json"])
+    assert services["mailer-migrate"]["profiles"] == ["job"]
+    assert services["mailer-migrate"]["depends_on"] == {"postgres-bootstrap": {"condition": "service_completed_successfully"}}
+    assert set(manifest["jobs"]) == {"api-migrate", "mailer-migrate", "minio-bootstrap", "postgres-bootstrap", "postgres-grants"}
+    # Migrations go forward only; what gives logins back is run again by a deploy that failed.
+    assert manifest["restoring_jobs"] == ["minio-bootstrap", "postgres-bootstrap", "postgres-grants"]
+    assert "mailer" in manifest["services"]
+    assert "mailer-migrate" not in manifest["services"]
+    assert set(services["postgres-grants"]["depends_on"]) == set(manifest["jobs"]) - {"postgres-grants"}
+
+
+def test_what_signs_in_waits_and_has_its_credentials_in_files(mailer):
+    _variant, base, _override, texts = mailer
+    service = base["services"]["mailer"]
+    assert service["depends_on"] == {name: {"condition": "service_healthy"} for name in ("postgres", "redis", "minio")}
+    files = {secret["target"]: texts[f"secrets/mailer_{secret['target']}"].strip() for secret in service["secrets"]}
+    assert files == {
+        "database_url": f"postgres://campaign_mailer_login:postgres_mailer_password{SECRET}@postgres:5432/campaign_db",
+        "redis_url": f"redis://mailer:redis_mailer_password{SECRET}@redis:6379",
+        "s3_access_key": f"s3_mailer_access_key{SECRET}",
+        "s3_secret_key": f"s3_mailer_secret_key{SECRET}",
+        "mailer_token": f"mailer_token{SECRET}".rjust(32, "-"),
+    }
+
+
+def test_the_servers_know_the_login_and_what_it_may(mailer):
+    _variant, base, _override, texts = mailer
+    sql, grants, acl = (texts[f"secrets/{name}"] for name in ("postgres-bootstrap_bootstrap_sql", "postgres-grants_grants_sql", "redis_redis_acl"))
+    assert 'ALTER ROLE "campaign_mailer_login" WITH NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;' in sql
+    assert 'GRANT "campaign_mailer" TO "campaign_mailer_login";' in sql
+    assert 'CREATE SCHEMA IF NOT EXISTS "mailer";\nGRANT USAGE, CREATE ON SCHEMA "mailer" TO "campaign_mailer";' in sql
+    assert re.findall(r"^GRANT .*$", grants, re.MULTILINE) == ['GRANT SELECT ON TABLE campaigns TO "campaign_mailer";']
+    assert re.search(r"^user mailer on #[0-9a-f]{64} resetchannels -@all \+ping ~mailer:\* \+get$", acl, re.MULTILINE)
+    statement = json.loads(texts["policy-mailer.json"])["Statement"][0]
+    assert statement["Resource"] == ["arn:aws:s3:::campaign-assets/mail/*"]
+    assert texts["secrets/minio-bootstrap_mailer_credentials"] == f"s3_mailer_access_key{SECRET}\ns3_mailer_secret_key{SECRET}\n"
+    assert "mc admin policy create stack campaign-mailer /etc/campaign/policy-mailer.json" in texts["bootstrap.sh"]
+    assert "/etc/campaign/policy-mailer.json" in [volume["target"] for volume in base["services"]["minio-bootstrap"]["volumes"]]
+
+
+def test_the_checks_of_a_service_are_asked(mailer):
+    variant, _base, _override, texts = mailer
+    checks = [check for check in json.loads(texts["manifest.json"])["checks"] if check["service"] == "mailer"]
+    assert checks[0] == {"service": "mailer", "name": "health", "kind": "http", "port": 8025, "path": "/health"}
+    assert [check["name"] for check in checks] == ["health", "published"] if variant == "local" else ["health"]
+    if variant == "local":
+        assert (checks[1]["port"], "when" in checks[1]) == ("28025", False)
+
+
+def test_other_roles_know_the_images_and_ports_of_a_service():
+    given = {**LOCAL, **WITH_MAILER, "stack_secrets": {name: f"{name}-given" for name in secret_names(WITH_MAILER["stack_services"])}}
+    found = summary(given)
+    assert "mailer" in found["images"]
+    assert found["image_definitions"] == {"mailer": MAILER["images"]["mailer"]}
+    assert {"address": "127.0.0.1", "port": 28025} in found["ports"]
+    assert found["images"] == sorted(found["images"])
+    without = summary({**LOCAL, "stack_secrets": {name: f"{name}-given" for name in secret_names()}})
+    assert set(found["images"]) - set(without["images"]) == {"mailer"}
+    assert without["image_definitions"] == {}
+
+
+@pytest.mark.parametrize("kind", ["postgres", "redis", "s3"])
+def test_a_service_reaches_a_server_outside(kind):
+    server = {"endpoint": "https://s3.example.com", "path_style": False} if kind == "s3" else {"host": "x.example.com"}
+    base, _override, texts = released({**PROD, **WITH_MAILER, f"stack_{kind}_external": {**server, "ca": CA}}, "mailer")
+    service = base["services"]["mailer"]
+    # It still reaches the stack's own servers.
+    assert service["networks"] == [BACKEND, "egress-network"]
+    assert set(service["depends_on"]) == {"postgres", "redis", "minio"} - {"minio" if kind == "s3" else kind}
+    assert service["environment"]["NODE_EXTRA_CA_CERTS"] == "/etc/campaign/external-ca.pem"
+    assert service["environment"].get("S3_PATH_STYLE") == ("false" if kind == "s3" else None)
+    assert texts["external-ca.pem"] == CA
+    assert base["networks"]["egress-network"] == {}
+
+
+def test_a_service_with_a_reference_of_its_own_has_an_image_of_its_name():
+    entry = {"base": {"services": {"mailer": {"image": "registry.example.com/mailer:1.0.0", "user": "1:1"}}}}
+    given = {**PROD, "stack_services": {"mailer": entry}}
+    found = summary(given | {"stack_secrets": {name: f"{name[::-1]}-that-is-given-and-long" for name in secret_names()}})
+    assert found["image_definitions"] == {"mailer": {"upstream": "registry.example.com/mailer:1.0.0"}}
+    assert "mailer" in found["images"]
+    base, _override, texts = released(given, "mailer")
+    # What was resolved for it, such as a digest.
+    assert base["services"]["mailer"]["image"] == "campaign/mailer:golden"
+    assert json.loads(texts["manifest.json"])["images"]["mailer"] == "campaign/mailer:golden"
+
+
+def test_a_service_of_the_stack_is_changed_in_place():
+    changed = {"base": {"services": {"api": {"environment": {"MAILER_URL": "http://mailer:8025"}, "labels": {"com.example.team": "campaigns"}}}}}
+    before, override_before, _texts = released(PROD)
+    after, override_after, _texts = released({**PROD, "stack_services": {"api": changed}})
+    api = before["services"]["api"]
+    api["environment"]["MAILER_URL"], api["labels"] = "http://mailer:8025", {"com.example.team": "campaigns"}
+    assert (after, override_after) == (before, override_before)
+
+
+def test_a_check_is_taken_out_by_its_name():
+    def checks(given):
+        return [(check["service"], check["name"]) for check in build(given)["manifest"]["checks"]]
+
+    before, after = checks(PROD), checks({**PROD, "stack_services": {"frontend": {"checks": {"a page of the application": None}}}})
+    assert [check for check in before if check not in after] == [("frontend", "a page of the application")]
+    assert len(before) == len(after) + 1
+
+
+def test_a_service_is_taken_out_with_everything_that_is_its_own():
+    base, override, texts = released({**LOCAL, "stack_services": {"scheduler": None}})
+    assert "scheduler" not in base["services"]
+    assert "scheduler" not in override.get("services", {})
+    for name in (".env", "secrets/postgres-bootstrap_bootstrap_sql", "secrets/redis_redis_acl", "manifest.json"):
+        assert "scheduler" not in texts[name].lower(), name
+
+
+def test_what_an_entry_loosens_is_in_the_manifest():
+    body = {"image": "x:1", "user": "0:0", "read_only": False, "cap_add": ["NET_ADMIN"], "security_opt": [], "network_mode": "host", "pids_limit": 1}
+    plan = build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": body}}}}}, ["mailer"])
+    assert plan["manifest"]["loosened"] == {"mailer": ["cap_add", "network_mode", "pids_limit", "read_only", "security_opt", "user"]}
+    compose = yaml.safe_load(plan["files"][0]["content"])
+    assert "networks" not in compose["services"]["mailer"]
+    body = {"image": "x:1", "user": "10005:10005", "environment": {"A": "b"}}
+    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": body}}}}}, ["mailer"])["manifest"]["loosened"] == {}
+    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": {"image": "x:1"}}}}}}, ["mailer"])["manifest"]["loosened"] == {"mailer": ["user"]}
+
+
+@pytest.mark.parametrize("limits", [{"deploy": {"replicas": 1}}, {"deploy": {}}])
+def test_a_service_s_own_limits_are_its_limits(limits):
+    body = {"image": "x:1", "user": "1:1"}
+    for layers in ({"base": {"services": {"mailer": body | limits}}}, {"base": {"services": {"mailer": body}}, "prod": {"services": {"mailer": limits}}}):
+        base, override, _texts = released({**PROD, "stack_services": {"mailer": layers}}, "mailer")
+        merged = {**base["services"]["mailer"], **override["services"].get("mailer", {})}
+        assert merged["deploy"] == limits["deploy"]
+        assert "memswap_limit" not in merged
+
+
+def test_a_service_of_one_variant_is_whole():
+    entry = {"base": {"services": {"mailer": {"image": "x:1", "user": "1:1"}}}, "dev": {"services": {"mail-ui": {"image": "y:1", "user": "1:1", "ports": ["127.0.0.1:28026:80"]}}}}
+    given = {**LOCAL, "stack_services": {"mailer": entry}}
+    _base, override, texts = released(given, "mailer", "mail-ui")
+    service = override["services"]["mail-ui"]
+    assert (service["image"], service["networks"], service["read_only"], service["cap_drop"]) == ("campaign/mail-ui:golden", [BACKEND], True, ["ALL"])
+    assert json.loads(texts["manifest.json"])["loosened"] == {}
+    base, override, _texts = released({**PROD, "stack_services": {"mailer": entry}}, "mailer")
+    assert "mail-ui" not in {**base["services"], **override["services"]}
+
+
+def body(**keys):
+    return {"base": {"services": {"mailer": {"image": "x:1", "user": "1:1", **keys}}}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        (body(image=None), "stack_services.mailer: the container mailer has no image. Give it one: image: '{{ image.KEY }}' with KEY in images, or a reference."),
+        (body(depends_on={"postgrs": {"condition": "service_healthy"}}), "stack_services.mailer: the container mailer depends on postgrs, which is not there. Did you mean postgres?"),
+        (body(depends_on=["postgrs"]), "stack_services.mailer: the container mailer depends on postgrs, which is not there. Did you mean postgres?"),
+        ({**body(user="node"), "secrets": {"mailer": ["jwt_secret"]}}, "stack_services.mailer: the container mailer reads secret files, so it needs a numeric user, such as user: '10001:10001'."),
+        ({**body(), "secrets": {"mailr": ["jwt_secret"]}}, "stack_services.mailer.secrets.mailr: the entry has no such container. Did you mean mailer?"),
+        ({**body(), "configs": {"mailr": {"/a": {"content": "x"}}}}, "stack_services.mailer.configs.mailr: the entry has no such container. Did you mean mailer?"),
+        ({**body(), "jobs": {"mailr": {}}}, "stack_services.mailer.jobs.mailr: the entry has no such container. Did you mean mailer?"),
+        ({"base": {"services": {"mail-1": {"image": "x:1"}}}, "checks": {"a": {"kind": "tcp", "port": 1}}}, "stack_services.mailer.checks.a: there is no service mailer. Name one with service."),
+        (body(ports=["127.0.0.1:8080:80"]), "FRONTEND_PORT and port 8080 of mailer are the same port. Give each its own, here or as stack_frontend_port and the like."),
+        (body(environment={"A": "{{ nowhere }}"}), "stack_services.mailer cannot be used: it refers to nowhere, which is not defined. Define that, or correct the name."),
+        ({**body(), "configs": {"mailer": {"/a": {"template": "/nowhere/a.j2"}}}}, "stack_services.mailer cannot be used: /nowhere/a.j2 cannot be read (No such file or directory)."),
+        ({**body(), "logins": {"redis": {"mailer": {"acl": "{{ nowhere }}"}}}}, "stack_services.mailer.logins.redis.mailer cannot be used: it refers to nowhere, which is not defined. Define that, or correct the name."),
+        ({**body(), "logins": {"s3": {"mailer": {"policy": {"template": "/nowhere/a.j2"}}}}}, "stack_services.mailer.logins.s3.mailer cannot be used: /nowhere/a.j2 cannot be read (No such file or directory)."),
+    ],
+)
+def test_what_rendering_an_entry_shows_to_be_wrong_is_told(entry, told):
+    services = {"mailer": entry}
+    assert problems_of({**LOCAL, "stack_services": services, "stack_secrets": {name: f"{name}-given" for name in secret_names(services)}}) == [told]
+
+
+def test_a_release_is_not_built_from_what_is_wrong():
+    given = {**LOCAL, "stack_services": {"mailer": body(environment={"A": "{{ nowhere }}"})}, "stack_secrets": {name: f"{name}-given" for name in secret_names()}}
+    declared, renderer, problems = declare(given)
+    assert problems == []
+    with pytest.raises(TextError, match="it refers to nowhere"):
+        release.build(declared, renderer, {key: f"{key}:1" for key in [*IMAGES, "mailer"]})
+
+
+def test_the_same_inputs_give_the_same_release_and_others_another():
+    assert build(PROD)["release"] == build(PROD)["release"]
+    assert re.fullmatch("[0-9a-f]{12}", build(PROD)["release"])
+    releases = [
+        build(given)["release"]
+        for given in (PROD, LOCAL, PROD | {"stack_log_level": "warn"}, PROD | {"stack_secrets": {"jwt_secret": "another-secret-of-more-than-32-characters"}})
+    ]
+    assert len(set(releases)) == len(releases)
+    # Where the stack lies is not what it is.
+    assert build(PROD | {"stack_keep_releases": 9})["release"] == build(PROD)["release"]
+
+
+def test_a_changed_value_recreates_its_consumers_and_nobody_else():
+    def sources(**secrets):
+        compose = yaml.safe_load(build(PROD | {"stack_secrets": secrets})["files"][0]["content"])
+        return {name: [secret["source"] for secret in service.get("secrets", [])] for name, service in compose["services"].items()}
+
+    before, after = sources(), sources(redis_scheduler_password="another-value-of-this-password")
+    assert {name for name in before if before[name] != after[name]} == {"scheduler", "redis"}
+    assert sources() == before
+    # Under another key all names are others, so that none of them can be guessed at.
+    other = sources(generation_key="another-key-of-more-than-32-characters")
+    assert all(not set(before[name]) & set(other[name]) for name in before if before[name])
+
+
+def test_a_generation_depends_on_every_part_and_on_the_key():
+    base = generation("key", "api", "jwt", "value")
+    assert re.fullmatch("[0-9a-f]{12}", base)
+    others = [("k", "api", "jwt", "value"), ("key", "ap", "ijwt", "value"), ("key", "api", "jwtv", "alue"), ("key", "api", "jwt", "value "), ("key", "b", "jwt", "value")]
+    assert len({base, *(generation(*parts) for parts in others)}) == len(others) + 1
+    # HMAC-SHA-256 of RFC 2104, so that whoever has the name cannot try values without the key.
+    assert base == hmac.new(b"key", b"3:api3:jwt5:value", hashlib.sha256).hexdigest()[:12]
+
+
+def test_a_secret_file_belongs_to_its_consumer():
+    files = secret_files({"api": {"jwt": "v"}, "empty": {}}, {"api": {"user": "10001:10002"}}, "key", "/opt/x/secrets")
+    name = f"api_jwt_{generation('key', 'api', 'jwt', 'v')}"
+    assert files == [{"consumer": "api", "target": "jwt", "source": name, "path": f"/opt/x/secrets/{name}", "uid": 10001, "gid": 10002, "content": "v"}]
+    for user in ({}, {"user": "node"}, {"user": "1000"}, {"user": "1:1:1"}):
+        with pytest.raises(TextError, match="The service api takes secrets, so it needs a numeric user"):
+            secret_files({"api": {"jwt": "s3cret"}}, {"api": user}, "key", "/x")
+
+
+def test_secret_files_of_the_stack_belong_to_the_users_of_the_images():
+    owners = {secret["path"].rpartition("/")[2].partition("_")[0]: (secret["uid"], secret["gid"]) for secret in build(PROD)["secrets"]}
+    assert owners == {
+        "api": (10001, 10001),
+        "api-migrate": (10001, 10001),
+        "rules-engine": (10002, 10002),
+        "scheduler": (10003, 10003),
+        "redis": (999, 1000),
+        "postgres": (999, 999),
+        "postgres-bootstrap": (999, 999),
+        "minio": (1000, 1000),
+        "minio-bootstrap": (1000, 1000),
+    }
+
+
+def test_a_config_file_has_a_name_of_its_content():
+    one, two = config_files({"api": {"/etc/a.conf": "one"}, "b": {"/etc/x/a.conf": "two"}}, "/opt/x")
+    assert re.fullmatch(r"config/[0-9a-f]{12}/a\.conf", one["path"])
+    assert one["source"] == f"/opt/x/{one['path']}"
+    assert one["path"] != two["path"]
+    assert config_files({"c": {"/a.conf": "one"}}, "/")[0]["path"] == one["path"]
+
+
+def test_a_compose_file_is_in_the_order_of_a_reader():
+    given = {"services": {"a": {"logging": {}, "weird": 1, "restart": "no", "user": "1:1", "image": "x"}}, "networks": {}, "volumes": {}}
+    assert list(ordered(given)) == ["networks", "services", "volumes"]
+    assert list(ordered(given)["services"]["a"]) == ["image", "user", "weird", "restart", "logging"]
+    assert ordered(given) == given
+
+
+def test_a_text_that_no_container_can_be_given_is_refused():
+    body = {"base": {"services": {"api": {"environment": {"A": "a\0b"}}}}}
+    (problem,) = problems_of({**LOCAL, "stack_services": {"api": body}, "stack_secrets": {name: f"{name}-given" for name in secret_names()}})
+    assert problem.startswith("stack_services: services.api.environment.A holds a NUL byte")
+
+
+def test_expressions_of_an_inventory_use_its_own_variables():
+    given = {**LOCAL, "stack_services": {"api": {"base": {"services": {"api": {"environment": {"TEAM": "{{ team }}"}}}}}}, "team": "campaigns"}
+    base, _override, _texts = released(trusted(given))
+    assert base["services"]["api"]["environment"]["TEAM"] == "campaigns"
+
+
+def test_no_secret_file_is_empty():
+    assert [name for name, text in secret_texts(build(PROD | WITH_MAILER, ["mailer"])).items() if not text.strip()] == []

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What may stand in an entry of the catalogue, and how an inventory's entries change it."""
+
+import pytest
+from ansible_collections.campaign.platform.plugins.plugin_utils import catalogue
+from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import (
+    added_problems,
+    combine,
+    containers_of,
+    entry_problems,
+    merge,
+    owner_problems,
+)
+from program import tables
+
+SERVICE = {"base": {"services": {"mailer": {"image": "x"}}}}
+
+
+def entry(**keys):
+    return SERVICE | keys
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        # Keys of the entry.
+        (None, "s.m must be a mapping, or empty to take the service out."),
+        ("text", "s.m must be a mapping, or empty to take the service out."),
+        (entry(secret={}), "s.m.secret is not known. Did you mean secrets?"),
+        (entry(ports=[1]), "s.m.ports is not known."),
+        (entry(base=[]), "s.m.base must be a mapping."),
+        (entry(checks=[]), "s.m.checks must be a mapping."),
+        (entry(when=[]), "s.m.when must be a condition."),
+        (entry(replaced_by={}), "s.m.replaced_by must be the name of a variable."),
+        # Compose fragments.
+        (entry(dev={"service": {}}), "s.m.dev.service is not known. Did you mean services?"),
+        (entry(dev={"secrets": {}}), "s.m.dev.secrets is not known."),
+        (entry(dev={"services": ["mailer"]}), "s.m.dev.services must be a mapping."),
+        (entry(dev={"services": {"Mailer": {}}}), "s.m.dev.services: a service's name is made of a-z, 0-9 and -"),
+        (entry(dev={"services": {"m" * 42: {}}}), "has at most 41 characters"),
+        (entry(dev={"services": {"mailer": []}}), "s.m.dev.services.mailer must be a mapping."),
+        (entry(prod={"services": {"mailer": {"imge": "x"}}}), "s.m.prod.services.mailer.imge is not known. Did you mean image?"),
+        *[
+            (entry(base={"services": {"mailer": {key: {}}}}), f"s.m.base.services.mailer.{key} is not known.")
+            # A release builds nothing and is complete by itself.
+            for key in ("build", "extends", "develop", "provider")
+        ],
+        # Images.
+        (entry(images={"mailer": "x"}), "s.m.images.mailer must be a mapping."),
+        (entry(images={"mailer": {"contex": "."}}), "s.m.images.mailer.contex is not known. Did you mean context?"),
+        # Servers and logins.
+        (entry(needs={"mailer": ["postgres"]}), "s.m.needs.mailer must be a mapping."),
+        (entry(needs={"mailer": {"mysql": "mailer"}}), "s.m.needs.mailer.mysql is not a server. Known are postgres, redis, s3."),
+        (entry(logins={"mysql": {}}), "s.m.logins.mysql is not a server. Known are postgres, redis, s3."),
+        (entry(logins={"postgres": ["mailer"]}), "s.m.logins.postgres must be a mapping."),
+        (entry(logins={"postgres": {"Mailer": {}}}), "s.m.logins.postgres: a login's name is made of a-z, 0-9 and -"),
+        (entry(logins={"postgres": {"mailer": "x"}}), "s.m.logins.postgres.mailer must be a mapping."),
+        (entry(logins={"postgres": {"mailer": {"acl": "x"}}}), "s.m.logins.postgres.mailer.acl is not known."),
+        (entry(logins={"postgres": {"mailer": {"grant": []}}}), "s.m.logins.postgres.mailer.grant is not known. Did you mean grants?"),
+        (entry(logins={"redis": {"mailer": {"acl": "x", "role": "y"}}}), "s.m.logins.redis.mailer.role is not known."),
+        (entry(logins={"redis": {"mailer": {}}}), "s.m.logins.redis.mailer.acl is missing. Say what the login may do."),
+        (entry(logins={"redis": {"mailer": None}}), "s.m.logins.redis.mailer.acl is missing. Say what the login may do."),
+        (entry(logins={"redis": {"mailer": {"acl": None}}}), "s.m.logins.redis.mailer.acl is missing. Say what the login may do."),
+        (entry(logins={"s3": {"mailer": {}}}), "s.m.logins.s3.mailer.policy is missing. Say what the login may do."),
+        (entry(logins={"s3": {"mailer": {"policy": {"template": "x"}, "user": "y"}}}), "s.m.logins.s3.mailer.user is not known."),
+        (entry(logins={"s3": {"mailer": {"policy": "x"}}}), "s.m.logins.s3.mailer.policy must be an IAM policy with Statement"),
+        (entry(logins={"s3": {"mailer": {"policy": {"statement": []}}}}), "s.m.logins.s3.mailer.policy must be an IAM policy with Statement"),
+        # Settings.
+        (entry(settings={"MAILER_FROM": "x"}), "s.m.settings.MAILER_FROM must be a mapping."),
+        (entry(settings={"mailer_from": {"pattern": ".", "hint": "x"}}), "s.m.settings.mailer_from: a setting's name is made of A-Z, 0-9 and _."),
+        (entry(settings={"A": {"pattern": "."}}), "s.m.settings.A.hint is missing."),
+        (entry(settings={"A": {"hint": "x"}}), "s.m.settings.A needs a rule: pattern, or minimum and maximum."),
+        (entry(settings={"A": {"hint": "x", "minimum": 1}}), "s.m.settings.A needs a rule: pattern, or minimum and maximum."),
+        (entry(settings={"A": {"hint": "x", "pattern": ".", "defalt": 1}}), "s.m.settings.A.defalt is not known. Did you mean default?"),
+        # Secret files.
+        (entry(secrets={"mailer": 1}), "s.m.secrets.mailer must be a mapping or a list of names."),
+        (entry(secrets={"mailer": ["a/b"]}), "s.m.secrets.mailer: a secret file's name is made of letters, digits, ., _ and -."),
+        (entry(secrets={"mailer": {"../a": "x"}}), "s.m.secrets.mailer: a secret file's name is made of"),
+        (entry(secrets={"mailer": {"a": {"tempalte": "x"}}}), "s.m.secrets.mailer.a.tempalte is not known. Did you mean template?"),
+        (entry(secrets={"mailer": {"a": 1}}), "s.m.secrets.mailer.a must be a mapping."),
+        # Config files.
+        (entry(configs={"mailer": ["/a"]}), "s.m.configs.mailer must be a mapping of paths in the container."),
+        (entry(configs={"mailer": {"a/b": {"content": "x"}}}), "s.m.configs.mailer: a/b must be an absolute path in the container."),
+        (entry(configs={"mailer": {"/a/": {"content": "x"}}}), "s.m.configs.mailer: /a/ must be an absolute path in the container."),
+        (entry(configs={"mailer": {"/a": {}}}), "s.m.configs.mailer./a needs either template or content."),
+        (entry(configs={"mailer": {"/a": {"content": "x", "template": "y"}}}), "s.m.configs.mailer./a needs either template or content."),
+        (entry(configs={"mailer": {"/a": {"content": "x", "mode": "0444"}}}), "s.m.configs.mailer./a.mode is not known."),
+        (entry(configs={"mailer": {"/a": "x"}}), "s.m.configs.mailer./a must be a mapping."),
+        # Jobs and checks.
+        (entry(jobs={"mailer": {"restore_logins": True}}), "s.m.jobs.mailer.restore_logins is not known. Did you mean restores_logins?"),
+        (entry(jobs={"mailer": "x"}), "s.m.jobs.mailer must be a mapping."),
+        (entry(checks={"health": {}}), "s.m.checks.health.kind must be one of http, probe, tcp, command."),
+        (entry(checks={"health": {"kind": "https"}}), "s.m.checks.health.kind must be one of http, probe, tcp, command."),
+        (entry(checks={"health": {"kind": "http", "prot": 1}}), "s.m.checks.health.prot is not known. Did you mean port?"),
+        (entry(checks={"health": "http"}), "s.m.checks.health must be a mapping."),
+    ],
+)
+def test_what_is_wrong_with_an_entry_is_told_by_its_path(given, told):
+    problems = list(entry_problems("s.m", given))
+    assert len(problems) == 1, problems
+    assert told in problems[0]
+
+
+def test_everything_that_is_wrong_is_told_at_once():
+    given = {"bse": {}, "settings": {"a": {}}, "dev": {"services": {"x": {"imge": 1}}}}
+    assert len(list(entry_problems("s.m", given))) == 5
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        SERVICE,
+        entry(images={"a": None, "b": {"upstream": "x"}, "c": {"context": ".", "dockerfile": "D", "target": "t", "args": {}, "parents": {}}}),
+        entry(logins={"postgres": {"a": None, "b": {"user": "u", "password": "p", "role": "r", "schema": "s", "grants": ["x"], "admin": True}}}),
+        entry(logins={"redis": {"a": {"acl": "x"}}, "s3": {"a": {"policy": {"Statement": []}}, "b": {"policy": {"template": "x"}}}}),
+        entry(settings={"A": {"minimum": 1, "maximum": 2, "hint": "x"}, "B": {"pattern": ".", "hint": "x", "default": "y"}, "C": None}),
+        entry(secrets={"a": ["x"], "b": {"x": None, "y": "{{ secret.y }}", "z": {"strong": 32}}, "c": "{{ ['x'] }}"}),
+        entry(configs={"a": {"/x/y.conf": {"content": "x", "when": "{{ tls }}"}, "/z": {"template": "z.j2"}}, "b": "{{ {} }}"}),
+        entry(jobs={"a": None, "b": {"restores_logins": True}}),
+        entry(checks={"a check in words": {"kind": "tcp", "port": 1}, "gone": None}, when="{{ tls }}", replaced_by="stack_x"),
+        entry(hot_reload={"services": {"a": None, "b": "{{ x }}"}, "volumes": {}, "networks": {}}, tls={}, prod=None),
+    ],
+)
+def test_what_is_right_is_taken(given):
+    assert list(entry_problems("s.m", given)) == []
+
+
+def test_the_collection_s_own_entries_are_right_and_own_what_they_name():
+    services = tables().services
+    problems = [problem for name, own in services.items() for problem in entry_problems(name, own)]
+    # Names that belong to the collection's own logins are for its own rules.
+    assert [problem for problem in problems if "POSTGRES_USER.reserved is not known" not in problem] == []
+    assert list(owner_problems(services, "s", {})) == []
+    assert {key for own in services.values() for key in own} == set(catalogue.KEYS) - {"images"}
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ({"Mailer": SERVICE}, ["s: an entry's name is made of a-z, 0-9 and -, begins with a letter and has at most 41 characters."]),
+        ({"schedular": None}, ["s.schedular is empty, which takes a service out, but there is none of that name. Did you mean scheduler?"]),
+        ({"mailer": {}}, ["s.mailer.base.services is missing. A new service needs at least one container there. Known are"]),
+        ({"schedular": {"base": {}}}, ["s.schedular.base.services is missing. A new service needs at least one container there. Did you mean scheduler?"]),
+        ({"mailer": entry(bse={}), "scheduler": {"bse": {}}}, ["s.mailer.bse is not known.", "s.scheduler.bse is not known."]),
+        ({"scheduler": None, "api": {"checks": {"ready": None}}, "mailer": SERVICE}, []),
+    ],
+)
+def test_what_is_wrong_with_added_entries_is_told(added, told):
+    problems = list(added_problems(added, tables().services, "s"))
+    assert len(problems) == len(told), problems
+    assert [problem for problem, start in zip(problems, told, strict=True) if not problem.startswith(start)] == []
+
+
+ONE = {"base": {"services": {"one": {}}}, "logins": {"redis": {"one": {"acl": "x"}}}, "images": {"one": {}}}
+
+
+@pytest.mark.parametrize(
+    ("added", "told"),
+    [
+        ({"base": {"services": {"two": {}}}}, []),
+        ({"dev": {"services": {"one": {}}}}, ["s.two: the container one belongs to the entry one. Change it there, or choose another name."]),
+        ({"logins": {"redis": {"one": {}}}}, ["s.two: the login one at redis belongs to the entry one. Change it there, or choose another name."]),
+        ({"logins": {"postgres": {"one": {}}}}, []),
+        ({"images": {"one": {}}}, ["s.two: the image one belongs to the entry one. Change it there, or choose another name."]),
+    ],
+)
+def test_two_entries_do_not_own_the_same(added, told):
+    assert list(owner_problems({"one": ONE, "two": added}, "s", {"two": added})) == told
+    # It is the inventory's entry that is told, wherever it stands.
+    assert list(owner_problems({"two": added, "one": ONE}, "s", {"two": added})) == told
+
+
+def test_the_containers_of_an_entry_are_those_of_all_layers():
+    given = {layer: {"services": {layer.replace("_", "-"): {}}} for layer in catalogue.LAYERS}
+    assert containers_of(given) == {"base", "dev", "prod", "hot-reload", "tls"}
+    assert containers_of({"base": None, "dev": {}}) == set()
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "merged"),
+    [
+        ({"a": 1, "b": 1}, {"b": 2, "c": 3}, {"a": 1, "b": 2, "c": 3}),
+        ({"a": {"b": {"c": 1}}}, {"a": {"b": {"d": 2}}}, {"a": {"b": {"c": 1, "d": 2}}}),
+        ({"ports": ["1"]}, {"ports": ["2"]}, {"ports": ["1", "2"]}),
+        ({"networks": ["a", "b"]}, {"networks": ["b", "c"]}, {"networks": ["a", "b", "c"]}),
+        ({"command": ["a", "b"]}, {"command": ["c"]}, {"command": ["c"]}),
+        ({"entrypoint": ["a"]}, {"entrypoint": []}, {"entrypoint": []}),
+        ({"healthcheck": {"test": ["a"], "retries": 1}}, {"healthcheck": {"test": ["b"]}}, {"healthcheck": {"test": ["b"], "retries": 1}}),
+        ({"command": "a"}, {"command": ["b"]}, {"command": ["b"]}),
+        ({"read_only": True}, {"read_only": False}, {"read_only": False}),
+        # What Compose takes as a list too.
+        ({"networks": {"a": {"aliases": ["x"]}}}, {"networks": ["b"]}, {"networks": {"a": {"aliases": ["x"]}, "b": None}}),
+        ({"networks": ["a"]}, {"networks": {"b": None}}, {"networks": {"a": None, "b": None}}),
+        (
+            {"depends_on": ["a"]},
+            {"depends_on": {"b": {"condition": "service_healthy"}}},
+            {"depends_on": {"a": {"condition": "service_started"}, "b": {"condition": "service_healthy"}}},
+        ),
+        ({"environment": ["A=1", "B=x=y", "C"]}, {"environment": {"A": "2"}}, {"environment": {"A": "2", "B": "x=y", "C": None}}),
+        ({"environment": {"A": "1"}}, {"environment": ["A=2"]}, {"environment": {"A": "2"}}),
+        ({"labels": ["a=b"]}, {"labels": {"c": "d"}}, {"labels": {"a": "b", "c": "d"}}),
+        ({"extra_hosts": ["h:1.2.3.4"]}, {"extra_hosts": {"i": "::1"}}, {"extra_hosts": {"h": "1.2.3.4", "i": "::1"}}),
+    ],
+)
+def test_fragments_merge_as_compose_merges_files(left, right, merged):
+    before = repr((left, right))
+    assert merge(left, right) == merged
+    assert repr((left, right)) == before
+
+
+BUILT_IN = {
+    "api": {"base": {"services": {"api": {"image": "a", "environment": {"A": "1", "B": "1"}, "networks": ["n"]}}}, "checks": {"one": {"kind": "tcp"}, "two": {}}},
+    "scheduler": {"base": {}},
+}
+
+
+@pytest.mark.parametrize(
+    ("added", "changed"),
+    [
+        ({}, {}),
+        ({"scheduler": None}, {"scheduler": None}),
+        ({"mailer": {"jobs": {"a": None}}}, {"mailer": {"jobs": {"a": None}}}),
+        (
+            {"api": {"base": {"services": {"api": {"environment": {"B": "2", "C": "3"}, "networks": ["m"], "labels": {"x": "y"}}}}}},
+            {
+                "api": {
+                    "base": {"services": {"api": {"image": "a", "environment": {"A": "1", "B": "2", "C": "3"}, "networks": ["n", "m"], "labels": {"x": "y"}}}},
+                    "checks": BUILT_IN["api"]["checks"],
+                }
+            },
+        ),
+        ({"api": {"checks": {"one": None}}}, {"api": {**BUILT_IN["api"], "checks": {"two": {}}}}),
+        ({"api": {"checks": {"one": {"port": 1}}}}, {"api": {**BUILT_IN["api"], "checks": {"one": {"kind": "tcp", "port": 1}, "two": {}}}}),
+        ({"api": {"checks": None}}, {"api": {"base": BUILT_IN["api"]["base"]}}),
+        ({"api": {"base": {"services": {"api": {"environment": {"A": None}}}}}}, {"api": {"base": {"services": {"api": {**BUILT_IN["api"]["base"]["services"]["api"], "environment": {"B": "1"}}}}, "checks": BUILT_IN["api"]["checks"]}}),
+    ],
+)
+def test_an_inventory_s_entries_are_merged_over_the_collection_s(added, changed):
+    before = repr(BUILT_IN)
+    expected = {name: entry for name, entry in (BUILT_IN | changed).items() if entry is not None}
+    assert combine(BUILT_IN, added) == expected
+    assert repr(BUILT_IN) == before
