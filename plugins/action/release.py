@@ -22,7 +22,10 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         arguments = dict(self._task.args)
-        if arguments.get("state", "staged") == "staged" and "plan" not in arguments:
+        staged = arguments.get("state", "staged") == "staged"
+        if staged and (problems := inputs.kept_files_problems()):
+            return {**result, "failed": True, "msg": inputs.told(problems)}
+        if staged and "plan" not in arguments:
             declared, renderer, problems = inputs.declaration_of(variables, self._templar, self._loader, check_mode=self._task.check_mode)
             if declared is None or problems:
                 return {**result, "failed": True, "msg": inputs.told(problems)}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import yaml
+from ansible import constants
 from ansible.errors import AnsibleError
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
@@ -27,6 +28,16 @@ LATER = frozenset(["stack_images", "stack_services"])
 def told(problems: Collection[str], header: str = HEADER) -> str:
     """Return the message of a failed validation."""
     return "\n- ".join([header, *problems])
+
+
+def kept_files_problems() -> list[str]:
+    """Return what is wrong with Ansible's own configuration before a module is given secrets. Pipelining is of no help: keeping files turns it off."""
+    if not constants.DEFAULT_KEEP_REMOTE_FILES:
+        return []
+    return [
+        "ANSIBLE_KEEP_REMOTE_FILES, or keep_remote_files in ansible.cfg, is set: every secret would stay on the host in clear, in the files of Ansible's modules. "
+        "Remove it, or set ANSIBLE_KEEP_REMOTE_FILES=0 for this run."
+    ]
 
 
 @functools.cache

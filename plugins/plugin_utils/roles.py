@@ -33,6 +33,8 @@ def _stack(variables: Mapping[str, Any], templar: Templar, loader: Any, *, with_
     """Return images and ports of the release that the inputs ask for."""
     # Nothing is generated here, because nothing is changed before all inputs of all roles are known to be right.
     declared, renderer, problems = inputs.declaration_of(variables, templar, loader, check_mode=True, with_secrets=with_secrets)
+    if with_secrets:
+        problems = [*inputs.kept_files_problems(), *problems]
     if declared is None or problems:
         return {}, problems
     return release.summary(declared, renderer)
@@ -55,6 +57,8 @@ def _images(variables: Mapping[str, Any], templar: Templar, _loader: Any, **_opt
     """Return the plans of the images by source, and the references that the host has to be asked for."""
     renderer = AnsibleRenderer(templar, variables, variables["role_path"])
     values, problems = _by_rules(variables, renderer)
+    if "images_registry_password" in values:
+        problems = [*inputs.kept_files_problems(), *problems]
     if problems:
         return {}, problems
     built_in = renderer.render(variables["__images_catalogue"], {})
