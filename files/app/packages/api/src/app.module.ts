@@ -8,6 +8,7 @@ import { CampaignsController } from "./campaigns.controller.ts";
 import { Campaigns } from "./campaigns.ts";
 import { ASSETS, LOG, POOL, REDIS, SETTINGS, type Settings, settings } from "./config.ts";
 import { HealthController, ProbeController } from "./health.controller.ts";
+import { LoginLimit } from "./login.limit.ts";
 
 /** What the module makes once and main.ts closes again. */
 export interface Resources {
@@ -43,6 +44,7 @@ export class AppModule {
       controllers: [AuthController, CampaignsController, HealthController, ProbeController],
       providers: [
         Campaigns,
+        LoginLimit,
         SignedIn,
         { provide: SETTINGS, useValue: values },
         { provide: LOG, useValue: log },

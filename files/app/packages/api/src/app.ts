@@ -4,12 +4,13 @@ import { NestFactory } from "@nestjs/core";
 import { FastifyAdapter, type NestFastifyApplication } from "@nestjs/platform-fastify";
 import type { FastifyRequest } from "fastify";
 import { AppModule, type Resources } from "./app.module.ts";
+import { ownNetworks } from "./proxies.ts";
 import { MAXIMUM_ASSET_BYTES, readAsset } from "./upload.ts";
 
 /** The api, ready to listen. */
 export async function createApp(resources: Resources): Promise<NestFastifyApplication> {
   const { settings, log } = resources;
-  const adapter = new FastifyAdapter({ bodyLimit: MAXIMUM_ASSET_BYTES, trustProxy: true });
+  const adapter = new FastifyAdapter({ bodyLimit: MAXIMUM_ASSET_BYTES, trustProxy: ownNetworks() });
   adapter
     .getInstance()
     .addContentTypeParser(/^image\//, (_request: FastifyRequest, body: IncomingMessage) => readAsset(body));

@@ -9,11 +9,13 @@ import {
   Injectable,
   Post,
   UnauthorizedException,
+  UseInterceptors,
 } from "@nestjs/common";
 import { JwtService } from "@nestjs/jwt";
 import type { FastifyRequest } from "fastify";
 import { z } from "zod";
 import { SETTINGS, type Settings } from "./config.ts";
+import { LoginLimit } from "./login.limit.ts";
 import { ZodPipe } from "./zod.pipe.ts";
 
 const credentials = z.object({ username: z.string().max(256), password: z.string().max(4096) });
@@ -35,6 +37,7 @@ export class AuthController {
 
   @Post("login")
   @HttpCode(200)
+  @UseInterceptors(LoginLimit)
   async login(@Body(new ZodPipe(credentials)) { username, password }: z.infer<typeof credentials>) {
     const { OPERATOR_USER, OPERATOR_PASSWORD, JWT_EXPIRATION } = this.settings;
     // Both are compared whatever the first says.

@@ -65,6 +65,44 @@ describe("readiness", () => {
   });
 });
 
+describe("signing in", () => {
+  const PROXY = "127.0.0.1";
+  const attempt = async (password: string, from: string, forwarded?: string) => {
+    const payload = { username: settings.OPERATOR_USER, password };
+    const headers = forwarded === undefined ? {} : { "x-forwarded-for": forwarded };
+    return app.inject({ method: "POST", url: "/api/auth/login", payload, headers, remoteAddress: from });
+  };
+  const right = settings.OPERATOR_PASSWORD;
+
+  it("is refused after ten failures from one address, also with the right password, and from no other", async () => {
+    for (let failures = 0; failures < 10; failures++) {
+      expect((await attempt("wrong", PROXY, "198.51.100.1")).statusCode).toBe(401);
+    }
+    for (const password of ["wrong", right]) {
+      const refused = await attempt(password, PROXY, "198.51.100.1");
+      expect(refused.statusCode).toBe(429);
+      expect(Number(refused.headers["retry-after"])).toBeGreaterThan(0);
+      expect(Number(refused.headers["retry-after"])).toBeLessThanOrEqual(300);
+    }
+    expect((await attempt(right, PROXY, "198.51.100.2")).statusCode).toBe(200);
+  });
+
+  it("can be done again and again", async () => {
+    for (let times = 0; times < 25; times++) expect((await attempt(right, PROXY)).statusCode).toBe(200);
+    for (let failures = 0; failures < 9; failures++) await attempt("wrong", PROXY);
+    expect((await attempt(right, PROXY)).statusCode).toBe(200);
+  });
+
+  it("believes no address that a client claims by itself, or before its proxy's own words", async () => {
+    for (let failures = 0; failures < 10; failures++) {
+      await attempt("wrong", "203.0.113.9", `198.51.100.${failures}`);
+      await attempt("wrong", PROXY, `198.51.100.${failures}, 203.0.113.10`);
+    }
+    expect((await attempt(right, "203.0.113.9", "198.51.100.99")).statusCode).toBe(429);
+    expect((await attempt(right, PROXY, "198.51.100.99, 203.0.113.10")).statusCode).toBe(429);
+  });
+});
+
 const place = [13.4, 52.5];
 const campaign = {
   name: "Berlin",
