@@ -44,7 +44,7 @@ def run(directory: Path, values: dict[str, str], *arguments: str, **variables) -
 
 def test_a_run_shows_no_secret_and_puts_no_module_with_one_on_the_host(tmp_path, values):
     output = run(tmp_path, values, "--check")
-    assert "Stage the release on the host" in output
+    assert "Write the release on the host" in output
     assert "failed=0" in output
     assert '"invocation": {' in output
     assert "canary-" not in output
