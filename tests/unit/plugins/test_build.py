@@ -414,5 +414,13 @@ def test_expressions_of_an_inventory_use_its_own_variables():
     assert base["services"]["api"]["environment"]["TEAM"] == "campaigns"
 
 
+def test_passwords_of_any_characters_reach_the_servers_as_they_are():
+    password = "a'b:c\\d e-and-more-of-it"
+    texts = secret_texts(build(PROD | {"stack_secrets": {"postgres_password": password, "postgres_api_password": f"{password}-2"}}))
+    assert texts["postgres-bootstrap_pgpass"] == "postgres:5432:*:campaign_user:a'b\\:c\\\\d e-and-more-of-it\n"
+    assert "PASSWORD 'a''b:c\\d e-and-more-of-it-2';" in texts["postgres-bootstrap_bootstrap_sql"]
+    assert "a%27b%3Ac%5Cd%20e-and-more-of-it-2@" in texts["api_database_url"]
+
+
 def test_no_secret_file_is_empty():
     assert [name for name, text in secret_texts(build(PROD | WITH_MAILER, ["mailer"])).items() if not text.strip()] == []
