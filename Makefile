@@ -13,7 +13,7 @@ PLAYBOOK := ansible-playbook -i $(INVENTORY)
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify test lint unit golden bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify test lint unit golden mutants bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,9 +36,12 @@ lint: venv-dev ## Run the linters
 unit: venv-dev ## Run the unit tests and the invariants of the repository
 	@tests/run unit
 
-golden: venv-dev ## Write the expected release files anew, to be reviewed as a diff
+golden: venv-dev ## Write the expected release files again, to be reviewed as a diff
 	@rm -rf tests/golden/local tests/golden/prod tests/golden/prod-tls
 	@tests/golden/render tests/golden
+
+mutants: venv-dev ## Make small mistakes on purpose, one at a time, and see that tests notice (ARGS=program for one file of them)
+	@tests/mutants/run $(ARGS)
 
 bench: venv-dev ## Measure, beside bare Docker Compose
 	@tests/bench/run $(ARGS)

@@ -31,7 +31,8 @@ def encrypted(names: list[str], variable: str, vault_secrets: list[tuple[str, An
     vault_id, secret = match_encrypt_secret(vault_secrets, encrypt_vault_id=identity)
     # JSON strings are YAML's double-quoted strings.
     text = f"---\n{variable}:\n" + "".join(f"  {name}: {json.dumps(secrets.token_urlsafe(32))}\n" for name in names)
-    return VaultLib(vault_secrets).encrypt(text, secret=secret, vault_id=None if vault_id == "default" else vault_id).decode()
+    vault: bytes = VaultLib(vault_secrets).encrypt(text, secret=secret, vault_id=None if vault_id == "default" else vault_id)
+    return vault.decode()
 
 
 def write_new(path: str, text: str) -> None:

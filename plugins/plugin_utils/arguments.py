@@ -50,7 +50,7 @@ def _kind(value: object) -> str:
         (Mapping, "a mapping"),
         ((list, tuple), "a list"),
     ):
-        if isinstance(value, kinds):  # type: ignore[arg-type]
+        if isinstance(value, kinds):
             return word
     return "empty" if value is None else f"a {type(value).__name__}"
 
@@ -181,9 +181,9 @@ def check(
 ) -> Arguments:
     """Return the arguments and what is wrong with them.
 
-    ``options`` are those of the argument spec; ``variables`` the names that are set; ``render`` returns a variable's value by its name or raises, and ``explain``
-    says why in words that hold no value. ``rules`` are by variable, or by variable and key with a dot between them. ``later`` are variables that are computed
-    after this, and are not looked at.
+    ``options`` are those of the argument spec; ``variables`` the names that are set; ``render`` returns a variable's value by its name or raises, and
+    ``explain`` says why in words that hold no value. ``rules`` are by variable, or by variable and key with a dot between them. ``later`` are variables
+    that are computed after this, and are not looked at.
     """
     result = Arguments()
     for name, option in options.items():

@@ -30,7 +30,7 @@ KEYS = {
     "checks": "checks by name",
     "replaced_by": "variable whose presence takes the entry out",
     "when": "condition without which the entry is left out",
-    **{layer: "a Compose fragment" for layer in LAYERS},
+    **dict.fromkeys(LAYERS, "a Compose fragment"),
 }
 KINDS = ("postgres", "redis", "s3")
 LOGIN_KEYS = {

@@ -162,7 +162,7 @@ def argument_rules(tables: Tables, rules: Mapping[str, Rule], catalogue: Mapping
     """Return the rules of the role's variables: its own, and those of the settings, whose variables are named after them."""
     names = reserved(catalogue, tables.secrets)
     # A second row of a name is a problem of its own, and must not judge the value of the first.
-    rows = {name: row for entry in reversed(catalogue.values()) for name, row in (entry.get("settings") or {}).items()} | dict(tables.settings)
+    rows = {name: row for entry in reversed(list(catalogue.values())) for name, row in (entry.get("settings") or {}).items()} | dict(tables.settings)
     found = {f"stack_{name.lower()}": resolved(row, names) for name, row in rows.items()}
     return {**found, **{name: resolved(rule, names) for name, rule in rules.items()}}
 
@@ -351,7 +351,7 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     ]
     made: dict[str, str] = {}
     if generating and not declared.problems and "stack_generated_secrets_file" in arguments:
-        made = generate([name for name in secrets.needed], arguments["stack_generated_secrets_file"])
+        made = generate(list(secrets.needed), arguments["stack_generated_secrets_file"])
     defaults = {name: str(rule["default"]) for name, rule in secrets.rules.items() if "default" in rule}
     # A service that fetches its secrets itself has no use for a value here.
     secrets.values = dict.fromkeys(secrets.rules, "") | defaults | made | secrets.given
@@ -440,10 +440,7 @@ def published(services: Mapping[str, Any], settings: Mapping[str, str]) -> Itera
     """Yield service, address, port of the host and the setting that names the port (or an empty text), for every port that services publish."""
     for service, body in services.items():
         for item in body.get("ports") or []:
-            if isinstance(item, Mapping):
-                text = f"{item.get('host_ip', '0.0.0.0')}:{item.get('published')}:{item.get('target')}"
-            else:
-                text = str(item)
+            text = f"{item.get('host_ip', '0.0.0.0')}:{item.get('published')}:{item.get('target')}" if isinstance(item, Mapping) else str(item)
             named = _REFERRED.findall(text)
             filled = _REFERRED.sub(lambda found: settings.get(found[1], ""), text)
             if found := _PUBLISHED.match(filled):

@@ -428,6 +428,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     changes nothing.
     """
     directory, project = declared.arguments["stack_directory"], declared.arguments["stack_project"]
+    # A layer above may run another image, and then nobody looked for this one.
+    images = {**{key: f"not-required/{key}" for key in image_names(declared)}, **images}
     rendered = render(declared, renderer, images)
     if rendered.problems:
         raise TextError("\n- ".join(rendered.problems))

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 from ansible.errors import AnsibleError
 from ansible.template import Templar, trust_as_template
-
 from ansible_collections.campaign.platform.plugins.plugin_utils.texts import plain
 
 

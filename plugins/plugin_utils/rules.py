@@ -5,7 +5,8 @@
 A rule is a mapping with ``hint`` (what a right value looks like; it completes "NAME must be ...") and one of:
 
 - ``pattern``: a regular expression that has to match the whole text (ASCII classes). Beside it may stand ``normalized`` (the text has to be in
-  Unicode's normalization form KC), ``percent_encoded`` (names of the pattern's groups that hold percent-encoded UTF-8) and ``not_in`` (names that are taken; compared with the pattern's group ``name`` if it has one, without case).
+  Unicode's normalization form KC), ``percent_encoded`` (names of the pattern's groups that hold percent-encoded UTF-8) and ``not_in`` (names that are
+  taken; compared with the pattern's group ``name`` if it has one, without case).
 - ``minimum`` and ``maximum``: bounds of a whole number, inclusive.
 - ``network``: true for an IPv4 network in CIDR notation.
 

@@ -29,6 +29,8 @@ class _Dumper(yaml.SafeDumper):
         return data is not None
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        # A list stands below its key, further in.
+        del indentless
         return super().increase_indent(flow, indentless=False)
 
 

@@ -264,7 +264,9 @@ def test_there_is_no_program_in_jinja():
 
 @by_role
 def test_every_private_variable_that_is_read_is_there(role):
-    texts = {path: path.read_text() for folder in ("defaults", "vars", "tasks", "handlers", "templates") for path in (role / folder).rglob("*") if path.is_file()}
+    texts = {
+        path: path.read_text() for folder in ("defaults", "vars", "tasks", "handlers", "templates") for path in (role / folder).rglob("*") if path.is_file()
+    }
     defined = {name for path in files_of(role, "vars") for name in load(path) or {}}
     for _path, task in named_tasks(role):
         control = task.get("loop_control") or {}

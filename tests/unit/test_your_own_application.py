@@ -9,7 +9,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs/your-own-application.md").read_text()
-CATALOGUE = yaml.safe_load((ROOT / "roles/images/vars/main.yml").read_text())["__images_catalogue"]
+CATALOGUE = yaml.safe_load((ROOT / "roles/images/vars/main/catalogue.yml").read_text())["__images_catalogue"]
 NODE_SERVICES = ["api", "rules-engine", "scheduler"]
 ENTRIES = {
     path.stem: next(iter(yaml.safe_load(path.read_text()).values()))

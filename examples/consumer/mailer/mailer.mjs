@@ -22,7 +22,7 @@ async function serve() {
 
   async function answer(request) {
     if (request.method === "GET" && request.url === "/health") {
-      const campaigns = await pool.query("SELECT count(*)::int AS count FROM campaigns");
+      const campaigns = await pool.query("SELECT count(*)::int AS count FROM campaign.campaigns");
       return [200, { redis: await redis.ping(), campaigns: campaigns.rows[0].count, sender: process.env.MAILER_FROM, greeting }];
     }
     if (request.headers.authorization !== `Bearer ${token}`) return [401, { error: "a token is needed" }];

@@ -1,5 +1,11 @@
 // Bundles Node services: `node scripts/build.mjs api rules-engine` writes packages/<service>/dist/*.mjs.
 import { build } from "esbuild";
-import { options } from "./bundle.mjs";
+import { copyFiles, options } from "./bundle.mjs";
 
-await Promise.all(process.argv.slice(2).map((service) => build(options(service, `packages/${service}/dist`))));
+await Promise.all(
+  process.argv.slice(2).map(async (service) => {
+    const outdir = `packages/${service}/dist`;
+    await build(options(service, outdir));
+    copyFiles(service, outdir);
+  }),
+);

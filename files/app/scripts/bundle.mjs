@@ -1,9 +1,8 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 
 // Optional peers that NestJS and others look for at run time and do without.
 const ABSENT = [
   "@fastify/multipart",
-  "@fastify/static",
   "@fastify/view",
   "@mikro-orm/core",
   "@nestjs/axios",
@@ -51,4 +50,20 @@ export function options(service, outdir, names = entries(service)) {
       ].join("\n"),
     },
   };
+}
+
+/** Files beside a service's bundle: the page of the api's document, in place of a foreign server. */
+export function copyFiles(service, outdir) {
+  const source = "node_modules/swagger-ui-dist";
+  if (service !== "api") return;
+  mkdirSync(`${outdir}/swagger-ui`, { recursive: true });
+  for (const name of [
+    "favicon-16x16.png",
+    "favicon-32x32.png",
+    "swagger-ui-bundle.js",
+    "swagger-ui-standalone-preset.js",
+    "swagger-ui.css",
+  ]) {
+    cpSync(`${source}/${name}`, `${outdir}/swagger-ui/${name}`);
+  }
 }

@@ -32,7 +32,11 @@ MAILER = {
     "jobs": {"mailer-migrate": {}},
     "base": {
         "services": {
-            "mailer": {"image": "{{ image.mailer }}", "user": "10005:10005", "healthcheck": {"test": "{{ node_get + ['http://127.0.0.1:8025/'] }}", "retries": 9}},
+            "mailer": {
+                "image": "{{ image.mailer }}",
+                "user": "10005:10005",
+                "healthcheck": {"test": "{{ node_get + ['http://127.0.0.1:8025/'] }}", "retries": 9},
+            },
             "mailer-migrate": {"image": "{{ image.mailer }}", "user": "10005:10005", "command": ["migrate"]},
         },
         "volumes": {"mailer-data": {}},
@@ -221,7 +225,9 @@ def test_what_an_entry_loosens_is_in_the_manifest():
     assert "networks" not in compose["services"]["mailer"]
     body = {"image": "x:1", "user": "10005:10005", "environment": {"A": "b"}}
     assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": body}}}}}, ["mailer"])["manifest"]["loosened"] == {}
-    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": {"image": "x:1"}}}}}}, ["mailer"])["manifest"]["loosened"] == {"mailer": ["user"]}
+    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": {"image": "x:1"}}}}}}, ["mailer"])["manifest"]["loosened"] == {
+        "mailer": ["user"]
+    }
 
 
 @pytest.mark.parametrize("limits", [{"deploy": {"replicas": 1}}, {"deploy": {}}])
@@ -235,7 +241,10 @@ def test_a_service_s_own_limits_are_its_limits(limits):
 
 
 def test_a_service_of_one_variant_is_whole():
-    entry = {"base": {"services": {"mailer": {"image": "x:1", "user": "1:1"}}}, "dev": {"services": {"mail-ui": {"image": "y:1", "user": "1:1", "ports": ["127.0.0.1:28026:80"]}}}}
+    entry = {
+        "base": {"services": {"mailer": {"image": "x:1", "user": "1:1"}}},
+        "dev": {"services": {"mail-ui": {"image": "y:1", "user": "1:1", "ports": ["127.0.0.1:28026:80"]}}},
+    }
     given = {**LOCAL, "stack_services": {"mailer": entry}}
     _base, override, texts = released(given, "mailer", "mail-ui")
     service = override["services"]["mail-ui"]
@@ -252,19 +261,49 @@ def body(**keys):
 @pytest.mark.parametrize(
     ("entry", "told"),
     [
-        (body(image=None), "stack_services.mailer: the container mailer has no image. Give it one: image: '{{ image.KEY }}' with KEY in images, or a reference."),
-        (body(depends_on={"postgrs": {"condition": "service_healthy"}}), "stack_services.mailer: the container mailer depends on postgrs, which is not there. Did you mean postgres?"),
+        (
+            body(image=None),
+            "stack_services.mailer: the container mailer has no image. Give it one: image: '{{ image.KEY }}' with KEY in images, or a reference.",
+        ),
+        (
+            body(depends_on={"postgrs": {"condition": "service_healthy"}}),
+            "stack_services.mailer: the container mailer depends on postgrs, which is not there. Did you mean postgres?",
+        ),
         (body(depends_on=["postgrs"]), "stack_services.mailer: the container mailer depends on postgrs, which is not there. Did you mean postgres?"),
-        ({**body(user="node"), "secrets": {"mailer": ["jwt_secret"]}}, "stack_services.mailer: the container mailer reads secret files, so it needs a numeric user, such as user: '10001:10001'."),
+        (
+            {**body(user="node"), "secrets": {"mailer": ["jwt_secret"]}},
+            "stack_services.mailer: the container mailer reads secret files, so it needs a numeric user, such as user: '10001:10001'.",
+        ),
         ({**body(), "secrets": {"mailr": ["jwt_secret"]}}, "stack_services.mailer.secrets.mailr: the entry has no such container. Did you mean mailer?"),
-        ({**body(), "configs": {"mailr": {"/a": {"content": "x"}}}}, "stack_services.mailer.configs.mailr: the entry has no such container. Did you mean mailer?"),
+        (
+            {**body(), "configs": {"mailr": {"/a": {"content": "x"}}}},
+            "stack_services.mailer.configs.mailr: the entry has no such container. Did you mean mailer?",
+        ),
         ({**body(), "jobs": {"mailr": {}}}, "stack_services.mailer.jobs.mailr: the entry has no such container. Did you mean mailer?"),
-        ({"base": {"services": {"mail-1": {"image": "x:1"}}}, "checks": {"a": {"kind": "tcp", "port": 1}}}, "stack_services.mailer.checks.a: there is no service mailer. Name one with service."),
-        (body(ports=["127.0.0.1:8080:80"]), "FRONTEND_PORT and port 8080 of mailer are the same port. Give each its own, here or as stack_frontend_port and the like."),
-        (body(environment={"A": "{{ nowhere }}"}), "stack_services.mailer cannot be used: it refers to nowhere, which is not defined. Define that, or correct the name."),
-        ({**body(), "configs": {"mailer": {"/a": {"template": "/nowhere/a.j2"}}}}, "stack_services.mailer cannot be used: /nowhere/a.j2 cannot be read (No such file or directory)."),
-        ({**body(), "logins": {"redis": {"mailer": {"acl": "{{ nowhere }}"}}}}, "stack_services.mailer.logins.redis.mailer cannot be used: it refers to nowhere, which is not defined. Define that, or correct the name."),
-        ({**body(), "logins": {"s3": {"mailer": {"policy": {"template": "/nowhere/a.j2"}}}}}, "stack_services.mailer.logins.s3.mailer cannot be used: /nowhere/a.j2 cannot be read (No such file or directory)."),
+        (
+            {"base": {"services": {"mail-1": {"image": "x:1"}}}, "checks": {"a": {"kind": "tcp", "port": 1}}},
+            "stack_services: the check a asks the service mailer, which is not there. Did you mean mail-1?",
+        ),
+        (
+            body(ports=["127.0.0.1:8080:80"]),
+            "FRONTEND_PORT and port 8080 of mailer are the same port. Give each its own, here or as stack_frontend_port and the like.",
+        ),
+        (
+            body(environment={"A": "{{ nowhere }}"}),
+            "stack_services.mailer cannot be used: it refers to nowhere, which is not defined. Define that, or correct the name.",
+        ),
+        (
+            {**body(), "configs": {"mailer": {"/a": {"template": "/nowhere/a.j2"}}}},
+            "stack_services.mailer cannot be used: /nowhere/a.j2 cannot be read (No such file or directory).",
+        ),
+        (
+            {**body(), "logins": {"redis": {"mailer": {"acl": "{{ nowhere }}"}}}},
+            "stack_services.mailer.logins.redis.mailer cannot be used: it refers to nowhere, which is not defined. Define that, or correct the name.",
+        ),
+        (
+            {**body(), "logins": {"s3": {"mailer": {"policy": {"template": "/nowhere/a.j2"}}}}},
+            "stack_services.mailer.logins.s3.mailer cannot be used: /nowhere/a.j2 cannot be read (No such file or directory).",
+        ),
     ],
 )
 def test_what_rendering_an_entry_shows_to_be_wrong_is_told(entry, told):
@@ -273,7 +312,11 @@ def test_what_rendering_an_entry_shows_to_be_wrong_is_told(entry, told):
 
 
 def test_a_release_is_not_built_from_what_is_wrong():
-    given = {**LOCAL, "stack_services": {"mailer": body(environment={"A": "{{ nowhere }}"})}, "stack_secrets": {name: f"{name}-given" for name in secret_names()}}
+    given = {
+        **LOCAL,
+        "stack_services": {"mailer": body(environment={"A": "{{ nowhere }}"})},
+        "stack_secrets": {name: f"{name}-given" for name in secret_names()},
+    }
     declared, renderer, problems = declare(given)
     assert problems == []
     with pytest.raises(TextError, match="it refers to nowhere"):
@@ -308,7 +351,13 @@ def test_a_changed_value_recreates_its_consumers_and_nobody_else():
 def test_a_generation_depends_on_every_part_and_on_the_key():
     base = generation("key", "api", "jwt", "value")
     assert re.fullmatch("[0-9a-f]{12}", base)
-    others = [("k", "api", "jwt", "value"), ("key", "ap", "ijwt", "value"), ("key", "api", "jwtv", "alue"), ("key", "api", "jwt", "value "), ("key", "b", "jwt", "value")]
+    others = [
+        ("k", "api", "jwt", "value"),
+        ("key", "ap", "ijwt", "value"),
+        ("key", "api", "jwtv", "alue"),
+        ("key", "api", "jwt", "value "),
+        ("key", "b", "jwt", "value"),
+    ]
     assert len({base, *(generation(*parts) for parts in others)}) == len(others) + 1
     # HMAC-SHA-256 of RFC 2104, so that whoever has the name cannot try values without the key.
     assert base == hmac.new(b"key", b"3:api3:jwt5:value", hashlib.sha256).hexdigest()[:12]

@@ -69,8 +69,8 @@ def entry(**keys):
         (entry(settings={"MAILER_FROM": "x"}), "s.m.settings.MAILER_FROM must be a mapping."),
         (entry(settings={"mailer_from": {"pattern": ".", "hint": "x"}}), "s.m.settings.mailer_from: a setting's name is made of A-Z, 0-9 and _."),
         (entry(settings={"A": {"pattern": "."}}), "s.m.settings.A.hint is missing."),
-        (entry(settings={"A": {"hint": "x"}}), "s.m.settings.A needs a rule: pattern, or minimum and maximum."),
-        (entry(settings={"A": {"hint": "x", "minimum": 1}}), "s.m.settings.A needs a rule: pattern, or minimum and maximum."),
+        (entry(settings={"A": {"hint": "x"}}), "s.m.settings.A needs a rule: pattern, or minimum and maximum, which are whole numbers."),
+        (entry(settings={"A": {"hint": "x", "minimum": 1}}), "s.m.settings.A needs a rule: pattern, or minimum and maximum, which are whole numbers."),
         (entry(settings={"A": {"hint": "x", "pattern": ".", "defalt": 1}}), "s.m.settings.A.defalt is not known. Did you mean default?"),
         # Secret files.
         (entry(secrets={"mailer": 1}), "s.m.secrets.mailer must be a mapping or a list of names."),
@@ -91,7 +91,8 @@ def entry(**keys):
         (entry(jobs={"mailer": "x"}), "s.m.jobs.mailer must be a mapping."),
         (entry(checks={"health": {}}), "s.m.checks.health.kind must be one of http, probe, tcp, command."),
         (entry(checks={"health": {"kind": "https"}}), "s.m.checks.health.kind must be one of http, probe, tcp, command."),
-        (entry(checks={"health": {"kind": "http", "prot": 1}}), "s.m.checks.health.prot is not known. Did you mean port?"),
+        (entry(checks={"health": {"kind": "http", "port": 1, "prot": 1}}), "s.m.checks.health.prot is not known. Did you mean port?"),
+        (entry(checks={"health": {"kind": "http"}}), "s.m.checks.health.port is missing. A check of the kind http needs it."),
         (entry(checks={"health": "http"}), "s.m.checks.health must be a mapping."),
     ],
 )
@@ -209,7 +210,10 @@ def test_fragments_merge_as_compose_merges_files(left, right, merged):
 
 
 BUILT_IN = {
-    "api": {"base": {"services": {"api": {"image": "a", "environment": {"A": "1", "B": "1"}, "networks": ["n"]}}}, "checks": {"one": {"kind": "tcp"}, "two": {}}},
+    "api": {
+        "base": {"services": {"api": {"image": "a", "environment": {"A": "1", "B": "1"}, "networks": ["n"]}}},
+        "checks": {"one": {"kind": "tcp"}, "two": {}},
+    },
     "scheduler": {"base": {}},
 }
 
@@ -232,7 +236,15 @@ BUILT_IN = {
         ({"api": {"checks": {"one": None}}}, {"api": {**BUILT_IN["api"], "checks": {"two": {}}}}),
         ({"api": {"checks": {"one": {"port": 1}}}}, {"api": {**BUILT_IN["api"], "checks": {"one": {"kind": "tcp", "port": 1}, "two": {}}}}),
         ({"api": {"checks": None}}, {"api": {"base": BUILT_IN["api"]["base"]}}),
-        ({"api": {"base": {"services": {"api": {"environment": {"A": None}}}}}}, {"api": {"base": {"services": {"api": {**BUILT_IN["api"]["base"]["services"]["api"], "environment": {"B": "1"}}}}, "checks": BUILT_IN["api"]["checks"]}}),
+        (
+            {"api": {"base": {"services": {"api": {"environment": {"A": None}}}}}},
+            {
+                "api": {
+                    "base": {"services": {"api": {**BUILT_IN["api"]["base"]["services"]["api"], "environment": {"B": "1"}}}},
+                    "checks": BUILT_IN["api"]["checks"],
+                }
+            },
+        ),
     ],
 )
 def test_an_inventory_s_entries_are_merged_over_the_collection_s(added, changed):

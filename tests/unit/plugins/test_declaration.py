@@ -92,6 +92,19 @@ def test_a_generated_secret_is_kept_and_in_check_mode_is_not(tmp_path):
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_was_generated_stays_when_a_secret_is_added(tmp_path):
+    kept = str(tmp_path / "own" / "generated.json")
+    first = inputs.generated_secrets(["one"], kept, persist=True)
+    both = inputs.generated_secrets(["one", "two"], kept, persist=True)
+    assert both["one"] == first["one"] != both["two"]
+    assert inputs.generated_secrets(["two"], kept, persist=False) == {"two": both["two"]}
+
+
+def test_the_key_of_the_sign_ins_is_a_long_one():
+    secrets = PROD["stack_secrets"] | {"jwt_secret": "Zq3-vT8_mK1pW5xBr7Yd2Hn6Lc9Sg4J"}
+    assert problems_of(PROD | {"stack_secrets": secrets})[0].startswith("stack_secrets: jwt_secret must be at least 32 characters in prod, but it has 31.")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": ""}'])
 def test_a_file_of_generated_secrets_that_is_broken_is_told(tmp_path, content):
     kept = tmp_path / "generated.json"
@@ -233,7 +246,9 @@ def test_an_address_names_no_login_of_somebody_else(user, given, free):
     assert "own-password" not in "".join(problems)
 
 
-@pytest.mark.parametrize(("user", "free"), [("api", True), ("own", True), ("scheduler", False), ("default", False), ("health", False), ("rules_engine", False)])
+@pytest.mark.parametrize(
+    ("user", "free"), [("api", True), ("own", True), ("scheduler", False), ("Scheduler", False), ("default", False), ("health", False), ("rules_engine", False)]
+)
 def test_a_user_of_redis_is_taken(user, free):
     problems = problems_of(BASE | {"stack_env_local": {"REDIS_URL": f"redis://{user}:own-password@redis:6379"}})
     assert (problems == []) == free, problems
@@ -270,7 +285,11 @@ def test_a_need_names_a_container_and_a_login(needs, told):
 
 @pytest.mark.parametrize(
     ("gone", "who", "variable"),
-    [("redis", {"api", "rules-engine", "scheduler"}, "stack_redis_external"), ("minio", {"api"}, "stack_s3_external"), ("postgres", {"api", "api-migrate", "rules-engine", "scheduler"}, "stack_postgres_external")],
+    [
+        ("redis", {"api", "rules-engine", "scheduler"}, "stack_redis_external"),
+        ("minio", {"api"}, "stack_s3_external"),
+        ("postgres", {"api", "api-migrate", "rules-engine", "scheduler"}, "stack_postgres_external"),
+    ],
 )
 def test_a_server_that_is_taken_out_is_missed(gone, who, variable):
     problems = problems_of(BASE | {"stack_services": {gone: None}})
@@ -453,7 +472,11 @@ def test_a_secret_of_an_entry_may_stand_in_the_environment():
 
 
 def test_secrets_of_the_inventory_s_logins_and_texts_are_known():
-    logins = {"postgres": {"mailer": {}, "mail-reader": {"password": "reader_secret"}}, "redis": {"mailer": {"acl": "x"}}, "s3": {"mailer": {"policy": {"Statement": []}}}}
+    logins = {
+        "postgres": {"mailer": {}, "mail-reader": {"password": "reader_secret"}},
+        "redis": {"mailer": {"acl": "x"}},
+        "s3": {"mailer": {"policy": {"Statement": []}}},
+    }
     given = added(logins=logins, secrets={"mailer": {"own": "{{ secret.one }} {{ secret['two'] }}", "three": None, "text": {"content": "{{ secret.four }}"}}})
     assert set(secret_names(given["stack_services"])) - set(GIVEN) == {
         "postgres_mailer_password",

@@ -1,5 +1,6 @@
 import { createLogger, createPool, createRedis, type Logger, loadConfig } from "@campaign/shared";
 import { type DynamicModule, Module } from "@nestjs/common";
+import { APP_FILTER, APP_GUARD } from "@nestjs/core";
 import { JwtModule } from "@nestjs/jwt";
 import { TerminusModule } from "@nestjs/terminus";
 import { Assets } from "./assets.ts";
@@ -7,9 +8,12 @@ import { AuthController, SignedIn } from "./auth.ts";
 import { CampaignsController } from "./campaigns.controller.ts";
 import { Campaigns } from "./campaigns.ts";
 import { ASSETS, LOG, POOL, REDIS, SETTINGS, type Settings, settings } from "./config.ts";
+import { Connections } from "./connections.ts";
 import { HealthController, ProbeController } from "./health.controller.ts";
+import { LoginLimit } from "./login.limit.ts";
+import { ProblemFilter } from "./problem.filter.ts";
 
-/** What the module makes once and main.ts closes again. */
+/** What is opened once, at start, and closed by Connections. */
 export interface Resources {
   settings: Settings;
   log: Logger;
@@ -43,7 +47,10 @@ export class AppModule {
       controllers: [AuthController, CampaignsController, HealthController, ProbeController],
       providers: [
         Campaigns,
-        SignedIn,
+        Connections,
+        LoginLimit,
+        { provide: APP_FILTER, useClass: ProblemFilter },
+        { provide: APP_GUARD, useClass: SignedIn },
         { provide: SETTINGS, useValue: values },
         { provide: LOG, useValue: log },
         { provide: POOL, useValue: pool },

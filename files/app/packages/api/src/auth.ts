@@ -1,4 +1,5 @@
 import { createHash, timingSafeEqual } from "node:crypto";
+import { type Credentials, credentials, session, type Session } from "@campaign/shared";
 import {
   Body,
   type CanActivate,
@@ -8,15 +9,28 @@ import {
   Inject,
   Injectable,
   Post,
+  SetMetadata,
   UnauthorizedException,
+  UseInterceptors,
 } from "@nestjs/common";
+import { Reflector } from "@nestjs/core";
 import { JwtService } from "@nestjs/jwt";
+import { ApiOkResponse } from "@nestjs/swagger";
 import type { FastifyRequest } from "fastify";
-import { z } from "zod";
 import { SETTINGS, type Settings } from "./config.ts";
-import { ZodPipe } from "./zod.pipe.ts";
+import { LoginLimit } from "./login.limit.ts";
+import { Documented } from "./openapi.ts";
 
-const credentials = z.object({ username: z.string().max(256), password: z.string().max(4096) });
+declare module "fastify" {
+  interface FastifyRequest {
+    /** Whether a valid token came with it. */
+    signedIn?: boolean;
+  }
+}
+
+const PUBLIC = "public";
+/** For everybody. What does not say so is for who signed in. */
+export const Public = () => SetMetadata(PUBLIC, true);
 
 const digest = (text: string) => createHash("sha256").update(text).digest();
 
@@ -26,6 +40,7 @@ function equal(left: string, right: string): boolean {
 }
 
 /** Signs the operator in. */
+@Documented()
 @Controller("auth")
 export class AuthController {
   constructor(
@@ -35,7 +50,10 @@ export class AuthController {
 
   @Post("login")
   @HttpCode(200)
-  async login(@Body(new ZodPipe(credentials)) { username, password }: z.infer<typeof credentials>) {
+  @Public()
+  @UseInterceptors(LoginLimit)
+  @ApiOkResponse({ standardSchema: session })
+  async login(@Body({ schema: credentials }) { username, password }: Credentials): Promise<Session> {
     const { OPERATOR_USER, OPERATOR_PASSWORD, JWT_EXPIRATION } = this.settings;
     // Both are compared whatever the first says.
     const known = [equal(username, OPERATOR_USER), equal(password, OPERATOR_PASSWORD)];
@@ -44,20 +62,30 @@ export class AuthController {
   }
 }
 
-/** Lets requests with a valid bearer token pass. */
+/** Lets requests with a valid bearer token pass, and every request to what is public. */
 @Injectable()
 export class SignedIn implements CanActivate {
-  constructor(@Inject(JwtService) private readonly jwt: JwtService) {}
+  constructor(
+    @Inject(JwtService) private readonly jwt: JwtService,
+    @Inject(Reflector) private readonly reflector: Reflector,
+  ) {}
 
   async canActivate(context: ExecutionContext): Promise<boolean> {
-    const { authorization = "" } = context.switchToHttp().getRequest<FastifyRequest>().headers;
-    const [, token] = /^Bearer (\S+)$/.exec(authorization) ?? [];
-    if (!token) throw new UnauthorizedException("Sign in first.");
-    try {
-      await this.jwt.verifyAsync(token, { algorithms: ["HS256"] });
-    } catch {
-      throw new UnauthorizedException("Your sign-in has expired. Sign in again.");
-    }
-    return true;
+    const request = context.switchToHttp().getRequest<FastifyRequest>();
+    const [, token] = /^Bearer (\S+)$/.exec(request.headers.authorization ?? "") ?? [];
+    request.signedIn = token !== undefined && (await this.isValid(token));
+    const isPublic = this.reflector.getAllAndOverride<true | undefined>(PUBLIC, [
+      context.getHandler(),
+      context.getClass(),
+    ]);
+    if (isPublic || request.signedIn) return true;
+    throw new UnauthorizedException(token ? "Your sign-in has expired. Sign in again." : "Sign in first.");
+  }
+
+  private async isValid(token: string): Promise<boolean> {
+    return this.jwt.verifyAsync(token, { algorithms: ["HS256"] }).then(
+      () => true,
+      () => false,
+    );
   }
 }

@@ -1,22 +1,14 @@
-import type { NewCampaign, Pool, Rule } from "@campaign/shared";
+import type { Campaign, NewCampaign, Pool } from "@campaign/shared";
 import { Inject, Injectable, NotFoundException } from "@nestjs/common";
 import type { Asset, Assets } from "./assets.ts";
 import { ASSETS, POOL } from "./config.ts";
+import type { Cursor } from "./cursor.ts";
 
-export interface Campaign {
-  id: string;
-  name: string;
-  place: { type: "Point"; coordinates: [number, number] };
-  rule: Rule;
-  state: "pending" | "active" | "inactive";
-  evaluatedAt: Date | null;
-  asset: { contentType: string; size: number } | null;
-  createdAt: Date;
-}
-
-const COLUMNS = `id, name, ST_AsGeoJSON(place)::json AS place, rule, state, evaluated_at AS "evaluatedAt",
+// PostgreSQL's own precision, so that a place in the list can be found again.
+const iso = (column: string) => `to_char(${column} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')`;
+const COLUMNS = `id, name, ST_AsGeoJSON(place)::json AS place, rule, state, ${iso("evaluated_at")} AS "evaluatedAt",
   CASE WHEN asset_type IS NULL THEN NULL ELSE json_build_object('contentType', asset_type, 'size', asset_size) END AS asset,
-  created_at AS "createdAt"`;
+  ${iso("created_at")} AS "createdAt"`;
 const key = (id: string) => `campaigns/${id}`;
 
 /** Campaigns in PostGIS, their assets in the bucket. */
@@ -27,9 +19,11 @@ export class Campaigns {
     @Inject(ASSETS) private readonly assets: Assets,
   ) {}
 
-  async list(limit: number): Promise<Campaign[]> {
-    const sql = `SELECT ${COLUMNS} FROM campaign.campaigns ORDER BY created_at DESC, id LIMIT $1`;
-    return (await this.pool.query<Campaign>(sql, [limit])).rows;
+  /** The newest first; those that came in the same moment have an order too. */
+  async list(limit: number, after?: Cursor): Promise<Campaign[]> {
+    const where = after ? "WHERE (created_at, id) < ($2::timestamptz, $3::uuid)" : "";
+    const sql = `SELECT ${COLUMNS} FROM campaign.campaigns ${where} ORDER BY created_at DESC, id DESC LIMIT $1`;
+    return (await this.pool.query<Campaign>(sql, after ? [limit, after.createdAt, after.id] : [limit])).rows;
   }
 
   async get(id: string): Promise<Campaign> {
@@ -42,7 +36,7 @@ export class Campaigns {
     return this.one(sql, [name, ...place.coordinates, rule]);
   }
 
-  /** Remove the object first: an object without a campaign would stay for ever, the other way round a second try mends it. */
+  /** Remove the object first: an object without a campaign would stay for ever, the other way round a second try removes it. */
   async remove(id: string): Promise<void> {
     const { asset } = await this.get(id);
     if (asset) await this.assets.remove(key(id));

@@ -1,21 +1,52 @@
 import {
   commonChecks,
+  errorName,
+  type Logger,
   type Pool,
   probeRequest,
   type ProbeRequest,
   readHeartbeat,
   type Redis,
   runProbe,
+  type Service,
+  status,
+  type Status,
   wrongPasswordChecks,
 } from "@campaign/shared";
-import { Body, Controller, Get, HttpCode, Inject, Post } from "@nestjs/common";
+import {
+  type ArgumentsHost,
+  Body,
+  Catch,
+  Controller,
+  type ExceptionFilter,
+  Get,
+  HttpCode,
+  Inject,
+  Post,
+  Req,
+  ServiceUnavailableException,
+  UseFilters,
+} from "@nestjs/common";
+import { ApiExcludeController, ApiOkResponse } from "@nestjs/swagger";
 import { HealthCheck, HealthCheckService, HealthIndicatorService } from "@nestjs/terminus";
+import type { FastifyReply, FastifyRequest } from "fastify";
 import type { Assets } from "./assets.ts";
-import { ASSETS, POOL, REDIS, SETTINGS, type Settings } from "./config.ts";
-import { ZodPipe } from "./zod.pipe.ts";
+import { Public } from "./auth.ts";
+import { ASSETS, LOG, POOL, REDIS, SETTINGS, type Settings } from "./config.ts";
+import { Documented } from "./openapi.ts";
 
 const WORKERS = ["rules-engine", "scheduler"];
 
+/** Readiness is answered in Terminus's form, which says what each dependency said. */
+@Catch(ServiceUnavailableException)
+class Unready implements ExceptionFilter<ServiceUnavailableException> {
+  catch(error: ServiceUnavailableException, host: ArgumentsHost): void {
+    void host.switchToHttp().getResponse<FastifyReply>().status(error.getStatus()).send(error.getResponse());
+  }
+}
+
+@Documented()
+@Public()
 @Controller()
 export class HealthController {
   readonly #dependencies: Record<"postgres" | "redis" | "s3", () => Promise<unknown>>;
@@ -25,6 +56,7 @@ export class HealthController {
     @Inject(REDIS) private readonly redis: Redis,
     @Inject(ASSETS) assets: Assets,
     @Inject(SETTINGS) private readonly settings: Settings,
+    @Inject(LOG) private readonly log: Logger,
     @Inject(HealthCheckService) private readonly health: HealthCheckService,
     @Inject(HealthIndicatorService) private readonly indicators: HealthIndicatorService,
   ) {
@@ -42,47 +74,56 @@ export class HealthController {
 
   @Get("health/ready")
   @HealthCheck()
+  @UseFilters(Unready)
   ready() {
     return this.health.check(
       Object.entries(this.#dependencies).map(([name, ask]) => async () => {
         const indicator = this.indicators.check(name);
         return ask().then(
           () => indicator.up(),
-          (error: unknown) => indicator.down((error as Error).message),
+          (error: unknown) => {
+            this.log.warn({ dependency: name, error: (error as Error).message }, "not ready");
+            // The message may hold addresses and names that are nobody's business: the frontend lets everybody ask.
+            return indicator.down(errorName(error));
+          },
         );
       }),
     );
   }
 
   @Get("status")
-  async status() {
+  @ApiOkResponse({ standardSchema: status })
+  async status(@Req() { signedIn }: FastifyRequest): Promise<Status> {
     const checkedAt = new Date().toISOString();
-    const describe = async (name: string, ask: () => Promise<unknown>, detail = "answers") =>
+    const describe = async (name: string, ask: () => Promise<unknown>, detail: string): Promise<Service> =>
       ask().then(
-        () => ({ name, status: "up", detail, checkedAt }),
-        (error: unknown) => ({ name, status: "down", detail: (error as Error).message, checkedAt }),
+        () => ({ name, status: "up", detail: signedIn ? detail : "answers", checkedAt }),
+        (error: unknown) => ({
+          name,
+          status: "down",
+          detail: signedIn ? (error as Error).message : "does not answer",
+          checkedAt,
+        }),
       );
     const { postgres, redis, s3 } = this.#dependencies;
     const services = await Promise.all([
-      describe("postgres", postgres),
-      describe("redis", redis),
+      describe("postgres", postgres, "answers"),
+      describe("redis", redis, "answers"),
       describe("minio", s3, `the bucket ${this.settings.S3_BUCKET} answers`),
-      describe("api", () => Promise.resolve()),
-      ...WORKERS.map((worker) =>
-        describe(
-          worker,
-          async () => {
-            if (!(await readHeartbeat(this.redis, worker))) throw new Error("no heartbeat for 15 s");
-          },
-          "has a heartbeat",
-        ),
-      ),
+      describe("api", () => Promise.resolve(), "answers"),
+      ...WORKERS.map((worker) => describe(worker, () => this.heartbeat(worker), "has a heartbeat")),
     ]);
     return { services };
+  }
+
+  private async heartbeat(worker: string): Promise<void> {
+    if (!(await readHeartbeat(this.redis, worker))) throw new Error("no heartbeat for 15 s");
   }
 }
 
 /** Outside the api's prefix, so that the frontend does not proxy it. */
+@ApiExcludeController()
+@Public()
 @Controller("internal")
 export class ProbeController {
   constructor(
@@ -94,7 +135,7 @@ export class ProbeController {
 
   @Post("probe")
   @HttpCode(200)
-  async probe(@Body(new ZodPipe(probeRequest)) request: ProbeRequest) {
+  async probe(@Body({ schema: probeRequest }) request: ProbeRequest) {
     const checks = {
       ...commonChecks("api", this.pool, this.redis),
       ...this.assets.checks(),

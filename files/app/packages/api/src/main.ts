@@ -1,11 +1,12 @@
 import "reflect-metadata";
-import { onShutdown } from "@campaign/shared";
+import { ShutdownSignal } from "@nestjs/common";
 import { createApp } from "./app.ts";
 import { openResources } from "./app.module.ts";
 
 const resources = await openResources();
-const { settings, log, pool, redis, assets } = resources;
 const app = await createApp(resources);
-await app.listen(settings.API_PORT, "0.0.0.0");
-onShutdown(log, [() => app.close(), () => redis.quit(), () => pool.end(), () => assets.close()]);
-log.info({ port: settings.API_PORT }, "listening");
+// An exit code of 0, and not the signal's, says that everything was finished.
+app.enableShutdownHooks([ShutdownSignal.SIGTERM, ShutdownSignal.SIGINT], { useProcessExit: true });
+const { API_PORT } = resources.settings;
+await app.listen(API_PORT, "0.0.0.0");
+resources.log.info({ port: API_PORT }, "listening");

@@ -30,4 +30,9 @@ export const migrations: Record<string, Migration> = {
       await sql`GRANT SELECT (id, state, evaluated_at) ON campaign.campaigns TO campaign_scheduler`.execute(db);
     },
   },
+  "0002_list_order": {
+    async up(db: Kysely<unknown>): Promise<void> {
+      await sql`CREATE INDEX campaigns_created_at ON campaign.campaigns (created_at DESC, id DESC)`.execute(db);
+    },
+  },
 };

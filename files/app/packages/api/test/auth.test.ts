@@ -1,13 +1,35 @@
-import { UnauthorizedException, type ExecutionContext } from "@nestjs/common";
+import { type ExecutionContext, UnauthorizedException } from "@nestjs/common";
+import { Reflector } from "@nestjs/core";
 import { JwtService } from "@nestjs/jwt";
+import type { FastifyRequest } from "fastify";
 import { describe, expect, it } from "vitest";
-import { AuthController, SignedIn } from "../src/auth.ts";
+import { AuthController, Public, SignedIn } from "../src/auth.ts";
 import type { Settings } from "../src/config.ts";
 
 const settings = { OPERATOR_USER: "operator", OPERATOR_PASSWORD: "right-password", JWT_EXPIRATION: "7d" } as Settings;
 const jwt = new JwtService({ secret: "a-secret-of-the-test", signOptions: { algorithm: "HS256", expiresIn: "7d" } });
-const contextOf = (authorization?: string) =>
-  ({ switchToHttp: () => ({ getRequest: () => ({ headers: { authorization } }) }) }) as unknown as ExecutionContext;
+const guard = new SignedIn(jwt, new Reflector());
+
+class Routes {
+  guarded() {
+    return "for who signed in";
+  }
+
+  @Public()
+  open() {
+    return "for everybody";
+  }
+}
+
+async function ask(route: keyof Routes, authorization?: string): Promise<[boolean, boolean | undefined]> {
+  const request = { headers: { authorization } } as FastifyRequest;
+  const context = {
+    switchToHttp: () => ({ getRequest: () => request }),
+    getHandler: () => Object.getOwnPropertyDescriptor(Routes.prototype, route)!.value as unknown,
+    getClass: () => Routes,
+  } as unknown as ExecutionContext;
+  return [await guard.canActivate(context), request.signedIn];
+}
 
 describe("signing in", () => {
   const auth = new AuthController(settings, jwt);
@@ -15,7 +37,7 @@ describe("signing in", () => {
   it("gives a token that opens what is guarded", async () => {
     const { accessToken, expiresIn } = await auth.login({ username: "operator", password: "right-password" });
     expect(expiresIn).toBe("7d");
-    await expect(new SignedIn(jwt).canActivate(contextOf(`Bearer ${accessToken}`))).resolves.toBe(true);
+    expect(await ask("guarded", `Bearer ${accessToken}`)).toEqual([true, true]);
   });
 
   it.each([
@@ -28,16 +50,16 @@ describe("signing in", () => {
 });
 
 describe("the guard", () => {
-  const guard = new SignedIn(jwt);
   const stranger = new JwtService({ secret: "another-secret-altogether" });
 
-  it("refuses no token, no bearer, a foreign token and an expired one", async () => {
-    await expect(guard.canActivate(contextOf())).rejects.toThrow(UnauthorizedException);
-    await expect(guard.canActivate(contextOf("Basic abc"))).rejects.toThrow(UnauthorizedException);
-    await expect(guard.canActivate(contextOf(`Bearer ${stranger.sign({ sub: "operator" })}`))).rejects.toThrow(
-      UnauthorizedException,
-    );
-    const expired = jwt.sign({ sub: "operator" }, { expiresIn: -1 });
-    await expect(guard.canActivate(contextOf(`Bearer ${expired}`))).rejects.toThrow(UnauthorizedException);
+  it.each([
+    ["no token", undefined],
+    ["no bearer", "Basic abc"],
+    ["a foreign token", `Bearer ${stranger.sign({ sub: "operator" })}`],
+    ["an expired token", `Bearer ${jwt.sign({ sub: "operator" }, { expiresIn: -1 })}`],
+    ["a token without a signature", "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJvcGVyYXRvciJ9."],
+  ])("refuses %s, but for what is public", async (_name, authorization) => {
+    await expect(ask("guarded", authorization)).rejects.toThrow(UnauthorizedException);
+    expect(await ask("open", authorization)).toEqual([true, false]);
   });
 });

@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
-import { evaluationJob, newCampaign } from "../src/evaluation.ts";
+import { newCampaign } from "../src/api.ts";
+import { evaluationJob } from "../src/evaluation.ts";
 import { errorName, runProbe } from "../src/probe.ts";
 import { redisConnection } from "../src/redis.ts";
 
