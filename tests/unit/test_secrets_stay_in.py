@@ -82,7 +82,7 @@ def test_every_task_that_hands_a_secret_to_a_module_pipes_it():
             if hands_on_a_secret(task):
                 found.append(task["name"])
                 assert task["vars"]["ansible_pipelining"] is True, task["name"]
-    assert "deploy | Stage the release on the host" in found
+    assert "stage | Write the release on the host" in found
     assert len(found) >= 2
 
 
