@@ -34,10 +34,9 @@ def kept_files_problems() -> list[str]:
     """Return what is wrong with Ansible's own configuration before a module is given secrets. Pipelining is of no help: keeping files turns it off."""
     if not constants.DEFAULT_KEEP_REMOTE_FILES:
         return []
-    return [
-        "ANSIBLE_KEEP_REMOTE_FILES, or keep_remote_files in ansible.cfg, is set: every secret would stay on the host in clear, in the files of Ansible's modules. "
-        "Remove it, or set ANSIBLE_KEEP_REMOTE_FILES=0 for this run."
-    ]
+    told_to_keep = "ANSIBLE_KEEP_REMOTE_FILES, or keep_remote_files in ansible.cfg, is set"
+    why_not = "every secret would stay on the host in clear, in the files of Ansible's modules"
+    return [f"{told_to_keep}: {why_not}. Remove it, or set ANSIBLE_KEEP_REMOTE_FILES=0 for this run."]
 
 
 @functools.cache
