@@ -74,7 +74,7 @@ class ActionModule(ActionBase):
         catalogue, problems = declaration.combined(tables, variables.get("stack_services", {}))
         if problems:
             raise AnsibleActionFail(inputs.told(problems))
-        names = declaration.known_secrets(tables, catalogue).needed
+        names = declaration.known_secrets(tables, catalogue).generated
         context = VaultSecretsContext.current(optional=True)
         identity = constants.config.get_config_value("DEFAULT_VAULT_ENCRYPT_IDENTITY")
         text = encrypted(names, arguments["variable"], list(context.secrets) if context else [], identity)
