@@ -69,7 +69,10 @@ VALUES = [
     ({"stack_app_source": "/nowhere/app", "stack_hot_reload": True}, "stack_app_source", "packages"),
     ({"stack_keep_releases": 0}, "stack_keep_releases", "1 to 100"),
     ({"stack_keep_releases": -3}, "stack_keep_releases", "1 to 100"),
-    *[({"stack_trusted_proxies": ["192.0.2.0/24", proxy]}, "stack_trusted_proxies[1]", "192.0.2.0/24") for proxy in ("192.0.2.7/24", "192.0.2.7", "2001:db8::/32", CANARY)],
+    *[
+        ({"stack_trusted_proxies": ["192.0.2.0/24", proxy]}, "stack_trusted_proxies[1]", "192.0.2.0/24")
+        for proxy in ("192.0.2.7/24", "192.0.2.7", "2001:db8::/32", CANARY)
+    ],
     ({"stack_trusted_proxies": [MAPPING]}, "stack_trusted_proxies[0]", "must be text"),
     ({"stack_trusted_proxies": ["0.0.0.0/0"]}, "stack_trusted_proxies", "own networks"),
     ({"stack_health_timeout": 0}, "stack_health_timeout", "1 to 3600"),
