@@ -7,11 +7,15 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
+
+
+PROJECT = "com.docker.compose.project"
 
 
 class EngineError(Exception):
@@ -154,7 +158,26 @@ def demultiplex(body: bytes) -> list[tuple[int, bytes]]:
     return [*frames, (1, rest)] if rest else frames
 
 
-def project_containers(engine: Engine, project: str) -> list[dict]:
-    """Return the Engine's list of a Compose project's containers, running or not, without those of `docker compose run`."""
-    labels = [f"com.docker.compose.project={project}", "com.docker.compose.oneoff=False"]
+def project_containers(engine: Engine, project: str, *, one_off: bool = False) -> list[dict]:
+    """Return the Engine's list of a Compose project's containers, running or not; those of `docker compose run` only with ``one_off``."""
+    labels = [f"{PROJECT}={project}"] + ([] if one_off else ["com.docker.compose.oneoff=False"])
     return engine.get("/containers/json", all="1", filters=json.dumps({"label": labels}))
+
+
+def is_below(path: str, directory: str) -> bool:
+    """Return whether a path is a directory or lies below it, links followed."""
+    inside = os.path.realpath(directory)
+    return os.path.commonpath([os.path.realpath(path), inside]) == inside if os.path.isabs(path) else False
+
+
+def started_elsewhere(labels: dict[str, str], directory: str) -> str | None:
+    """Return the directory that a Compose project's container was started from, None where it is the stack's own.
+
+    A name alone says nothing of whose a project is: Compose takes every container of that name for its own. A person who types `docker compose up` in
+    the stack's directory starts containers whose project directory is the release's.
+    """
+    origin = labels.get("com.docker.compose.project.working_dir", "")
+    files = labels.get("com.docker.compose.project.config_files", "").split(",")
+    if any(is_below(path, directory) for path in (origin, *files)):
+        return None
+    return origin or "a directory that its labels do not name"

@@ -20,6 +20,7 @@ _EMPTY: dict[str, Any] = {
     "foundations": [],
     "restoring_jobs": [],
     "images": {},
+    "ports": {},
     "settings": [],
     "checks": [],
     "loosened": {},

@@ -25,8 +25,12 @@ options:
     description: Directory of the stack.
     type: path
   project:
-    description: Compose project, to find out whether P(campaign.platform.firewall#module) guards it.
+    description: Compose project, to find out whose its containers, volumes and networks are, and whether P(campaign.platform.firewall#module) guards it.
     type: str
+  volume_files:
+    description: Files to read in volumes, by the volume's name. Each is a pattern such as C(*/PG_VERSION), relative to the volume.
+    type: dict
+    default: {}
   ports:
     description: Ports to find out about.
     type: list
@@ -73,10 +77,16 @@ ansible_facts:
         - C(distribution) (C(id), C(version_id), C(codename)), C(architecture) (C(amd64), C(arm64) or the kernel's own name),
           C(init) (C(systemd) or C(other)), C(memory_mb), C(disk_free_mb) at the Engine's data root,
           C(apt_sources) (the machine's first Debian archive, with C(uri) and C(signed_by), or null),
+          C(addresses) (the machine's IPv4 addresses),
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(engine_installed) (whether there is a
           C(dockerd), running or not), C(compose) and C(buildx) (versions or
-          null), C(ports) (each with C(address), C(port), C(busy) and the Compose C(project) that publishes it, or null),
-          C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), and C(stack).
+          null), C(ports) (each with C(address), C(port), C(local) (whether the machine has the address), C(busy) and the Compose C(project) that publishes
+          it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than this module asks, with their values),
+          C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), C(owned) and C(stack).
+        - C(owned) has what bears the name of O(project), where that is given. C(elsewhere) are the directories, other than O(release_directory), that
+          containers of a Compose project of that name were started from. C(volumes) and C(networks) are those that belong to it or whose name begins with
+          its name, each with C(project), the one that it belongs to, or null. A volume also has C(files), what O(volume_files) asks for: contents by path,
+          or null where the volume cannot be read.
         - C(stack) has the id of the C(current) release and of the C(attempted) one, whose deploy did not end with success, or null; and from the manifest
           of the current one, or of the attempted one where there is no current one, C(release) (which of the two it is, or null), C(project),
           C(compose_files), C(env_file), C(services), C(jobs), C(foundations) and C(images). They are empty, and C(manifest_error) says why, where that
@@ -87,6 +97,8 @@ ansible_facts:
 import concurrent.futures
 import errno
 import glob
+import hashlib
+import json
 import os
 import platform
 import re
@@ -97,9 +109,10 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
-from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, started_elsewhere
 
 MEMINFO = "/proc/meminfo"
+ADDRESSES = "/proc/net/fib_trie"
 FIREWALL_DIRECTORY = "/usr/local/sbin"
 ENGINE_PATH = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/snap/bin"
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
@@ -137,8 +150,10 @@ def debian_archive() -> dict | None:
 
 def tool_version(*command: str) -> str | None:
     """Return the version that a command prints, None where it does not run."""
+    # Neither the Engine nor the context that the user's environment names has a say in what is installed.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COMPOSE_", "BUILDX_")) or name == "DOCKER_CONFIG"}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
     found = _VERSION.search(done.stdout)
@@ -154,6 +169,107 @@ def is_busy(address: str, port: int) -> bool:
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False
+
+
+def is_local(address: str) -> bool:
+    """Return whether the machine has an address, so that something can listen there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        try:
+            listener.bind((address, 0))
+        except OSError as error:
+            return error.errno != errno.EADDRNOTAVAIL
+    return True
+
+
+def addresses() -> list[str]:
+    """Return the machine's own IPv4 addresses, without loopback."""
+    found = re.findall(r"\|-- (\S+)\n\s+/32 host LOCAL", read(ADDRESSES))
+    return sorted({address for address in found if not address.startswith("127.")}, key=socket.inet_aton)
+
+
+def client_settings(socket_path: str, architecture: str) -> dict[str, str]:
+    """Return the settings, with their values, that would have Docker's client ask another Engine, build elsewhere or build for another platform.
+
+    One Engine is asked for everything, so that none of them may count for a part only.
+    """
+    here = f"unix://{socket_path}"
+    own = {name: os.environ.get(name, "") for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_DEFAULT_PLATFORM", "BUILDX_BUILDER")}
+    refused = {}
+    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    # As the client does: a host in the environment comes before a context.
+    if own["DOCKER_HOST"]:
+        if own["DOCKER_HOST"] not in (here, f"unix://{os.path.realpath(socket_path)}"):
+            refused["DOCKER_HOST"] = own["DOCKER_HOST"]
+    else:
+        context, setting = own["DOCKER_CONTEXT"], "DOCKER_CONTEXT"
+        if not context:
+            context, setting = str(read_json(os.path.join(directory, "config.json")).get("currentContext") or ""), f"currentContext in {directory}/config.json"
+        if context not in ("", "default") and context_host(directory, context) != here:
+            refused[setting] = context
+    for name in ("DOCKER_TLS", "DOCKER_TLS_VERIFY"):
+        # The client takes any text for true, 0 as well.
+        if os.environ.get(name):
+            refused[name] = os.environ[name]
+    if own["DOCKER_DEFAULT_PLATFORM"] not in ("", f"linux/{architecture}"):
+        refused["DOCKER_DEFAULT_PLATFORM"] = own["DOCKER_DEFAULT_PLATFORM"]
+    if own["BUILDX_BUILDER"] not in ("", "default"):
+        refused["BUILDX_BUILDER"] = own["BUILDX_BUILDER"]
+    return refused
+
+
+def read_json(path: str) -> dict:
+    """Return the mapping in a file, an empty one where there is none."""
+    try:
+        found = json.loads(read(path))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def context_host(directory: str, context: str) -> str | None:
+    """Return the address of the Engine that a context of Docker's client stands for."""
+    identifier = hashlib.sha256(context.encode()).hexdigest()
+    endpoints = read_json(os.path.join(directory, "contexts/meta", identifier, "meta.json")).get("Endpoints") or {}
+    return (endpoints.get("docker") or {}).get("Host")
+
+
+def volume_files(volume: dict, patterns: list[str]) -> dict[str, str] | None:
+    """Return the first line of the files that patterns name in a volume, by their paths in it; None where it cannot be read."""
+    options = volume.get("Options") or {}
+    # A directory of the host that is mounted as a volume is not there under the volume's own path while nothing uses it.
+    root = options["device"] if options.get("type") in (None, "none") and options.get("device") else volume["Mountpoint"]
+    if not os.access(root, os.R_OK | os.X_OK) or (options.get("device") and root == volume["Mountpoint"]):
+        return None
+    found = {}
+    for pattern in patterns:
+        for path in glob.glob(os.path.join(glob.escape(root), pattern)):
+            if os.path.isfile(path):
+                found[os.path.relpath(path, root)] = read(path).partition("\n")[0][:100].strip()
+    return found
+
+
+def owned(engine: Engine, params: dict, containers: list[dict]) -> dict:
+    """Return whose the containers, volumes and networks are that bear the name of the project; raise EngineError."""
+    project = params["project"]
+    if not project:
+        return {"elsewhere": [], "volumes": {}, "networks": {}}
+
+    def concerned(items: list[dict]) -> dict[str, dict]:
+        owners = {item["Name"]: (item.get("Labels") or {}).get(PROJECT) for item in items}
+        return {name: {"project": owner} for name, owner in owners.items() if owner == project or name.startswith(f"{project}_")}
+
+    volumes = engine.get("/volumes").get("Volumes") or []
+    wanted = params["volume_files"]
+    found = concerned(volumes)
+    for volume in volumes:
+        if volume["Name"] in found:
+            found[volume["Name"]]["files"] = volume_files(volume, wanted.get(volume["Name"], []))
+    origins = {
+        started_elsewhere(container["Labels"], params["release_directory"] or "/")
+        for container in containers
+        if container["Labels"].get(PROJECT) == project and params["release_directory"]
+    }
+    return {"elsewhere": sorted(origins - {None}), "volumes": found, "networks": concerned(engine.get("/networks"))}
 
 
 def await_engine(engine: Engine, seconds: int) -> None:
@@ -173,9 +289,10 @@ def engine_facts(engine: Engine, params: dict) -> dict:
     await_engine(engine, params["wait"])
     try:
         version, info = engine.get("/version"), engine.get("/info")
-        images, containers = engine.get("/images/json"), engine.get("/containers/json")
+        images, containers = engine.get("/images/json"), engine.get("/containers/json", all="1")
+        belongings = owned(engine, params, containers)
     except EngineError as error:
-        return {"engine": None, "engine_error": str(error), "images": {}, "published": []}
+        return {"engine": None, "engine_error": str(error), "images": {}, "published": [], "owned": {"elsewhere": [], "volumes": {}, "networks": {}}}
     present = {}
     for image in images:
         for reference in (image.get("RepoTags") or []) + (image.get("RepoDigests") or []):
@@ -191,6 +308,7 @@ def engine_facts(engine: Engine, params: dict) -> dict:
         "engine_error": None,
         "images": {reference: present[familiar(reference)] for reference in params["images"] if familiar(reference) in present},
         "published": published,
+        "owned": belongings,
     }
 
 
@@ -249,18 +367,26 @@ def gather(params: dict) -> dict:
         published = facts.pop("published")
         data_root = facts["engine"]["data_root"] if facts["engine"] else "/var/lib/docker"
         machine = platform.machine()
+        architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
         memory = re.search(r"^MemTotal:\s+(\d+) kB", read(MEMINFO), re.MULTILINE)
         return {
             **facts,
             "engine_installed": shutil.which("dockerd", path=f"{os.environ.get('PATH', '')}:{ENGINE_PATH}") is not None,
             "distribution": distribution(),
-            "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine),
+            "architecture": architecture,
+            "addresses": addresses(),
+            "client": client_settings(params["socket"], architecture),
             "init": "systemd" if os.path.isdir("/run/systemd/system") else "other",
             "memory_mb": int(memory[1]) // 1024 if memory else 0,
             "disk_free_mb": shutil.disk_usage(existing_parent(data_root)).free // 2**20,
             "apt_sources": debian_archive(),
             "ports": [
-                {**item, "busy": is_busy(item["address"], item["port"]), "project": publisher(published, item["address"], item["port"])}
+                {
+                    **item,
+                    "local": is_local(item["address"]),
+                    "busy": is_busy(item["address"], item["port"]),
+                    "project": publisher(published, item["address"], item["port"]),
+                }
                 for item in params["ports"]
             ],
             "images_source": read(os.path.join(params["source_directory"], "source")).strip() or None,
@@ -280,6 +406,7 @@ def main() -> None:
             "source_directory": {"type": "path", "default": "/var/lib/campaign-images"},
             "release_directory": {"type": "path"},
             "project": {"type": "str"},
+            "volume_files": {"type": "dict", "default": {}},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
             "wait": {"type": "int", "default": 0},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},

@@ -7,27 +7,35 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: release
-short_description: Stage, activate and prune releases of a Compose stack
+short_description: Stage, activate and prune releases of a Compose stack, and take a stack down
 version_added: 0.1.0
 description:
   - Writes every file of a release in one round trip. Config and secret files have names of their own generation and are never
     rewritten. The release's directory appears whole or not at all.
   - A file that is there already and differs (damage, or an edit by hand) is replaced and reported as a change.
+  - Beside the releases it writes C(client/docker), a Docker client that takes nothing from the environment or the configuration of the user who calls it, because
+    Docker Compose ranks both above a release's own values. Who deploys uses that client.
 options:
   directory:
     description: The stack's directory on the host. Required unless O(state=staged).
     type: path
   release:
-    description: The release's id, the name of its directory below C(releases). Required unless O(state=staged).
+    description: The release's id, the name of its directory below C(releases). Required with O(state=attempted), O(state=cleared) and O(state=current).
+    type: str
+  project:
+    description: The Compose project's name. Required with O(state=down).
     type: str
   state:
     description:
       - V(staged) makes the release complete and runnable on the host: it writes files, and nothing else.
-      - V(attempted) notes that the release is about to be started, and removes containers that its jobs left behind, because C(docker compose down) removes the
-        networks that they are bound to and not them.
-      - V(current) points C(current) and C(.env) to the release and prunes.
+      - V(attempted) notes that the release is about to be started, and clears the way as V(cleared) does.
+      - V(cleared) removes containers that would stop the release from starting. Those are what its jobs left behind, because C(docker compose down) removes
+        the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
+        another service.
+      - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are.
+      - V(down) stops and removes all containers and networks of the project, whichever release they are of. Volumes stay.
     type: str
-    choices: [staged, attempted, current]
+    choices: [staged, attempted, cleared, current, down]
     default: staged
   images:
     description: >-
@@ -99,15 +107,23 @@ EXAMPLES = r"""
     directory: /opt/campaign
     release: 0123456789ab
     state: current
+
+- name: Take the stack down
+  campaign.platform.release:
+    directory: /opt/campaign
+    project: campaign
+    state: down
 """
 
 RETURN = r"""
 release:
   description: The release's id.
   type: str
-  returned: always
+  returned: unless O(state=down)
 is_new:
-  description: Whether the release has to be started; it is not the current one, or another one was attempted since.
+  description:
+    - Whether the release has to be started with its jobs. It is not the current one, or another one was attempted since; or a volume is new since it was
+      activated, so that nothing of what the jobs did is in it; or a container is bound to a network that is gone.
   type: bool
   returned: always
 manifest:
@@ -129,6 +145,7 @@ pruned:
   returned: when O(state=current)
 """
 
+import concurrent.futures
 import json
 import os
 import re
@@ -138,12 +155,19 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
-from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
+from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, project_containers, started_elsewhere
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
 REMOVAL_ATTEMPTS = 60
 REMOVAL_DELAY = 0.5
+# Longer than the longest time that a service is given to stop, because the Engine answers when it has stopped.
+ENGINE_SECONDS = 300
+VOLUMES = "volumes.json"
+CLIENT = """#!/bin/sh
+# Docker's client without the environment and the configuration of the user who calls it: Docker Compose ranks both above the release's own values.
+exec env -i PATH="$PATH" DOCKER_CONFIG={directory} DOCKER_HOST=unix://{socket} docker "$@"
+"""
 
 
 def read(path: str) -> bytes | None:
@@ -195,6 +219,43 @@ def link(path: str, target: str) -> None:
     sync_directory(os.path.dirname(path))
 
 
+def client_files(root: str, socket: str) -> dict[str, tuple[str, int]]:
+    """Return content and mode of the files of the stack's own Docker client, by their paths below the stack's directory.
+
+    The client's configuration is empty but for the places of plugins: the proxies of a user's own would go into every container.
+    """
+    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    extra: list[str] = []
+    try:
+        with open(os.path.join(own, "config.json"), encoding="utf-8") as file:
+            extra = [str(path) for path in json.load(file).get("cliPluginsExtraDirs") or []]
+    except (OSError, ValueError, AttributeError):
+        pass
+    plugins = [path for path in (os.path.join(own, "cli-plugins"), *extra) if os.path.isdir(path)]
+    configuration = {"cliPluginsExtraDirs": plugins} if plugins else {}
+    return {
+        "client/docker": (CLIENT.format(directory=os.path.join(root, "client"), socket=socket), 0o755),
+        "client/config.json": (json.dumps(configuration) + "\n", 0o644),
+    }
+
+
+def volumes_of(engine: Engine, project: str) -> dict[str, str]:
+    """Return when each of a project's volumes was created, by name. One that was removed and created again has another time."""
+    found = engine.get("/volumes", filters=json.dumps({"label": [f"{PROJECT}={project}"]}))
+    return {volume["Name"]: volume.get("CreatedAt", "") for volume in found.get("Volumes") or []}
+
+
+def stale_containers(engine: Engine, containers: list[dict]) -> list[dict]:
+    """Return the containers that cannot start again, because a network that they are bound to is gone."""
+    there = {network["Id"] for network in engine.get("/networks")}
+    bound = [(container, container.get("NetworkSettings") or {}) for container in containers]
+    return [
+        container
+        for container, settings in bound
+        if any(network["NetworkID"] and network["NetworkID"] not in there for network in (settings.get("Networks") or {}).values())
+    ]
+
+
 class Release:
     """One release of a stack's directory."""
 
@@ -229,6 +290,8 @@ class Release:
     def _wanted(self):
         """Yield path, content, mode, owner and whether it is secret, for everything outside the release's own directory."""
         params = self.module.params["plan"]
+        for name, (content, mode) in client_files(self.root, self.engine.socket_path).items():
+            yield os.path.join(self.root, name), content.encode(), mode, (0, 0), False
         for config in params["configs"]:
             yield os.path.join(self.root, config["path"]), config["content"].encode(), 0o444, (0, 0), False
         for secret in params["secrets"]:
@@ -271,6 +334,12 @@ class Release:
         missing = [item for item in self._wanted() if not self._is_right(*item[:4])]
         stale = sorted(name for name, content in files.items() if read(os.path.join(self.path, name)) != content)
         self.result["manifest"] = {**self.module.params["plan"]["manifest"], "path": os.path.join(self.path, _MANIFEST)}
+        if not self.result["is_new"] and self._is_disturbed(self.module.params["plan"]["project"]):
+            # What is done about it is reported by the steps that do it, of which a check has none.
+            self.result.update(is_new=True, changed=self.module.check_mode)
+        if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
+            # Nobody can ask Compose what it would do.
+            self.result["is_new"] = True
         if not missing and not stale:
             return
         self.result["changed"] = True
@@ -289,33 +358,51 @@ class Release:
         if stale:
             self._place(files)
 
-    def attempt(self) -> None:
-        """Note that this release is about to be started, and remove the containers of jobs, also those of a deploy that was killed and that run still."""
+    def _is_disturbed(self, project: str) -> bool:
+        """Return whether the current release has to be started again, because something else was taken from under it.
+
+        A volume that was removed since the release was activated comes back empty: no login and no table is in it. A container whose network was pruned
+        does not start again.
+        """
+        written = read(os.path.join(self.root, VOLUMES))
+        if written is not None:
+            there = volumes_of(self.engine, project)
+            try:
+                known = dict(json.loads(written))
+            except (ValueError, TypeError):
+                return True
+            if any(there.get(name) != created for name, created in known.items()):
+                return True
+        return bool(stale_containers(self.engine, project_containers(self.engine, project)))
+
+    def attempt(self, note: bool = True) -> None:
+        """Remove what would stop this release from starting; with ``note``, also write down that it is about to be started."""
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
-        jobs = [
-            (container["Id"], container["Labels"].get("com.docker.compose.service"))
-            for container in project_containers(self.engine, manifest["project"])
-            if container["Labels"].get("com.docker.compose.service") in manifest["jobs"]
+        containers = project_containers(self.engine, manifest["project"])
+        stale = [container["Id"] for container in stale_containers(self.engine, containers)]
+        # Those that run still too, of a deploy that was killed.
+        services = [(container, container["Labels"].get("com.docker.compose.service")) for container in containers]
+        doomed = [(container["Id"], service) for container, service in services if service in manifest["jobs"] or container["Id"] in stale]
+        takers = {port: service for service, ports in manifest["ports"].items() for _address, port in ports}
+        holders = [
+            (container["Id"], service)
+            for container, service in services
+            if any(takers.get(port.get("PublicPort"), service) != service for port in container.get("Ports") or [])
         ]
         noted = os.path.islink(self.attempt_link) and os.readlink(self.attempt_link) == os.path.join("releases", self.id)
-        self.result["changed"] = bool(jobs) or not noted
+        self.result["changed"] = bool(doomed or holders or (note and not noted))
         if self.module.check_mode:
             return
-        link(self.attempt_link, os.path.join("releases", self.id))
-        for identifier, job in jobs:
-            self._remove_container(identifier, job)
-
-    def _remove_container(self, identifier: str, job: str) -> None:
-        for _attempt in range(REMOVAL_ATTEMPTS):
-            status, body = self.engine.request("DELETE", f"/containers/{identifier}", {"force": "1", "v": "1"})
-            # 404: it is gone already.
-            if status in (204, 404):
-                return
-            # 409: it is being removed, by a deploy that was killed in the middle of it, for example.
-            if status != 409:
-                break
-            time.sleep(REMOVAL_DELAY)
-        raise EngineError(f"removing the container of the job {job}", body.decode(errors="replace"), status)
+        if note:
+            link(self.attempt_link, os.path.join("releases", self.id))
+            environment = os.path.join(self.root, ".env")
+            if not os.path.lexists(environment):
+                # So that plain `docker compose ps` works in the directory after a first deploy that failed.
+                link(environment, os.path.join("attempted", ".env"))
+        for identifier, service in holders:
+            stop_container(self.engine, identifier, service)
+        for identifier, service in dict.fromkeys(doomed + holders):
+            remove_container(self.engine, identifier, service)
 
     def _make_directories(self) -> None:
         for path, mode in ((self.root, 0o755), (f"{self.root}/releases", 0o755), (f"{self.root}/secrets", 0o700)):
@@ -342,7 +429,7 @@ class Release:
             raise
 
     def _validate(self, directory: str, files: dict[str, bytes]) -> None:
-        command = ["docker", "compose", "--project-directory", self.root, "--env-file", f"{directory}/.env"]
+        command = [os.path.join(self.root, "client/docker"), "compose", "--project-directory", self.root, "--env-file", f"{directory}/.env"]
         command += ["--project-name", self.module.params["plan"]["project"]]
         for name in files:
             if name.endswith(".yml"):
@@ -360,6 +447,8 @@ class Release:
             self.module.fail_json(msg=f"The release {self.id} is not below {self.root}/releases. Stage it first.")
         environment = os.path.join(self.root, ".env")
         wrong = self.current() != self.id or not os.path.islink(environment) or os.path.lexists(self.attempt_link)
+        volumes = json.dumps(volumes_of(self.engine, self._project()), indent=1, sort_keys=True).encode() + b"\n"
+        wrong = wrong or read(os.path.join(self.root, VOLUMES)) != volumes
         doomed = self._doomed()
         self.result.update(changed=bool(wrong or doomed), pruned=doomed)
         if self.module.check_mode or not self.result["changed"]:
@@ -368,12 +457,16 @@ class Release:
             link(self.current_link, os.path.join("releases", self.id))
             link(environment, os.path.join("current", ".env"))
             os.utime(self.path, (time.time(), time.time()))
+            write(os.path.join(self.root, VOLUMES), volumes, 0o644)
             if os.path.lexists(self.attempt_link):
                 os.unlink(self.attempt_link)
         for name in doomed:
             shutil.rmtree(os.path.join(self.root, "releases", name))
         if doomed:
             self._prune()
+
+    def _project(self) -> str:
+        return manifests.read(os.path.join(self.path, _MANIFEST))["project"]
 
     def _doomed(self) -> list[str]:
         releases = os.path.join(self.root, "releases")
@@ -402,6 +495,78 @@ class Release:
                     os.rmdir(directory)
 
 
+def stop_container(engine: Engine, identifier: str, name: str) -> None:
+    """Stop a container and give it the time that its service asks for."""
+    status, body = engine.request("POST", f"/containers/{identifier}/stop")
+    # 304: it does not run, 404: it is gone.
+    if status not in (204, 304, 404):
+        raise EngineError(f"stopping the container of {name}", body.decode(errors="replace"), status)
+
+
+def remove_container(engine: Engine, identifier: str, name: str) -> None:
+    """Remove a container with its anonymous volumes, whether it runs or not."""
+    for _attempt in range(REMOVAL_ATTEMPTS):
+        status, body = engine.request("DELETE", f"/containers/{identifier}", {"force": "1", "v": "1"})
+        # 404: it is gone already.
+        if status in (204, 404):
+            return
+        # 409: it is being removed, by a deploy that was killed in the middle of it, for example.
+        if status != 409:
+            break
+        time.sleep(REMOVAL_DELAY)
+    raise EngineError(f"removing the container of {name}", body.decode(errors="replace"), status)
+
+
+def take_down(engine: Engine, project: str, directory: str, *, check_mode: bool) -> tuple[bool, str | None]:
+    """Stop and remove all containers and networks of a project; return whether there were any, and the directory of a stranger, where nothing is done.
+
+    By their labels and not by a release's files, so that what another variant or a deploy that failed left behind goes too.
+    """
+    containers = project_containers(engine, project, one_off=True)
+    for container in containers:
+        if elsewhere := started_elsewhere(container["Labels"], directory):
+            return False, elsewhere
+    networks = [
+        network for network in engine.get("/networks", filters=json.dumps({"label": [f"{PROJECT}={project}"]})) if network["Labels"].get(PROJECT) == project
+    ]
+    if check_mode or not (containers or networks):
+        return bool(containers or networks), None
+    named = [(container["Id"], container["Labels"].get("com.docker.compose.service", "")) for container in containers]
+    # As Compose does: what others depend on stops after them.
+    needed = {
+        service: {item.partition(":")[0] for item in container["Labels"].get("com.docker.compose.depends_on", "").split(",") if item}
+        for container, (_identifier, service) in zip(containers, named)
+    }
+    left = list(named)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        while left:
+            awaited = {other for _identifier, service in left for other in needed[service] if other != service}
+            wave = [item for item in left if item[1] not in awaited] or left
+            list(pool.map(lambda item: stop_container(engine, *item), wave))
+            left = [item for item in left if item not in wave]
+        list(pool.map(lambda item: remove_container(engine, *item), named))
+    for network in networks:
+        status, body = engine.request("DELETE", f"/networks/{network['Id']}")
+        if status not in (204, 404):
+            raise EngineError(f"removing the network {network['Name']}", body.decode(errors="replace"), status)
+    return True, None
+
+
+def down(module: AnsibleModule, engine: Engine) -> None:
+    """Take a stack down and exit."""
+    project, directory = module.params["project"], module.params["directory"]
+    try:
+        changed, elsewhere = take_down(engine, project, directory, check_mode=module.check_mode)
+    except EngineError as error:
+        module.fail_json(msg=f"The Docker Engine did not do it: {error}. Is it running, and may this user use its socket? Then take the stack down again.")
+    if elsewhere:
+        module.fail_json(
+            msg=f"Nothing was touched. Containers of a Compose project named {project} were started from {elsewhere}, and not from {directory}. "
+            "Take them down there, or name the stack's own project in stack_project.",
+        )
+    module.exit_json(changed=changed)
+
+
 def main() -> None:
     """Entry point."""
     text = {"type": "str", "required": True}
@@ -425,24 +590,32 @@ def main() -> None:
         argument_spec={
             "directory": {"type": "path"},
             "release": {"type": "str"},
-            "state": {"type": "str", "choices": ["staged", "attempted", "current"], "default": "staged"},
+            "project": {"type": "str"},
+            "state": {"type": "str", "choices": ["staged", "attempted", "cleared", "current", "down"], "default": "staged"},
             "images": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
             "keep": {"type": "int", "default": 3},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
         supports_check_mode=True,
-        required_if=[("state", "staged", ("plan",)), ("state", "attempted", ("directory", "release")), ("state", "current", ("directory", "release"))],
+        required_if=[
+            ("state", "staged", ("plan",)),
+            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "current")),
+            ("state", "down", ("directory", "project")),
+        ],
     )
+    engine = Engine(module.params["socket"], timeout=ENGINE_SECONDS)
+    if module.params["state"] == "down":
+        down(module, engine)
     plan = module.params["plan"]
     if plan:
         module.params.update(directory=plan["directory"], release=plan["release"])
-    release = Release(module, Engine(module.params["socket"], timeout=60))
+    release = Release(module, engine)
     try:
         if module.params["state"] == "staged":
             release.stage()
-        elif module.params["state"] == "attempted":
-            release.attempt()
+        elif module.params["state"] in ("attempted", "cleared"):
+            release.attempt(note=module.params["state"] == "attempted")
         else:
             release.activate()
     except manifests.ManifestError as error:

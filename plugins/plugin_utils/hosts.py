@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 Facts = Mapping[str, Any]
@@ -33,6 +33,32 @@ def packages(facts: Facts, by_part: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the packages that bring what the host lacks. A client of another make may be found first, so the Engine is what counts."""
     parts = [part for part in lacking(facts) if part != "engine" or engine_is_new(facts)]
     return [ALWAYS, *(package for part in parts for package in by_part.get(part, ()))]
+
+
+def away(facts: Facts) -> list[str]:
+    """Return the addresses to publish ports on that the machine does not have."""
+    return list(dict.fromkeys(row["address"] for row in facts["ports"] if not row["local"]))
+
+
+def not_of_the_project(found: Mapping[str, Mapping[str, Any]], names: Collection[str], project: str) -> dict[str, str]:
+    """Return which volumes or networks of the stack's names belong to nobody or to somebody else, with the words for whom."""
+    return {
+        name: f"the Compose project {found[name]['project']}" if found[name]["project"] else "no Compose project"
+        for name in names
+        if name in found and found[name]["project"] != project
+    }
+
+
+def data_of_another_major(files: Mapping[str, str] | None, major: str) -> list[str]:
+    """Return what a data volume of PostgreSQL holds where the image of a major would not find data of its own: `17 (17/docker)`, for example.
+
+    Empty where the volume is, or where the image's own data is there, whatever lies beside it. From 18 on the image keeps its data in a directory of the
+    major version; older ones at the top of the volume, or where it was mounted, in `data`.
+    """
+    files = files or {}
+    if files.get(f"{major}/docker/PG_VERSION") == major:
+        return []
+    return [f"{found} ({path.rpartition('/')[0] or 'at its top'})" for path, found in sorted(files.items())]
 
 
 def taken(facts: Facts, project: str) -> list[int]:

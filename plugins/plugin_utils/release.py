@@ -487,6 +487,9 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     services = rendered.services()
     running = [name for name in services if name not in rendered.jobs]
     awaited = {other for body in services.values() for other in body.get("depends_on") or {}}
+    ports: dict[str, list[list[Any]]] = {}
+    for service, address, port, _setting in published(services, declared.settings):
+        ports.setdefault(service, []).append([address, port])
     manifest = {
         "release": release,
         "project": project,
@@ -500,6 +503,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         # Jobs that give the services' logins back what this release knows of them.
         "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
         "images": {name: services[name]["image"] for name in running},
+        "ports": ports,
         "settings": list(declared.settings),
         "checks": rendered.checks,
         "loosened": _loosened(services, declared.tables.common["service"]),
@@ -517,14 +521,24 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     }
 
 
+def _names_on_host(rendered: Rendered, kind: str, project: str) -> dict[str, str]:
+    """Return the names that Compose gives volumes or networks on the host, by their keys; those that are made elsewhere, external ones, have no place here."""
+    named = merge(rendered.base.get(kind) or {}, rendered.override.get(kind) or {})
+    bodies = {key: body or {} for key, body in named.items()}
+    return {key: str(body.get("name") or f"{project}_{key}") for key, body in bodies.items() if not body.get("external")}
+
+
 def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:
-    """Return what other roles have to know of a release before there is one (images and ports), and what rendering the catalogue shows to be wrong."""
+    """Return what has to be known of a release before there is one (images, ports, names of volumes and networks), and what rendering the catalogue shows to be wrong."""
     placeholders = image_names(declared)
     rendered = render(declared, renderer, placeholders)
     problems = rendered.problems or [*compose_problems(declared, rendered), *leak_problems(declared, rendered)]
     required, definitions = required_images(rendered, placeholders)
     ports = {(address, port) for _service, address, port, _setting in published(rendered.services(), declared.settings)}
+    project = declared.arguments["stack_project"]
     found = {
+        "volumes": _names_on_host(rendered, "volumes", project),
+        "networks": _names_on_host(rendered, "networks", project),
         "images": required,
         "image_definitions": definitions,
         "ports": [{"address": address, "port": port} for address, port in sorted(ports, key=lambda item: (item[1], item[0]))],

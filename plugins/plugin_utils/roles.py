@@ -148,12 +148,30 @@ def _docker_host_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer
         "is_new": hosts.engine_is_new(facts),
         "packages": hosts.packages(facts, packages.get("docker" if source == "docker" else release_name, {})),
         "taken": hosts.taken(facts, renderer.render(variables["docker_host_project"], {})),
+        "away": hosts.away(facts),
+    }
+
+
+def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> dict[str, Any]:
+    """Return what stands in the way on the host: what bears the stack's names and is not its own, and data that nothing of this release can open."""
+    facts, validated = variables["ansible_facts"]["campaign_host"], variables["__stack_validated"]
+    found, project = facts["owned"], renderer.render(variables["stack_project"], {})
+    volume = variables["__stack_postgres_data"]["volume"]
+    name = validated["volumes"].get(volume)
+    data = found["volumes"].get(name, {}) if name else {}
+    return {
+        "elsewhere": found["elsewhere"],
+        "volumes": hosts.not_of_the_project(found["volumes"], validated["volumes"].values(), project),
+        "networks": hosts.not_of_the_project(found["networks"], validated["networks"].values(), project),
+        "locked": sorted(name for name, row in found["volumes"].items() if row["project"] == project),
+        "data": {"volume": name, "unread": bool(data) and data["files"] is None},
+        "other": hosts.data_of_another_major(data.get("files"), str(variables["__stack_postgres_data"]["major"])),
     }
 
 
 Validate = Callable[..., Declared]
 _ROLES: dict[str, Validate] = {"stack": _stack, "images": _images}
-_ON_HOST = {"images": _images_on_host, "docker_host": _docker_host_on_host}
+_ON_HOST = {"stack": _stack_on_host, "images": _images_on_host, "docker_host": _docker_host_on_host}
 
 
 def declare(variables: Mapping[str, Any], templar: Templar, loader: Any, *, with_secrets: bool) -> Declared:
