@@ -30,7 +30,7 @@ def test_a_failed_validation_ends_with_its_list(refused):
     """One problem a line, and nothing behind the last one but Ansible's own recap."""
     shown = [line.strip() for line in refused[: refused.index("PLAY RECAP")].strip().splitlines()]
     assert shown[-3] == "Nothing was changed. Fix these first:"
-    assert [line.split()[1] for line in shown[-2:]] == ["stack_log_level", "stack_frontend_port"]
+    assert [line.split()[1] for line in shown[-2:]] == ["stack_frontend_port", "stack_log_level"]
 
 
 def test_a_failed_validation_shows_nothing_of_the_source(refused):
