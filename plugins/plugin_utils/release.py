@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.plugin_utils import summary as summaries
 from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import containers_of, merge
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import (
     GENERATION_KEY,
@@ -505,6 +506,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "images": {name: services[name]["image"] for name in running},
         "ports": ports,
         "settings": list(declared.settings),
+        "addresses": summaries.addresses(declared, services, rendered.checks),
+        "sign_in": summaries.sign_in(declared),
         "checks": rendered.checks,
         "loosened": _loosened(services, declared.tables.common["service"]),
         "configs": sorted({file["path"] for file in configs}),
