@@ -420,6 +420,8 @@ WEAK_SECRETS = [
     ({"operator_password": CANARY}, "operator_password", "at least 16 characters"),
     ({"operator_password": CANARY + "-changeme"}, "operator_password", "init_secrets"),
     ({"redis_api_password": CANARY * 3}, "redis_api_password", "can be guessed"),
+    ({"operator_password": "Password12345678"}, "operator_password", "can be guessed"),
+    ({"s3_secret_key": "qwertyuiopasdfgh"}, "s3_secret_key", "can be guessed"),
     ({"postgres_password": "same-" + CANARY, "s3_secret_key": "same-" + CANARY}, "postgres_password and s3_secret_key", "Give each its own"),
 ]
 
