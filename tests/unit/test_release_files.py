@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
 import yaml
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import known_secrets
@@ -166,6 +167,26 @@ def test_no_part_of_the_frontend_s_site_drops_the_security_headers(golden, varia
     assert text.count("server_tokens off;") == len(re.findall(r"^server \{", text, re.MULTILINE))
 
 
+def addresses_believed(site: str) -> list[str]:
+    """Return the networks whose X-Forwarded-For nginx believes, having seen that it hands on nobody else's."""
+    assert re.findall(r"proxy_set_header X-Forwarded-For (.*);", site) == ["$remote_addr"]
+    assert re.findall(r"limit_req_zone (\S+) ", site) == ["$binary_remote_addr"]
+    return re.findall(r"^set_real_ip_from (.*);", site, re.MULTILINE)
+
+
+@by_variant
+def test_an_address_is_what_nginx_sees_unless_proxies_are_named(golden, variant):
+    assert addresses_believed(golden[variant]["default.conf"]) == []
+    assert "real_ip" not in golden[variant]["default.conf"]
+
+
+def test_named_proxies_and_no_others_are_believed():
+    networks = ["192.0.2.0/24", "198.51.100.7/32"]
+    site = program.golden("prod", stack_trusted_proxies=networks)["default.conf"]
+    assert addresses_believed(site) == networks
+    assert "real_ip_header X-Forwarded-For;\nreal_ip_recursive on;\n" in site
+
+
 @by_variant
 def test_the_compose_linter_finds_nothing(composed, golden, variant, tmp_path):
     # It is shown what runs: the files as Compose merges them, beside the values that Compose fills in.
@@ -198,7 +219,7 @@ def test_hot_reload_mounts_what_a_service_is_made_of(composed):
         "api-migrate": {"shared/src", "api/src"},
         "rules-engine": {"shared/src", "rules-engine/src"},
         "scheduler": {"shared/src", "scheduler/src"},
-        "vite": {"frontend/src", "frontend/public"},
+        "vite": {"shared/src", "frontend/src", "frontend/public"},
     }
 
 
