@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Say at the end of a deploy what is there now and what to type next."""
+"""Say at the end of a deploy what is there and what to type next."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary
 
-# Where `make` stands for the commands.
+# With this inventory `make` runs the commands.
 _CHECKOUT = "inventories/local"
 
 
 def shown(path: str) -> str:
-    """Return a path as somebody would type it here."""
+    """Return a path as a person would type it here."""
     near = os.path.relpath(path)
     return path if near.startswith("..") else near
 
 
 def vault_of(inventories: list[str]) -> str | None:
-    """Return the vault file that an inventory has in the place where the playbook init_secrets writes it."""
+    """Return an inventory's vault file if it is where the playbook init_secrets writes it."""
     paths = (os.path.join(inventory if os.path.isdir(inventory) else os.path.dirname(inventory), "group_vars/campaign/vault.yml") for inventory in inventories)
     return next((path for path in paths if os.path.isfile(path)), None)
 

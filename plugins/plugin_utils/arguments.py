@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Check a role's arguments against its argument spec, and coerce them as an argument spec does.
 
-Unlike ansible.builtin.validate_argument_spec this never shows a value, names the variable whose expression cannot be evaluated, and knows the names that
+Unlike ansible.builtin.validate_argument_spec this never shows a value. It names the variable whose expression cannot be evaluated, and finds names that
 are close to an argument's.
 """
 
@@ -35,14 +35,14 @@ LIKENESS = 0.8
 
 @dataclass(frozen=True)
 class Arguments:
-    """The coerced values of the arguments that are there, and a message for everything that is wrong."""
+    """The coerced values of the arguments that are set, and a message for everything that is wrong."""
 
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
 def _kind(value: object) -> str:
-    """Say what a value is, in the words of YAML."""
+    """Return what a value is, in the words of YAML."""
     for kinds, word in (
         (bool, "true or false"),
         ((int, float), "a number"),
@@ -96,15 +96,15 @@ def _remedy(value: object, wanted: str) -> str:
     if wanted == "str" and isinstance(value, (bool, float)):
         return " Put it in quotes."
     if wanted == "path" and isinstance(value, str):
-        return " Begin it with /, without .. in it."
+        return " Begin it with /, and leave out every .. in it."
     return " Remove it or give it a value." if value is None else ""
 
 
 def value_problems(name: str, value: Any, option: Option) -> Iterator[str]:
-    """Yield a message for everything in a coerced ``value`` that is not as ``option`` of an argument spec asks for."""
+    """Yield a message for everything in a coerced ``value`` that ``option`` of an argument spec does not allow."""
     wanted = option.get("type", "str")
     if not _has_type(value, wanted):
-        found = "another text" if wanted == "path" and isinstance(value, str) else _kind(value)
+        found = "other text" if wanted == "path" and isinstance(value, str) else _kind(value)
         yield f"{name} must be {EXPECTED[wanted]}, but it is {found}.{_remedy(value, wanted)}"
         return
     if "choices" in option and value not in option["choices"]:

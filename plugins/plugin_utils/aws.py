@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the text of a secret from AWS Secrets Manager, and say what its errors mean without showing a value."""
+"""Read the text of a secret of AWS Secrets Manager, and say what errors mean without showing a value."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from dataclasses import dataclass, field
 
 ATTEMPTS = 4
 _CREDENTIALS = "Credentials come from the SDK's own places: the environment, a profile, or the machine's instance role."
-# Patterns of AWS's codes and the SDK's classes, with what they mean; the first that fits counts.
+# Patterns of AWS's codes and the SDK's classes, with what they mean; the first that matches is taken.
 _REMEDIES = {
     r"ResourceNotFound": "there is no such secret. Check stack_aws_secret_id and stack_aws_region, and that you are in the secret's account.",
     r"AccessDenied": "reading it was denied. Allow these credentials secretsmanager:GetSecretValue on the secret, and kms:Decrypt on its key.",
-    r"Throttl|TooManyRequests|RequestLimit|SlowDown": f"the request was throttled {ATTEMPTS} times. The settings are not to blame: try again later.",
+    r"Throttl|TooManyRequests|RequestLimit|SlowDown": f"the request was throttled {ATTEMPTS} times. The settings are right: try again later.",
     r"ExpiredToken": f"the credentials have expired. Get new ones. {_CREDENTIALS}",
     r"UnrecognizedClient|Signature|InvalidClientToken|MissingAuthentication|AuthFailure": f"the credentials were refused. {_CREDENTIALS}",
     r"Credential|Profile|Token|SSO": f"there are no usable credentials. {_CREDENTIALS}",
-    r"InvalidRequest": "the secret is in no state to be read. If it was marked for deletion, restore it: aws secretsmanager restore-secret.",
+    r"InvalidRequest": "the secret cannot be read in its present state. If it is marked for deletion, restore it: aws secretsmanager restore-secret.",
     r"DecryptionFailure": "its key cannot decrypt it. Check the state of the KMS key, and kms:Decrypt of these credentials.",
     r"InvalidParameter|Validation": "the request was refused. Check the spelling of stack_aws_secret_id.",
     r"Endpoint|Connect|Timeout|HTTPClient|SSL|Proxy|InvalidRegion": (
-        "the service cannot be reached. Check stack_aws_region, this machine's way out (proxy, certificates), "
-        "and AWS_ENDPOINT_URL_SECRETS_MANAGER if it is set."
+        "the service cannot be reached. Check stack_aws_region, this machine's proxy and certificates, and AWS_ENDPOINT_URL_SECRETS_MANAGER if it is set."
     ),
 }
 
@@ -43,7 +42,7 @@ def code_of(error: BaseException) -> str:
         response = getattr(cause, "response", None)
         if isinstance(response, dict):
             code = str(response.get("Error", {}).get("Code", ""))
-            # What answers may be no AWS at all, so its code is shown only where it looks like one.
+            # What answers may not be AWS, so its code is shown only where it looks like one of AWS.
             if not re.fullmatch(r"[A-Za-z]{3,60}", code):
                 code = type(cause).__name__
             return code

@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What an air-gap bundle holds, and what it takes to load images of it."""
+"""What an air-gap bundle holds, and how much disk loading its images takes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Contents:
     # What the images run on, such as linux/amd64.
     platform: str
     images: Plan
-    # By digest, each with its size and its size as it is packed.
+    # By digest, each with its size and its compressed size.
     layers: Mapping[str, Mapping[str, int]]
 
 

@@ -3,7 +3,7 @@
 """The service catalogue: which entries there are, what may stand in one, and how an inventory changes them.
 
 An entry is native Compose in the layers ``base``, ``dev`` and ``prod``, and beside them only what Compose has no word for. The list of keys is closed,
-so that it does not grow into a language of its own. docs/adding-a-service.md describes each key.
+so that they do not grow into a language of their own. docs/adding-a-service.md describes each key.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ JOB_KEYS = frozenset(["first", "restores_logins"])
 CHECK_KEYS = frozenset(
     """service kind port address certificate server_name path status headers contains send expect command environment timeout depth when""".split()
 )
-# Kinds of checks, each with the key that it cannot do without.
+# Kinds of checks, each with the key that it needs.
 CHECK_KINDS = {"http": "port", "probe": "port", "tcp": "port", "command": "command"}
 FRAGMENT_KEYS = frozenset(["services", "volumes", "networks"])
-# https://github.com/compose-spec/compose-spec/blob/main/05-services.md, without what a release must not do (build, extends, deploy of Swarm is taken as it is).
+# https://github.com/compose-spec/compose-spec/blob/main/05-services.md, without what a release must not have (build, extends). Keys of deploy are not checked.
 SERVICE_KEYS = frozenset(
     """annotations attach blkio_config cap_add cap_drop cgroup cgroup_parent command configs container_name cpu_count cpu_percent cpu_period cpu_quota
     cpu_rt_period cpu_rt_runtime cpu_shares cpus cpuset credential_spec depends_on deploy device_cgroup_rules devices dns dns_opt dns_search domainname
@@ -65,7 +65,7 @@ SERVICE_KEYS = frozenset(
     ports post_start pre_stop privileged profiles pull_policy read_only restart runtime secrets security_opt shm_size stdin_open stop_grace_period
     stop_signal storage_opt sysctls tmpfs tty ulimits user userns_mode uts volumes volumes_from working_dir""".split()
 )
-# What a later fragment replaces as a whole; other sequences append: https://docs.docker.com/reference/compose-file/merge/
+# What a later fragment replaces as a whole; to other sequences it appends: https://docs.docker.com/reference/compose-file/merge/
 REPLACED = frozenset(["command", "entrypoint", "test"])
 # What Compose takes as a list too: names, or texts of a name and a value.
 _LISTS_OF_NAMES: dict[str, Any] = {"networks": None, "depends_on": {"condition": "service_started"}}
@@ -88,7 +88,7 @@ def _long_form(value: Any, key: str) -> Any:
 
 
 def merge(left: Any, right: Any, key: str = "") -> Any:
-    """Merge as Docker Compose merges files: mappings recursively, sequences by appending what is new but for commands, anything else by replacing."""
+    """Merge as Docker Compose merges files: mappings by key, sequences by appending what is new, and commands and anything else by replacing."""
     if isinstance(left, Mapping) != isinstance(right, Mapping):
         left, right = _long_form(left, key), _long_form(right, key)
     if isinstance(left, Mapping) and isinstance(right, Mapping):
@@ -109,7 +109,7 @@ def without_nulls(value: Any) -> Any:
 
 
 def combine(built_in: Mapping[str, Entry], added: Mapping[str, Entry | None]) -> Catalogue:
-    """Return the catalogue with an inventory's entries merged over the collection's own. A null takes a known entry, or what stands in it, out.
+    """Return the catalogue with an inventory's entries merged over the collection's own. A null takes out a known entry, or a part of it.
 
     Services, configs, checks and so on are mappings by name, so each can be changed or taken out by its name. In a new entry null means no options.
     """
@@ -179,7 +179,7 @@ def _login_problems(where: str, logins: Any, known: Entry) -> Iterator[str]:
             for key, pattern in _LOGIN_NAMES[kind].items():
                 # An expression shows its value later; PostgreSQL and Redis refuse what it must not be.
                 if key in row and "{{" not in str(row[key]) and not re.fullmatch(pattern, str(row[key])):
-                    yield f"{where}.{kind}.{login}.{key} must be made of letters, digits and _ as the server names such things."
+                    yield f"{where}.{kind}.{login}.{key} must be a name of letters, digits and _ that the server allows."
             policy = row.get("policy")
             if policy is not None and not (isinstance(policy, Mapping) and len({"Statement", "template", "content"} & set(policy)) == 1):
                 yield f"{where}.{kind}.{login}.policy must be an IAM policy with Statement, or a template or content of one."
@@ -261,9 +261,9 @@ def _needs_problems(where: str, needs: Any) -> Iterator[str]:
 
 
 def entry_problems(where: str, entry: Any, known: Entry | None = None) -> Iterator[str]:
-    """Yield a message for everything in an entry of which the form is wrong. Expressions are not rendered for it.
+    """Yield a message for everything in an entry whose form is wrong. Expressions are not rendered.
 
-    ``known`` is the entry that it is merged over, and which completes its rows.
+    ``known`` is the entry that it is merged over, which completes its rows.
     """
     known = known or {}
     if not isinstance(entry, Mapping):
@@ -303,14 +303,14 @@ def entry_problems(where: str, entry: Any, known: Entry | None = None) -> Iterat
 
 
 def added_problems(added: Mapping[str, Any], built_in: Mapping[str, Entry], source: str) -> Iterator[str]:
-    """Yield a message for everything in an inventory's entries of which the form is wrong, by its path below ``source``."""
+    """Yield a message for everything in an inventory's entries whose form is wrong, by its path below ``source``."""
     for name, entry in added.items():
         where = f"{source}.{name}"
         if not _NAME.match(str(name)):
             yield f"{source}: an entry's name is made of a-z, 0-9 and -, begins with a letter and has at most 41 characters."
         elif entry is None:
             if name not in built_in:
-                yield f"{where} is empty, which takes a service out, but there is none of that name. {did_you_mean(str(name), built_in)}"
+                yield f"{where} is empty, which takes an entry out, but there is no entry of that name. {did_you_mean(str(name), built_in)}"
         else:
             problems = list(entry_problems(where, entry, built_in.get(name)))
             yield from problems
@@ -324,14 +324,14 @@ def containers_of(entry: Entry) -> set[str]:
 
 
 def _owned(entry: Entry) -> Iterator[str]:
-    """Yield what only one entry can have."""
+    """Yield what only one entry may name."""
     yield from (f"container {name}" for name in sorted(containers_of(entry)))
     yield from (f"login {login} at {server}" for server, logins in (entry.get("logins") or {}).items() for login in logins or {})
     yield from (f"image {key}" for key in entry.get("images") or {})
 
 
 def owner_problems(catalogue: Mapping[str, Entry], source: str, added: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for every container, login and image that two entries have."""
+    """Yield a message for every container, login and image that two entries name."""
     owners: dict[str, str] = {}
     for name, entry in catalogue.items():
         for owned in _owned(entry):

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a deploy declares: the catalogue with the inventory's entries, the settings, the servers and the secrets, and all that is wrong with them.
 
-A value's place, first hit wins: `.env.local` (local only), the inventory's variables and its vault, AWS Secrets Manager, and for secrets in local what was
-generated once and kept. This module is where that stands.
+Where a value comes from, the first that has it: `.env.local` (local only), the inventory's variables and its vault, AWS Secrets Manager, and for secrets in
+local what was generated once and kept. This module decides that.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.tls import tls_p
 SOURCE = "stack_services"
 GENERATION_KEY = "generation_key"
 LAYER_OF = {"local": "dev", "prod": "prod"}
-# A secret that an expression of an entry names.
+# How an expression of an entry names a secret.
 _NAMED = re.compile(r"\bsecret\.(\w+)|\bsecret\[['\"](\w+)['\"]\]")
 _PUBLISHED = re.compile(r"(?:(?P<address>[0-9.]+):)?(?P<port>[0-9]+):[0-9]+(?:/tcp)?\Z")
 _REFERRED = re.compile(r"\$\{(\w+)(?::?[?-][^}]*)?\}")
@@ -32,7 +32,7 @@ _REFERRED = re.compile(r"\$\{(\w+)(?::?[?-][^}]*)?\}")
 
 @dataclass(frozen=True)
 class Tables:
-    """The role's own data, as it stands in its vars: entries are not rendered yet."""
+    """The role's own data, as its vars have it: entries are not rendered yet."""
 
     services: Mapping[str, entries.Entry]
     settings: Mapping[str, Rule]
@@ -67,7 +67,7 @@ class Secrets:
     """Names of secrets with their rules, and the values that are known."""
 
     rules: dict[str, Rule] = field(default_factory=dict)
-    # Those that have to have a value, in the order in which a person reads them, and of these the ones that can be generated: a key of somebody else's cannot.
+    # Those that need a value, in the order in which a person reads them, and of these the ones that can be generated: a key that somebody else issues cannot.
     needed: list[str] = field(default_factory=list)
     generated: list[str] = field(default_factory=list)
     # Their names in `.env.local`, by that name.
@@ -116,14 +116,14 @@ class Declaration:
             "setting": self.settings,
             "server": {kind: server.names() for kind, server in self.servers.items()},
             "jobs": sorted(jobs),
-            # Names of the logins by server; what secret files are made of sees the logins themselves.
+            # Names of the logins by server. Only the texts of secret files get the logins themselves.
             "names": {kind: list(named) for kind, named in self.logins.items()},
             "grants": any(login.row.get("grants") for named in self.logins.values() for login in named.values()),
         }
 
     def origin(self) -> str:
         """Return the address at which people reach the frontend with TLS."""
-        # Without a frontend nobody asks for it.
+        # Without a frontend it is not used.
         port = self.settings.get("HTTPS_PORT", "443")
         return f"https://{self.arguments.get('stack_server_name')}" + ("" if port == "443" else f":{port}")
 
@@ -150,7 +150,7 @@ def reserved(catalogue: Mapping[str, entries.Entry], secrets: Mapping[str, Rule]
         kind = {"postgres": "postgres_roles", "redis": "redis_users"}.get(one.server)
         if kind is None or one.row.get("admin"):
             continue
-        # The user's name may be somebody's choice, and then has a default.
+        # A user's name that a person may choose has a default.
         chosen = _NAMED.search(one.user)
         user = str(secrets[chosen[1]].get("default", "")) if chosen and chosen[1] in secrets else one.user
         found[kind] += [user] + ([role_of(one.name, one.row)] if one.server == "postgres" else [])
@@ -160,7 +160,7 @@ def reserved(catalogue: Mapping[str, entries.Entry], secrets: Mapping[str, Rule]
 
 
 def resolved(rule: Rule, names: Mapping[str, list[str]]) -> Rule:
-    """Return a rule with the names that it may not take in place of the kind of name. Its own default is not taken by somebody else."""
+    """Return a rule with the names that a value may not take, in place of the kind of name. The rule's own default is allowed."""
     if "reserved" not in rule:
         return rule
     return {**rule, "not_in": [name for name in names[rule["reserved"]] if name != rule.get("default")]}
@@ -169,7 +169,7 @@ def resolved(rule: Rule, names: Mapping[str, list[str]]) -> Rule:
 def argument_rules(tables: Tables, rules: Mapping[str, Rule], catalogue: Mapping[str, entries.Entry]) -> dict[str, Rule]:
     """Return the rules of the role's variables: its own, and those of the settings, whose variables are named after them."""
     names = reserved(catalogue, tables.secrets)
-    # A second row of a name is a problem of its own, and must not judge the value of the first.
+    # A second row of the same name is reported elsewhere; the value is checked by the first.
     rows = {name: row for entry in reversed(list(catalogue.values())) for name, row in (entry.get("settings") or {}).items()} | dict(tables.settings)
     found = {f"stack_{name.lower()}": resolved(row, names) for name, row in rows.items()}
     return {**found, **{name: resolved(rule, names) for name, rule in rules.items()}}
@@ -215,13 +215,13 @@ def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetche
     for entry in catalogue.values():
         for container, name, rule in _listed(entry):
             default = tables.secret_rules["default"]
-            # An entry says only in what its secret differs from others.
+            # An entry says only how its secret differs from others.
             row = {**default, **rule} if rule else tables.secrets.get(name) or default
             add(name, row, needed=container not in fetched, env_local=row.get("env_local", name.upper()))
     add(GENERATION_KEY, tables.secrets[GENERATION_KEY], needed=True, env_local=None)
     for name, row in tables.secrets.items():
         add(name, row, needed=False, env_local=None)
-    # As the table and the entries have them, which is the order of a person's vault file.
+    # In the order of the table and then of the entries, which is the order in a vault file.
     order = [*tables.secrets, *found.needed]
     found.needed.sort(key=order.index)
     found.generated = [name for name in found.needed if found.rules[name].get("generated", True)]
@@ -229,13 +229,13 @@ def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetche
 
 
 def url_credentials(values: Mapping[str, str], urls: Mapping[str, Rule]) -> dict[str, str]:
-    """Return the credentials that addresses in `.env.local` hold, percent-decoded, by the names of the secrets."""
+    """Return the credentials in the addresses of `.env.local`, percent-decoded, by the names of the secrets."""
     found = {}
     for name, row in urls.items():
         try:
             parts = urlsplit(values.get(name, ""))
         except ValueError:
-            # It has brackets where a host's address could stand, and the error shows them. The address's own rule refuses it by name.
+            # It has brackets where a host's address may stand, and the error would show them. The address's own rule refuses it by name.
             continue
         if parts.username and parts.password:
             found[row["user"]] = unquote(parts.username)
@@ -244,7 +244,7 @@ def url_credentials(values: Mapping[str, str], urls: Mapping[str, Rule]) -> dict
 
 
 def combined(tables: Tables, added: Any) -> tuple[entries.Catalogue, list[str]]:
-    """Return the catalogue with an inventory's entries, and what is wrong with their form. What is wrong is not merged."""
+    """Return the catalogue with an inventory's entries, and what is wrong with their form. When anything is, none is merged."""
     if not isinstance(added, Mapping):
         return dict(tables.services), [f"{SOURCE} must be a mapping of names to entries."]
     problems = list(entries.added_problems(added, tables.services, SOURCE))
@@ -267,7 +267,7 @@ def _setting_value(name: str, row: Rule, declared: Declaration, renderer: Render
 
 
 def _declare_settings(declared: Declaration, renderer: Renderer, whole: entries.Catalogue) -> None:
-    """Fill the settings in, and say what is wrong with those of `.env.local`."""
+    """Set the values of the settings, and add what is wrong with those of `.env.local`."""
     tables, env_local = declared.tables, declared.arguments.get("stack_env_local") or {}
     rows: dict[str, tuple[str, Rule]] = {name: ("", row) for name, row in tables.settings.items()}
     gone: list[str] = []
@@ -318,7 +318,7 @@ def _aws_problems(arguments: Mapping[str, Any], tables: Tables, fetching: Collec
 
 
 def _known_elsewhere(declared: Declaration) -> list[str]:
-    """Return the names of secrets that an external server knows already, so that a generated value would be of no use."""
+    """Return the names of secrets that an external server knows already, so that a generated value would not work."""
     return [
         name
         for kind, named in declared.logins.items()
@@ -330,11 +330,11 @@ def _known_elsewhere(declared: Declaration) -> list[str]:
 
 
 def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answer], generate: Callable[[list[str], str], dict[str, str]]) -> None:
-    """Fill the secrets in, and say what is wrong with those that are given and which are missing."""
+    """Set the values of the secrets, and add what is wrong with those that are given, and which are missing."""
     arguments, tables = declared.arguments, declared.tables
     env_local, fetched = arguments.get("stack_env_local") or {}, arguments.get("stack_aws_runtime_secret_ids") or {}
     secrets = declared.secrets = known_secrets(tables, declared.catalogue, fetched)
-    # A vault may keep those of a service that is taken out.
+    # A vault may still hold those of a service that is taken out.
     rules = known_secrets(tables, {**tables.services, **declared.catalogue}).rules
     answer = Answer()
     if "stack_aws_secret_id" in arguments and "stack_aws_region" in arguments:
@@ -351,7 +351,7 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     local = {secret: env_local[name] for name, secret in secrets.env_local.items() if name in env_local}
     secrets.given = {**answer.secrets, **{name: value for name, value in given.items() if isinstance(value, str)}, **local, **from_urls}
     generating = arguments.get("stack_generate_secrets")
-    # A secret of AWS that could not be read is one problem, not one for each name in it.
+    # A secret of AWS that cannot be read is one problem, not one for each name in it.
     not_generated = [name for name in secrets.needed if name not in secrets.generated]
     missing = [] if answer.problems else [*_known_elsewhere(declared), *not_generated] if generating else secrets.needed
     declared.problems += [
@@ -364,7 +364,7 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     if generating and not declared.problems and "stack_generated_secrets_file" in arguments:
         made = generate(list(secrets.generated), arguments["stack_generated_secrets_file"])
     defaults = {name: str(rule["default"]) for name, rule in secrets.rules.items() if "default" in rule}
-    # A service that fetches its secrets itself has no use for a value here.
+    # A service that fetches its secrets itself needs no value here.
     secrets.values = dict.fromkeys(secrets.rules, "") | defaults | made | secrets.given
 
 
@@ -413,7 +413,7 @@ def declare(
     generate: Callable[[list[str], str], dict[str, str]],
     with_secrets: bool = True,
 ) -> Declaration:
-    """Return the declaration. Its problems are complete but for those that only rendering the catalogue shows.
+    """Return the declaration. Its problems are complete, except for those that only rendering the catalogue shows.
 
     ``arguments`` are right by themselves (arguments.py), and so is the form of ``added``, the inventory's entries. ``read_aws`` reads a secret's text by its id
     and region; ``generate`` gives values for names, from a file that keeps them. Without ``with_secrets`` no secret is read, generated or asked for.
@@ -434,7 +434,7 @@ def declare(
         declared.secrets.values = dict.fromkeys(declared.secrets.rules, "not-read")
     declared.problems += _needs_problems(declared)
     if not declared.problems:
-        # What refers to several values can be asked only where each by itself is right.
+        # A rule between values is checked only where each by itself is right.
         declared.problems += _requirement_problems(declared, renderer)
         if with_secrets:
             declared.problems += tls_problems(
@@ -465,7 +465,7 @@ def clash_problems(ports: Collection[tuple[str, str, int, str]]) -> Iterator[str
         owners.setdefault(port, []).append(setting or f"port {port} of {service}")
     for names in owners.values():
         if len(names) > 1:
-            yield f"{' and '.join(names)} are the same port. Give each its own, here or as stack_frontend_port and the like."
+            yield f"{' and '.join(names)} are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
 
 
 __all__ = ["EGRESS", "Declaration", "Tables", "declare", "tables"]

@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Generate secrets once and keep them in a file of the controller."""
+"""Generate secrets once, and keep them in a file of the controller."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 
 class GeneratedSecretsError(ValueError):
-    """The file that keeps the values cannot be used; the message says which and what to do."""
+    """The file that keeps the values cannot be used. The message says which file, and what to do."""
 
 
 def _read(path: str) -> dict[str, str]:
@@ -47,10 +47,10 @@ def _write(path: str, values: dict[str, str]) -> None:
 
 
 def generated_secrets(names: Iterable[str], path: str, *, persist: bool) -> dict[str, str]:
-    """Return a value for each of ``names``: what the file holds as it is, and a new value of 256 bits for what it lacks.
+    """Return a value for each of ``names``: the one in the file, or a new one of 256 bits where the file has none.
 
     With ``persist`` new values are added to the file, which is written atomically with mode 0600, under a lock, in a directory of mode 0700. Nothing in it is
-    ever changed or removed. Without ``persist`` (check mode) nothing is written. Raises GeneratedSecretsError where the file cannot be used.
+    ever changed or removed. Without ``persist`` (check mode) nothing is written. Raises GeneratedSecretsError when the file cannot be used.
     """
     path = os.path.abspath(os.path.expanduser(path))
     names = list(names)

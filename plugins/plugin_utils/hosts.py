@@ -10,7 +10,7 @@ from typing import Any
 Facts = Mapping[str, Any]
 # In the order in which packages are installed.
 PARTS = ("engine", "compose", "buildx")
-# What the modules of community.docker need on the host beside Docker.
+# What the modules of community.docker need on the host besides Docker.
 ALWAYS = "python3-requests"
 
 
@@ -30,18 +30,18 @@ def engine_is_new(facts: Facts) -> bool:
 
 
 def packages(facts: Facts, by_part: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the packages that bring what the host lacks. A client of another make may be found first, so the Engine is what counts."""
+    """Return the packages that bring what the host lacks. A client of another vendor may be found first, so only the Engine counts."""
     parts = [part for part in lacking(facts) if part != "engine" or engine_is_new(facts)]
     return [ALWAYS, *(package for part in parts for package in by_part.get(part, ()))]
 
 
 def away(facts: Facts) -> list[str]:
-    """Return the addresses to publish ports on that the machine does not have."""
+    """Return those addresses to publish ports on that the machine does not have."""
     return list(dict.fromkeys(row["address"] for row in facts["ports"] if not row["local"]))
 
 
 def not_of_the_project(found: Mapping[str, Mapping[str, Any]], names: Collection[str], project: str) -> dict[str, str]:
-    """Return which volumes or networks of the stack's names belong to nobody or to somebody else, with the words for whom."""
+    """Return the volumes or networks with the stack's names that are not the project's own, each with the words for whose they are."""
     return {
         name: f"the Compose project {found[name]['project']}" if found[name]["project"] else "no Compose project"
         for name in names
@@ -62,5 +62,5 @@ def data_of_another_major(files: Mapping[str, str] | None, major: str) -> list[s
 
 
 def taken(facts: Facts, project: str) -> list[int]:
-    """Return the ports that something else than a Compose project's own containers holds."""
+    """Return the ports that something other than a Compose project's own containers holds."""
     return [row["port"] for row in facts["ports"] if row["busy"] and row["project"] != project]

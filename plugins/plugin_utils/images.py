@@ -1,9 +1,9 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each image is called, what it is made of, and which images a host does not have yet.
+"""What each image is called, what goes into it, and which images a host does not have yet.
 
 The tag of a built image is a digest of all that goes into it: its Dockerfile, its context, its arguments and its parents' references. So an image that is
-present under its reference is up to date, and asking costs no build.
+on the host under its reference is up to date, and finding that out needs no build.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Plan = dict[str, Image]
 DEFINITIONS = "images_definitions"
 TEXTS = frozenset(["upstream", "context", "dockerfile", "target"])
 KEYS = TEXTS | {"args", "parents"}
-# The context, below the directory of the build contexts, that a workspace of one's own takes the place of.
+# The context, below the directory of the build contexts, that images_app_source replaces.
 APP = "app"
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
 
@@ -41,7 +41,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class Naming:
-    """What references are made of."""
+    """What references consist of."""
 
     # Stands before the key of a built image.
     prefix: str
@@ -61,8 +61,8 @@ class Naming:
 def catalogue_of(built_in: Mapping[str, Definition], files: str, definitions: Mapping[str, Definition], app_source: str | None) -> dict[str, Definition]:
     """Return the definitions of all images, with absolute contexts. A definition of an inventory takes the place of a built-in one of its key.
 
-    ``files`` is the directory of the built-in contexts. ``app_source`` is a workspace in place of the context `app`. What goes into which image its own
-    Dockerfiles say, so all of it counts for each.
+    ``files`` is the directory of the built-in contexts. ``app_source`` is a workspace in place of the context `app`. Only its own
+    Dockerfiles say what goes into which image, so all of it counts for each.
     """
     combined: dict[str, Definition] = {}
     for key, definition in built_in.items():
@@ -142,7 +142,7 @@ def value_problems(values: Mapping[str, Any], known: Collection[str], rules: Map
 
 
 def _expression(pattern: str) -> str:
-    """Return a regular expression for a pattern of a .dockerignore: `*` and `?` stay within a name, `**` does not."""
+    """Return a regular expression for a pattern of a .dockerignore: `*` and `?` match within a name, `**` across directories."""
     text = ""
     for part in re.split(r"(\*\*/?|\*|\?|\[[^]]+\])", pattern):
         match part:
@@ -167,7 +167,7 @@ class Ignored:
         for line in (line.strip() for line in lines):
             if line and not line.startswith("#"):
                 pattern = os.path.normpath(line.removeprefix("!").strip()).lstrip("/")
-                # What stands in an ignored directory is ignored too.
+                # What is in an ignored directory is ignored too.
                 self._rules.append((re.compile(_expression(pattern) + r"(?:/.*)?\Z", re.DOTALL), line.startswith("!")))
         self.has_exceptions = any(kept for _pattern, kept in self._rules)
 
@@ -206,7 +206,7 @@ def _files(context: str, path: str, left_out: Ignored) -> Iterator[str]:
         def stays_out(name: str, inside: str = inside) -> bool:
             return left_out(os.path.normpath(os.path.join(inside, name)))
 
-        # A link is copied as a link, whatever it leads to.
+        # A link is copied as a link, wherever it leads.
         names += [name for name in directories if os.path.islink(os.path.join(directory, name))]
         directories[:] = sorted(name for name in directories if left_out.has_exceptions or not stays_out(name))
         yield from (os.path.join(directory, name) for name in sorted(names) if not stays_out(name))
@@ -233,7 +233,7 @@ def tree_digest(context: str, sources: tuple[str, ...] = (".",), dockerfile: str
     for source in sources:
         found = [path for below in _below(context, source) if not left_out(below) for path in _files(context, below, left_out)]
         if not found:
-            raise ImageError(f"{os.path.join(context, source)} has no file that {context}/.dockerignore lets into an image.")
+            raise ImageError(f"All of {os.path.join(context, source)} is kept out by {context}/.dockerignore, but an image is built from it.")
         paths.update(dict.fromkeys(found))
     if dockerfile and os.path.isfile(os.path.join(context, dockerfile)):
         paths.setdefault(os.path.join(context, dockerfile))
@@ -262,7 +262,7 @@ def kept_by(reference: str) -> str | None:
 
 
 class Planner:
-    """Gives the images of a catalogue their references. What it digests of a directory it digests once."""
+    """Gives the images of a catalogue their references. Each directory is digested once."""
 
     def __init__(self, catalogue: Mapping[str, Definition], naming: Naming):
         self._catalogue = catalogue
@@ -394,8 +394,8 @@ def tagged(required: Collection[str], plan: Plan) -> dict[str, str]:
 def missing(required: Collection[str], plan: Plan, present: Mapping[str, str]) -> list[Image]:
     """Return the images that a host does not have yet, parents first: those required, and of what has to be built for them the parents.
 
-    ``present`` is references to ids, those only that the Engine has. An image of a bundle is there when its reference leads to its id, because another build
-    may have the same tag. One of a digest is there when it has the tag that keeps it too, because without it `docker image prune` would remove it.
+    ``present`` is ids by reference, of the images that the Engine has. An image of a bundle is there when its reference leads to its id, because another build
+    may have the same tag. An image of a digest is there when it also has the tag that keeps it, because `docker image prune` would remove it without.
     """
 
     def is_there(image: Image) -> bool:
@@ -408,7 +408,7 @@ def missing(required: Collection[str], plan: Plan, present: Mapping[str, str]) -
 
 
 def source_of(wanted: str, recorded: str | None) -> str:
-    """Return where images come from: `auto` is what was recorded on the host, and before anything was, nothing is asked of a registry."""
+    """Return where images come from: `auto` is what the host has a record of, and without a record `build`, which needs no registry."""
     return wanted if wanted != "auto" else recorded or "build"
 
 

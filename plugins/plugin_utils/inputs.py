@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the two doors read of a task: a role's arguments and, for the role stack, its declaration. Beside rendering.py the one place that knows Ansible."""
+"""What the two doors read of a task: a role's arguments and, for the role stack, its declaration. Only this module, rendering.py and roles.py know Ansible."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def told(problems: Collection[str], header: str = HEADER) -> str:
 
 
 def kept_files_problems() -> list[str]:
-    """Return what is wrong with Ansible's own configuration before a module is given secrets. Pipelining is of no help: keeping files turns it off."""
+    """Return what is wrong with Ansible's own configuration before a module is given secrets. Pipelining does not help: keeping files turns it off."""
     if not constants.DEFAULT_KEEP_REMOTE_FILES:
         return []
     told_to_keep = "ANSIBLE_KEEP_REMOTE_FILES, or keep_remote_files in ansible.cfg, is set"
@@ -40,7 +40,7 @@ def kept_files_problems() -> list[str]:
 
 
 class RefusedError(AnsibleActionFail):
-    """What was given is wrong. Shown as it is: the mistake is in none of our tasks, so no lines of one stand above the message."""
+    """An input is wrong. The mistake is in none of the collection's tasks, so the message is shown without the lines of one."""
 
     @property
     def omit_exception_key(self) -> bool:
@@ -50,7 +50,7 @@ class RefusedError(AnsibleActionFail):
 
 @functools.cache
 def spec_of(role_path: str) -> dict[str, dict[str, Any]]:
-    """Return the options of all entry points of a role's argument spec. What an entry point other than main requires is missing only there."""
+    """Return the options of all entry points of a role's argument spec. Only what main requires is required here."""
     with open(os.path.join(role_path, "meta", "argument_specs.yml"), encoding="utf-8") as file:
         points = yaml.load(file, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["argument_specs"]
     return {
@@ -94,7 +94,7 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
 
 
 def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> tuple[Any, list[str]]:
-    """Return the inventory's entries, of which only a whole that is an expression is rendered."""
+    """Return the inventory's entries. They are rendered only where the whole of them is one expression."""
     added = variables.get("stack_services", {})
     if not isinstance(added, str):
         return added, []
@@ -105,7 +105,7 @@ def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> tuple[Any
 
 
 def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for every entry that waits for a variable that can never be there."""
+    """Yield a message for every entry that is replaced by a variable that the role does not have."""
     for name, entry in added.items():
         variable = (entry or {}).get("replaced_by")
         if variable is not None and variable not in options:
@@ -115,7 +115,7 @@ def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> 
 def declaration_of(
     variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool = True
 ) -> tuple[declaration.Declaration | None, AnsibleRenderer, list[str]]:
-    """Return the role stack's declaration, and what is wrong; without a declaration, the arguments are wrong by themselves..
+    """Return the role stack's declaration, and what is wrong; without a declaration, the arguments are wrong by themselves.
 
     In check mode a secret that is to be generated gets a value that is not kept.
     """

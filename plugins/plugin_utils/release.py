@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Turn a declaration into a release: Compose files, environment file, config and secret files, and the manifest that says what was deployed."""
+"""Build a release from a declaration: Compose files, environment file, config and secret files, and the manifest that says what is deployed."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.texts import Tex
 
 _USER = re.compile(r"(\d+):(\d+)\Z")
 _IMAGE_NAME = re.compile(r"\bimage\.([A-Za-z0-9_]+)|\bimage\[['\"]([A-Za-z0-9._-]+)['\"]\]")
-# From this length on a secret's value in another text is no coincidence.
+# From this length on, a secret's value does not stand in another text by chance.
 LEAST_SECRET = 16
 JOB = {"profiles": ["job"], "restart": "no"}
-# Where `default` networks would let a container out, a service that names none joins this one.
+# What a service joins that names no network. Compose's `default` network would give it a way out.
 BACKEND = "backend-network"
 
 
 HEADER = "# Written from the service catalogue (campaign.platform). Change the inventory and deploy again; a change of this file is overwritten.\n"
-# As a reader asks: what runs, how, with what, and then how it is confined.
+# In the order of a reader's questions: what runs, how, with what, and then how it is confined.
 _ORDER = """image profiles command entrypoint user environment ports networks volumes secrets depends_on healthcheck labels deploy cpu_shares memswap_limit
     shm_size restart init stop_grace_period read_only tmpfs cap_drop security_opt pids_limit ulimits logging""".split()
 
 
 @dataclass
 class Rendered:
-    """The catalogue with every expression in it rendered, in the parts that a release is made of."""
+    """The catalogue with every expression rendered, in the parts that a release consists of."""
 
     base: dict[str, Any] = field(default_factory=dict)
     override: dict[str, Any] = field(default_factory=dict)
@@ -55,12 +55,12 @@ class Rendered:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     definitions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    # Containers that sign in to a server outside.
+    # Containers that sign in to an external server.
     outgoing: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
     def services(self) -> dict[str, Any]:
-        """Return all services as Compose merges them, those of the override first."""
+        """Return all services as Compose merges them. Those of the override come first."""
         base, override = self.base.get("services") or {}, self.override.get("services") or {}
         return {name: merge(base.get(name) or {}, override.get(name) or {}) for name in {**override, **base}}
 
@@ -83,7 +83,7 @@ def _login_problem(declared: Declaration, one: Login, error: Exception) -> str:
 
 
 def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, Any], rendered: Rendered) -> dict[str, list[dict[str, Any]]]:
-    """Return the logins with their values, for the texts that create them."""
+    """Return the logins with their values, for the texts of the jobs that create them."""
     secrets = declared.secrets.values
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in declared.logins}
     for kind, named in declared.logins.items():
@@ -122,12 +122,12 @@ def _needed(
 
 
 def authorities(declared: Declaration) -> str:
-    """Return the certificates of all private authorities in one text, because Node takes one file."""
+    """Return the certificates of all private authorities in one text, because Node reads one file."""
     return "".join(f"{text}\n" for text in dict.fromkeys(server.ca for server in declared.servers.values() if server.ca))
 
 
 def _source_text(source: Any, name: str, renderer: Renderer, names: Mapping[str, Any]) -> str:
-    """Return the content of a secret or config file: rendered text, a rendered template, or, without either, the secret of that name."""
+    """Return the content of a secret or config file: a rendered text, a rendered template, or, without these, the secret of that name."""
     if isinstance(source, str):
         return str(renderer.render(source, names))
     if source and "template" in source:
@@ -183,7 +183,7 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
     secret_names = {**names, "secret": declared.secrets.values}
     logins = _login_names(declared, renderer, secret_names, rendered)
     if rendered.problems:
-        # The texts below need every login.
+        # What follows needs every login.
         return rendered
     secret_names["logins"] = logins
     jobs = {job for entry in declared.catalogue.values() for job in entry.get("jobs") or {}}
@@ -199,7 +199,7 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
                 rendered.override = merge(rendered.override, renderer.render(entry.get(layer) or {}, names))
             for container, needed in (entry.get("needs") or {}).items():
                 if not any(container in (part.get("services") or {}) for part in (rendered.base, rendered.override)):
-                    # It is of the other variant.
+                    # The container belongs to the other variant.
                     continue
                 for kind, chosen in needed.items():
                     fragment, files = _needed(container, kind, declared.logins[kind][chosen], declared, logins, is_job=container in jobs)
@@ -245,7 +245,7 @@ def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
             if "deploy" not in (override.get(name) or {}) and "deploy" not in base[name]:
                 override[name] = {**limits, **(override.get(name) or {})}
     for name in rendered.outgoing:
-        # Beside the network that it is in anyway, so that it still reaches the stack's own servers.
+        # In addition to its other networks, so that it still reaches the stack's own servers.
         services = base if name in base else override
         services[name] = merge(services[name], {"networks": [EGRESS]})
     networks = rendered.base.setdefault("networks", {})
@@ -257,7 +257,7 @@ def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
 
 
 def _from_aws(declared: Declaration, rendered: Rendered) -> dict[str, dict[str, str]]:
-    """Let services fetch their secrets from AWS themselves: take their files away, and return them."""
+    """Let services fetch their secrets from AWS themselves: take their secret files out, and return them."""
     arguments = declared.arguments
     fetched = {}
     for service, secret_id in (arguments.get("stack_aws_runtime_secret_ids") or {}).items():
@@ -277,9 +277,9 @@ def generation(key: str, consumer: str, target: str, content: str) -> str:
     """Return the generation of a secret file's content, an HMAC-SHA-256 under the stack's key.
 
     Docker Compose does not recreate a container whose secret file changed (https://github.com/docker/compose/issues/10081), so a changed value needs a changed
-    name. A plain digest could be guessed at by whoever reads names over the Engine's socket.
+    name. A plain digest could be used to guess the value by whoever reads names over the Engine's socket.
     """
-    # Length-prefixed, so that no two triples run together into the same text.
+    # With the lengths, so that no two triples give the same text.
     message = "".join(f"{len(part)}:{part}" for part in (consumer, target, content))
     return hmac.new(key.encode(), message.encode(), hashlib.sha256).hexdigest()[:12]
 
@@ -292,7 +292,7 @@ def secret_files(secrets: Mapping[str, Mapping[str, str]], services: Mapping[str
             continue
         user = _USER.match(str((services.get(consumer) or {}).get("user", "")))
         if not user:
-            raise TextError(f"The service {consumer} takes secrets, so it needs a numeric user, such as user: '10001:10001'.")
+            raise TextError(f"The service {consumer} reads secrets, so it needs a numeric user, such as user: '10001:10001'.")
         for target, content in targets.items():
             source = f"{consumer}_{target}_{generation(key, consumer, target, content)}"
             path = f"{directory}/{source}"
@@ -303,8 +303,8 @@ def secret_files(secrets: Mapping[str, Mapping[str, str]], services: Mapping[str
 def config_files(configs: Mapping[str, Mapping[str, str]], directory: str) -> list[dict[str, Any]]:
     """Return every config file under a path with the digest of its content.
 
-    A container keeps the bytes of a file that was replaced under it. With the digest in the mount's source a change recreates the consumer, and the older
-    release still finds its own file.
+    A container keeps the bytes of a file that is replaced while it runs. With the digest in the mount's source a change recreates the consumer, and the
+    previous release still finds its own file.
     """
     files = []
     for service, named in configs.items():
@@ -338,12 +338,12 @@ def _mounts(secrets: list[dict[str, Any]], configs: list[dict[str, Any]]) -> dic
 
 
 def ordered(compose: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a Compose file with the networks first, where a reader looks for them, and every service's keys in one order."""
+    """Return a Compose file with the networks first, and every service's keys in the same order."""
 
     def keys(body: Mapping[str, Any]) -> list[str]:
         named = [key for key in _ORDER if key in body]
         others = [key for key in body if key not in _ORDER]
-        # What is rare stands before the confinement, which is the same everywhere.
+        # Rare keys come before the confinement, which is the same everywhere.
         place = next((number for number, key in enumerate(named) if _ORDER.index(key) >= _ORDER.index("restart")), len(named))
         return [*named[:place], *others, *named[place:]]
 
@@ -374,7 +374,7 @@ def required_images(rendered: Rendered, images: Mapping[str, str]) -> tuple[list
 
 
 def with_references(rendered: Rendered, images: Mapping[str, str]) -> None:
-    """Put the reference that was resolved for it in the place of an image that a service names itself."""
+    """Replace an image that a service names itself by the reference that was resolved for it."""
     known = set(images.values())
     for services in (rendered.base.get("services") or {}, rendered.override.get("services") or {}):
         for name, body in services.items():
@@ -383,7 +383,7 @@ def with_references(rendered: Rendered, images: Mapping[str, str]) -> None:
 
 
 def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
-    """Yield a message for what the rendered services say of each other and that is not so."""
+    """Yield a message for every container, image or service that the rendered services refer to and that is not there."""
     services = rendered.services()
     for name, entry in declared.catalogue.items():
         where = f"{SOURCE}.{name}"
@@ -405,7 +405,7 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
     for check in rendered.checks:
         if check["service"] not in services:
             yield f"{SOURCE}: the check {check['name']} asks the service {check['service']}, which is not there. {did_you_mean(check['service'], services)}"
-    # The path is that in the Compose file, which is where an entry's layers meet.
+    # The path is the one in the Compose file, where an entry's layers are merged.
     for fragment in (rendered.base, rendered.override):
         yield from (f"{SOURCE}: {problem}" for problem in nul_problems(fragment))
     yield from clash_problems(list(published(services, declared.settings)))
@@ -424,23 +424,23 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def leak_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
-    """Yield a message for every secret whose value stands where everybody on the host may read it: a Compose text, a config file, a check."""
+    """Yield a message for every secret whose value stands where everybody on the host may read it: in a Compose file, a config file or a check."""
     shown = {"services": rendered.services(), "configs": rendered.configs, "checks": rendered.checks, "images": rendered.definitions}
     values = {
         value: name
         for name, value in declared.secrets.values.items()
-        # A short value of a laptop's may be a word that stands there anyway.
+        # A short value, as a laptop may have it, may be a word that stands there anyway.
         if "strong" in declared.secrets.rules.get(name, {}) and len(value) >= LEAST_SECRET
     }
     for kind, content in shown.items():
         for where, text in _leaves(content, kind):
             for value, name in values.items():
                 if value in text:
-                    yield f"{where} holds the value of the secret {name}, and is not secret. Deliver it as a file: secrets in the entry."
+                    yield f"{where} holds the value of the secret {name}, and is not secret. Deliver the secret as a file: list it under secrets in the entry."
 
 
 def _loosened(services: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return what services have loosened of the hardening that all have unless they say otherwise, by service."""
+    """Return, by service, the keys in which a service has less hardening than all services have by default."""
     found = {}
     for name, body in services.items():
         keys = [key for key in ("read_only", "cap_drop", "security_opt", "pids_limit", "ulimits") if body.get(key) != common[key]]
@@ -459,7 +459,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     changes nothing.
     """
     directory, project = declared.arguments["stack_directory"], declared.arguments["stack_project"]
-    # A layer above may run another image, and then nobody looked for this one.
+    # A layer above may replace an image, and then the host was not asked for it.
     images = {**{key: f"not-required/{key}" for key in image_names(declared)}, **images}
     rendered = render(declared, renderer, images)
     if problems := rendered.problems or list(leak_problems(declared, rendered)):
@@ -470,7 +470,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     declared_services = rendered.services()
     secrets = secret_files(rendered.secrets, declared_services, key, f"{directory}/secrets")
     configs = config_files(rendered.configs, directory)
-    # What runs does not fetch again, so a changed value has to change the service too.
+    # A service that runs does not fetch again, so a changed value has to change its definition.
     generations = {
         consumer: {"labels": {"campaign.secrets": "-".join(generation(key, consumer, target, content) for target, content in files.items())}}
         for consumer, files in fetched.items()
@@ -498,12 +498,12 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "compose_files": list(compose_files),
         "env_file": f"{path}/.env",
         "services": running,
-        # Those that wait for no other, and that others wait for: started first, together with the jobs.
+        # Those that wait for no other service and that others wait for. They are started first, together with the jobs.
         "foundations": [name for name in running if not services[name].get("depends_on") and name in awaited],
         # Jobs that prepare what the foundations need, such as the owner of a volume: run one after the other, before anything is started.
         "first_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("first")),
         "jobs": sorted(job for job, row in rendered.jobs.items() if not row.get("first")),
-        # Jobs that give the services' logins back what this release knows of them.
+        # Jobs that set the services' logins to what this release has for them.
         "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
         "images": {name: services[name]["image"] for name in running},
         "ports": ports,
@@ -527,14 +527,14 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
 
 
 def _names_on_host(rendered: Rendered, kind: str, project: str) -> dict[str, str]:
-    """Return the names that Compose gives volumes or networks on the host, by their keys; those that are made elsewhere, external ones, have no place here."""
+    """Return the names that Compose gives volumes or networks on the host, by their keys; external ones, which are created elsewhere, are left out."""
     named = merge(rendered.base.get(kind) or {}, rendered.override.get(kind) or {})
     bodies = {key: body or {} for key, body in named.items()}
     return {key: str(body.get("name") or f"{project}_{key}") for key, body in bodies.items() if not body.get("external")}
 
 
 def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:
-    """Return what has to be known of a release before there is one (images, ports, names of volumes and networks), and what rendering the catalogue shows to be wrong."""
+    """Return what other steps need of a release before there is one (images, ports, names of volumes and networks), and what rendering shows to be wrong."""
     placeholders = image_names(declared)
     rendered = render(declared, renderer, placeholders)
     problems = rendered.problems or [*compose_problems(declared, rendered), *leak_problems(declared, rendered)]

@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Render what stands in variables and templates. The one place between the program and Ansible's templating."""
+"""Render variables and templates. The one place between the program and Ansible's templating."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.texts import pla
 
 
 class Renderer(Protocol):
-    """What the program asks of a template engine; tests may give another."""
+    """What the program needs of a template engine; tests may give another."""
 
     def render(self, value: Any, names: Mapping[str, Any]) -> Any:
         """Return data with all expressions in it rendered; ``names`` win over variables."""
@@ -28,7 +28,7 @@ class Renderer(Protocol):
 
 
 class AnsibleRenderer:
-    """Renders with Ansible's own templar, against variables of a task."""
+    """Renders with Ansible's own templar and the variables of a task."""
 
     def __init__(self, templar: Templar, variables: Mapping[str, Any], role_path: str):
         self._templar = templar
@@ -60,7 +60,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def why(error: Exception) -> str:
-    """Return why an expression cannot be evaluated, in words that hold no value: what a filter or a parser says may quote a secret."""
+    """Return why an expression cannot be evaluated, without a value: what a filter or a parser says may quote a secret."""
     for cause in _chain(error):
         text = cause.message if isinstance(cause, AnsibleError) else str(cause)
         # The plugins of this collection show no value, and say themselves what to do.

@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each role's validation looks at beside its arguments and its tables of requirements, and what it says to the steps after it."""
+"""What each role's validation checks besides its arguments and its tables of requirements, and what it returns to the steps after it."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def _docker_host_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer
 
 
 def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> dict[str, Any]:
-    """Return what stands in the way on the host: what bears the stack's names and is not its own, and data that nothing of this release can open."""
+    """Return what is in the way on the host: what has the stack's names and is not its own, and data that this release cannot open."""
     facts, validated = variables["ansible_facts"]["campaign_host"], variables["__stack_validated"]
     found, project = facts["owned"], renderer.render(variables["stack_project"], {})
     volume = variables["__stack_postgres_data"]["volume"]

@@ -4,13 +4,13 @@
 
 A rule is a mapping with ``hint`` (what a right value looks like; it completes "NAME must be ...") and one of:
 
-- ``pattern``: a regular expression that has to match the whole text (ASCII classes). Beside it may stand ``normalized`` (the text has to be in
+- ``pattern``: a regular expression that has to match the whole text (ASCII classes). With it may go ``normalized`` (the text has to be in
   Unicode's normalization form KC), ``percent_encoded`` (names of the pattern's groups that hold percent-encoded UTF-8) and ``not_in`` (names that are
   taken; compared with the pattern's group ``name`` if it has one, without case).
 - ``minimum`` and ``maximum``: bounds of a whole number, inclusive.
 - ``network``: true for an IPv4 network in CIDR notation.
 
-Beside these a secret's rule has ``strong``, the least length in characters of a value that cannot be guessed. A name that anyone may know has none.
+A secret's rule also has ``strong``, the least length in characters of a value that cannot be guessed. The rule of a name that anyone may know has none.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def value_problem(value: object, rule: Rule) -> str | None:
 
 
 def setting_problems(values: Mapping[str, object], rules: Mapping[str, Rule], source: str, kind: str = "setting") -> list[str]:
-    """Return a message for every value that is not as its rule asks, and for every name without a rule, which is not a known ``kind``."""
+    """Return a message for every value that its rule does not allow, and for every name without a rule, which is not a known ``kind``."""
     problems = []
     for name, value in values.items():
         if name not in rules:
@@ -112,14 +112,14 @@ def setting_problems(values: Mapping[str, object], rules: Mapping[str, Rule], so
 
 
 def _is_predictable(value: str) -> bool:
-    """Tell a text that repeats itself, counts, or has next to no different characters."""
+    """Return whether a text repeats itself, counts, or has few different characters."""
     repeats = any(value[period:] == value[:-period] for period in range(1, len(value) // 2 + 1))
     steps = {ord(after) - ord(before) for before, after in pairwise(value)}
     return repeats or len(steps) <= 1 or len(set(value)) < _FEWEST_CHARACTERS
 
 
 def _is_guessable(value: str) -> bool:
-    """Tell a text that zxcvbn guesses in less than 10^10 tries, which is less than its best score. It looks at the first 72 characters."""
+    """Return whether zxcvbn guesses a text in less than 10^10 tries, which is less than its best score. It looks at the first 72 characters."""
     # Not before this line, because prod alone asks, and the lists of words take a moment to load.
     from zxcvbn import zxcvbn
 
@@ -133,7 +133,7 @@ def _weakness(value: str, length: int, examples: Iterable[str]) -> str | None:
         return "is the value of an example, or a placeholder"
     if len(value) < length:
         return f"must be at least {length} characters in prod, but it has {len(value)}"
-    # A login such as the one of MinIO's root has no length to speak of, and is not a password.
+    # A name such as the one of MinIO's root may be short, and is not a password.
     if length < STRONG_LENGTH:
         return None
     if _is_predictable(value):

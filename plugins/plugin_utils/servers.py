@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The three kinds of server that services sign in to, the stack's own or somebody else's."""
+"""The three kinds of server that services sign in to, the stack's own or external ones."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from ansible_collections.campaign.platform.plugins.plugin_utils.texts import service_url
 
 EGRESS = "egress-network"
-# Where the PEM file of private certificate authorities lies in containers that ask an external server.
+# Path of the file with the certificates of private authorities, in containers that sign in to an external server.
 CA_FILE = "/etc/campaign/external-ca.pem"
 # Node's client verifies for sslmode=require unless it is told to read it as libpq does.
 _POSTGRES_PARAMETERS = {"disable": "", "require": "?uselibpqcompat=true&sslmode=require", "verify-full": "?sslmode=verify-full"}
-# What a server is unless an inventory names another one: the service of the stack, and the job that creates its logins.
+# The stack's own servers, unless an inventory names external ones.
 _OWN: dict[str, dict[str, Any]] = {
     "postgres": {"host": "postgres", "port": 5432, "tls": "disable"},
     "redis": {"host": "redis", "port": 6379, "tls": False},
@@ -30,13 +30,13 @@ SERVICES = {"postgres": "postgres", "redis": "redis", "s3": "minio"}
 # Jobs that create a server's logins. PostgreSQL's runs beside an external server too; Redis reads its ACL file instead of a job.
 JOBS = {"postgres": "postgres-bootstrap", "s3": "minio-bootstrap"}
 VARIABLES = {kind: f"stack_{kind}_external" for kind in SERVICES}
-# Secret files that a login at a server gives its container, besides the key pair of S3.
+# Names of the secret files with the URL. A login at S3 has a key pair instead.
 URL_FILES = {"postgres": "database_url", "redis": "redis_url"}
 
 
 @dataclass(frozen=True)
 class Login:
-    """A login at a server: names of the secrets that it needs, and what may be done with it."""
+    """A login at a server: names of the secrets that it needs, and the row that says what it may do."""
 
     server: str
     name: str
@@ -53,18 +53,18 @@ class Login:
 def login(server: str, name: str, row: Mapping[str, Any]) -> Login:
     """Return a login with the names that follow from its own name where the row says nothing else.
 
-    ``user`` is the user's name, but the name of the secret with the access key for S3. ``password`` is the name of a secret always.
+    ``user`` is the user's name, or for S3 the name of the secret with the access key. ``password`` is always the name of a secret.
     """
     stem = name.replace("-", "_")
     if server == "s3":
         return Login(server, name, str(row.get("access_key", f"s3_{stem}_access_key")), str(row.get("secret_key", f"s3_{stem}_secret_key")), row)
     user = f"campaign_{stem}_login" if server == "postgres" else stem
-    # The user's name may be an expression, so it stays the object that it is.
+    # The name may be an expression, which only stays one as the object that it is.
     return Login(server, name, row.get("user", user), str(row.get("password", f"{server}_{stem}_password")), row)
 
 
 def role_of(name: str, row: Mapping[str, Any]) -> str:
-    """Return the name of the PostgreSQL role that carries a login's rights."""
+    """Return the name of the PostgreSQL role that has a login's rights."""
     return str(row.get("role", f"campaign_{name.replace('-', '_')}"))
 
 
@@ -79,12 +79,12 @@ class Server:
 
     @property
     def service(self) -> str:
-        """Return the name of the service that the server is when it is the stack's own."""
+        """Return the name of the service that is the stack's own server."""
         return SERVICES[self.kind]
 
     @property
     def ca(self) -> str:
-        """Return the certificates of its private authority, or an empty text."""
+        """Return the certificates of the server's private authority, or an empty text."""
         return str(self.values.get("ca") or "").strip()
 
     def url(self, user: str, password: str) -> str:

@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a person reads when a deploy has ended well: where everything is, how to sign in, what was changed, and what to type next."""
+"""What a person reads when a deploy has succeeded: where everything is, how to sign in, what was changed, and what to type next."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TARGET = re.compile(r"(\d+)(?:/tcp)?\Z")
 _STANDARD = {"http": 80, "https": 443}
 _ANYWHERE = "0.0.0.0"
 _LOOPBACK = "127."
-# Docker Compose's words for what it does to a container, the telling ones first: one that is recreated is also started.
+# Docker Compose's words for what it does to a container, the most telling first: one that is recreated is also started.
 _DONE = {"Recreate": "recreated", "Creating": "created", "Removing": "removed", "Restarting": "restarted", "Starting": "started", "Stopping": "stopped"}
 
 
@@ -24,11 +24,11 @@ _DONE = {"Recreate": "recreated", "Creating": "created", "Removing": "removed", 
 class Place:
     """Where the deploy was started, and where it went to."""
 
-    # The host's name or address, as whoever deploys reaches it.
+    # The host's name or address, as the person who deploys reaches it.
     host: str
-    # What `ssh` is given to get there.
+    # The argument of `ssh` to get there.
     ssh: str
-    # The commands of the way in which this host is deployed.
+    # The commands for this inventory.
     verify: str
     down: str
     deploy: str
@@ -70,7 +70,7 @@ def changes(project: str, results: Iterable[Mapping[str, Any]], jobs: Iterable[s
     """Return what Docker Compose did, by kind, to the containers of services. Jobs are left out: they run again with each release."""
     done: dict[str, str] = {}
     order = list(_DONE)
-    # A container that is being replaced carries its id before its name.
+    # A container that is being replaced has its id before its name.
     named = re.compile(rf"(?:[0-9a-f]{{12}}_)?{re.escape(project)}-(.+)-\d+\Z")
     for result in results:
         for action in result.get("actions") or []:

@@ -19,17 +19,17 @@ _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "$": "\\$", "\n": "\\n", "\r
 
 
 class TextError(ValueError):
-    """A value that the text could not carry; the message names it and does not show it."""
+    """A value that cannot stand in the text. The message names the value and does not show it."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Spells out what is referred to twice, because merging Compose files by eye is hard enough without anchors."""
+    """Writes what is referred to twice in full, because Compose files are easier to read without anchors."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return data is not None
 
     def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
-        # A list stands below its key, further in.
+        # A list is indented below its key.
         del indentless
         return super().increase_indent(flow, indentless=False)
 
@@ -73,7 +73,7 @@ def to_compose(value: Mapping[str, Any]) -> str:
 
     PyYAML writes YAML 1.1, Compose reads YAML 1.2: 1e3, 0o17 or 08 are text to the first and numbers to the second
     (https://yaml.org/spec/1.2.2/#103-core-schema). So a string stays bare only where no reader takes it for anything else. Compose fills in
-    $NAME and ${NAME}; a dollar sign that is to stay one is written as $$. Raises TextError on NUL.
+    $NAME and ${NAME}; a dollar sign that stays one is written as $$. Raises TextError on NUL.
     """
     if problem := next(nul_problems(value), None):
         raise TextError(problem)
@@ -92,7 +92,7 @@ def to_env_file(values: Mapping[str, object]) -> str:
             raise TextError(f"{name!r} cannot be the name of an environment variable: use letters, digits and _.")
         text = str(value)
         if "\0" in text:
-            raise TextError(f"{name} holds a NUL byte, which no environment variable can carry.")
+            raise TextError(f"{name} holds a NUL byte, which no environment variable can hold.")
         lines.append(f'{name}="{text.translate(_ESCAPES)}"\n')
     return "".join(lines)
 

@@ -71,7 +71,7 @@ def _certificate_problems(chain: list[x509.Certificate], server_name: str | None
         if not _is_strong(certificate.public_key()):
             problems.append(f"{which} has a weak or unusual key. Use {_STRONG}.")
         algorithm = certificate.signature_hash_algorithm
-        # A root is trusted for what it is, whatever it signed itself with.
+        # A root is trusted by itself, whatever it is signed with.
         is_root = position > 1 and certificate.issuer == certificate.subject
         if not is_root and algorithm is not None and algorithm.name in ("md5", "sha1"):
             problems.append(f"{which} is signed with {algorithm.name.upper()}, which browsers refuse. Have it issued with SHA-256 or better.")
@@ -79,12 +79,12 @@ def _certificate_problems(chain: list[x509.Certificate], server_name: str | None
         if not _is_issued_by(certificate, issuer):
             problems.append(
                 f"{_CERTIFICATE}: certificate {position} was not issued by the one after it. "
-                "Put the server's own certificate first, then each issuer in turn, and leave out what is not of the chain."
+                "Put the server's own certificate first, then each issuer in turn, and leave out what does not belong to the chain."
             )
     if not _is_for_servers(leaf):
         problems.append(f"{_CERTIFICATE} was not issued for servers: its extended key usage lacks serverAuth.")
     if server_name is not None and not _is_for(leaf, server_name):
-        problems.append(f"{_CERTIFICATE} is not made out to stack_server_name: none of its DNS names is that one. Correct either.")
+        problems.append(f"{_CERTIFICATE} is not made out to stack_server_name: none of its DNS names is that one. Correct one of the two.")
     return problems
 
 
@@ -95,7 +95,7 @@ def _key_problems(key: str, leaf: x509.Certificate) -> list[str]:
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
     except TypeError:
-        return [f"{_KEY} is protected by a passphrase, which the frontend could not ask for. Give it without one; the vault protects it."]
+        return [f"{_KEY} has a passphrase, which nobody types when the frontend starts. Give the key without one; the vault protects it."]
     except (ValueError, UnsupportedAlgorithm):
         return [f"{_KEY} must be a private key in PEM, from -----BEGIN ... PRIVATE KEY----- to the matching END, but it cannot be read as one."]
     spki = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
@@ -105,10 +105,10 @@ def _key_problems(key: str, leaf: x509.Certificate) -> list[str]:
 
 
 def tls_problems(certificate: str | None, key: str | None = None, server_name: str | None = None, now: datetime.datetime | None = None) -> list[str]:
-    """Return a message for every reason why a browser would not accept the certificate from the server of that name at that moment.
+    """Return a message for every reason why a browser would refuse the certificate from the server of that name at that moment.
 
     ``certificate`` is the server's own in PEM, followed by its chain, each issued by the next; None for no TLS. ``key`` is the private key in PEM without a
-    passphrase. Whether the chain ends at an authority that browsers trust is theirs to say.
+    passphrase. Whether browsers trust the authority at the end of the chain is not checked.
     """
     problems = []
     if server_name is not None and not _NAME.match(str(server_name)):
@@ -117,7 +117,7 @@ def tls_problems(certificate: str | None, key: str | None = None, server_name: s
         if key is not None:
             problems.append(f"{_KEY} is given, but {_CERTIFICATE} is not. Give both, or neither.")
         return problems
-    # Not before this line, because it takes a tenth of a second and most runs have no certificate.
+    # Imported here, because it takes a tenth of a second and most runs have no certificate.
     from cryptography import x509
 
     if server_name is None:

@@ -43,7 +43,7 @@ EXPIRED = _certificate(_key, _now - datetime.timedelta(days=1))
 # Values of a wrong type, by the type that the argument spec asks for.
 WRONG_TYPES = {
     "str": [(ANY, "a list"), (True, "true or false"), (None, "empty")],
-    "path": [("relative/" + CANARY, "Begin it with /"), (ANY, "absolute path"), ("/srv/../" + CANARY, "without ..")],
+    "path": [("relative/" + CANARY, "Begin it with /"), (ANY, "absolute path"), ("/srv/../" + CANARY, "leave out every ..")],
     "int": [(CANARY, "whole number"), (ANY, "whole number"), (True, "whole number"), (None, "empty")],
     "bool": [(CANARY, "true or false"), (2, "true or false"), (ANY, "true or false")],
     "list": [(CANARY, "a list"), (MAPPING, "a list")],
@@ -64,7 +64,7 @@ VALUES = [
     ({"stack_directory": "/etc"}, "stack_directory", "/opt/campaign"),
     ({"stack_directory": "/opt/my campaign"}, "stack_directory", "letters"),
     ({"stack_directory": "/opt/$HOME"}, "stack_directory", "letters"),
-    ({"stack_directory": "/opt/../etc"}, "stack_directory", "without .."),
+    ({"stack_directory": "/opt/../etc"}, "stack_directory", "leave out every .."),
     ({"stack_app_source": "/srv/a:b"}, "stack_app_source", "colon"),
     ({"stack_app_source": "/nowhere/app", "stack_hot_reload": True}, "stack_app_source", "packages"),
     ({"stack_keep_releases": 0}, "stack_keep_releases", "1 to 100"),
@@ -138,7 +138,7 @@ VALUES = [
     (
         {"stack_tls_certificate": CERTIFICATE, "stack_server_name": "elsewhere.example.com", "with_secrets": {"tls_private_key": KEY}},
         "stack_server_name",
-        "Correct either",
+        "Correct one of the two",
     ),
     (
         {"stack_tls_certificate": CERTIFICATE, "stack_server_name": NAME, "with_secrets": {"tls_private_key": OTHER_KEY}},

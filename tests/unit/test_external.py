@@ -160,7 +160,7 @@ WRONG = [
     ({POSTGRES: {"host": "db.example.com", "tls": "prefer"}}, f"{POSTGRES}.tls must be one of verify-full, require, disable"),
     ({POSTGRES: {"host": "db.example.com", "ca": "canary"}}, f"{POSTGRES}: ca must be"),
     ({POSTGRES: {"host": "db.example.com", "ca": CA + KEY}}, f"{POSTGRES}: ca must be"),
-    ({POSTGRES: {"host": "db.example.com", "ca": CA, "tls": "require"}}, f"{POSTGRES}: ca is of use"),
+    ({POSTGRES: {"host": "db.example.com", "ca": CA, "tls": "require"}}, f"{POSTGRES}: ca has an effect"),
     ({POSTGRES: {"host": "db.example.com", "sslmode": "require"}}, f"{POSTGRES}.sslmode is not known"),
     ({POSTGRES: {"host": "db.example.com", "password": "canary-canary"}}, f"{POSTGRES}.password is not known"),
     ({POSTGRES: {"host": "db.example.com"}}, "stack_secrets.postgres_password is missing"),
@@ -168,7 +168,7 @@ WRONG = [
     ({REDIS: {"host": "redis"}}, f"{REDIS}: host must be"),
     ({REDIS: {"host": "cache.example.com", "port": 65536}}, f"{REDIS}: port must be"),
     ({REDIS: {"host": "cache.example.com", "tls": "canary"}}, f"{REDIS}.tls must be true or false"),
-    ({REDIS: {"host": "cache.example.com", "tls": False, "ca": CA}}, f"{REDIS}: ca is of use"),
+    ({REDIS: {"host": "cache.example.com", "tls": False, "ca": CA}}, f"{REDIS}: ca has an effect"),
     ({REDIS: {"host": "cache.example.com"}}, "stack_secrets.redis_scheduler_password is missing"),
     ({S3: {}}, f"{S3}.endpoint is missing. It must be text."),
     ({S3: {"endpoint": "s3.example.com"}}, f"{S3}: endpoint must be"),
@@ -177,7 +177,7 @@ WRONG = [
     ({S3: {"endpoint": "https://s3.example.com/bucket"}}, f"{S3}: endpoint must be"),
     ({S3: {"endpoint": "https://key:canary@s3.example.com"}}, f"{S3}: endpoint must be"),
     ({S3: {"endpoint": "https://s3.example.com", "path_style": "canary"}}, f"{S3}.path_style must be true or false"),
-    ({S3: {"endpoint": "http://s3.example.com", "ca": CA}}, f"{S3}: ca is of use"),
+    ({S3: {"endpoint": "http://s3.example.com", "ca": CA}}, f"{S3}: ca has an effect"),
     ({S3: {"endpoint": "https://s3.example.com"}}, "stack_secrets.s3_secret_key is missing"),
     ({S3: {"endpoint": "https://s3.example.com"}, "stack_env_local": {"S3_ENDPOINT": "http://minio:9000"}}, ".env.local: S3_ENDPOINT is about"),
     ({S3: {"endpoint": "https://s3.example.com"}, "stack_env_local": {"MINIO_ROOT_USER": "canary"}}, ".env.local: MINIO_ROOT_USER is about"),
@@ -197,7 +197,7 @@ GENERATED = {"stack_generate_secrets": True, "stack_generated_secrets_file": "/n
 @pytest.mark.parametrize(("variables", "message"), WRONG, ids=lambda value: value if isinstance(value, str) else None)
 def test_what_is_wrong_is_named_without_its_value(variables, message):
     # What the server outside knows already is given, but for the cases that are about just that.
-    given = {"stack_secrets": KNOWN_OUTSIDE} if "is of use" in message else {}
+    given = {"stack_secrets": KNOWN_OUTSIDE} if "has an effect" in message else {}
     problems = problems_of(GENERATED | given | variables)
     assert any(problem.startswith(message) for problem in problems), problems
     assert "canary" not in "".join(problems)

@@ -31,7 +31,7 @@ def checked(value, option, rules=None):
         ("/srv/a", {"type": "path"}, None),
         ("~/a", {"type": "path"}, None),
         ("srv/secret", {"type": "path"}, "Begin it with /"),
-        ("/srv/../secret", {"type": "path"}, "without .. in it"),
+        ("/srv/../secret", {"type": "path"}, "leave out every .. in it"),
         ("/srv/secret\n", {"type": "path"}, "an absolute path"),
         ("secret", {"type": "str", "choices": ["a", "b"]}, "one of a, b"),
         ("secret", {"type": "list", "elements": "str"}, "a list, but it is text"),

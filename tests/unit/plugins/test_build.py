@@ -300,7 +300,7 @@ def body(**keys):
         ),
         (
             body(ports=["127.0.0.1:8080:80"]),
-            "FRONTEND_PORT and port 8080 of mailer are the same port. Give each its own, here or as stack_frontend_port and the like.",
+            "FRONTEND_PORT and port 8080 of mailer are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port.",
         ),
         (
             body(environment={"A": "{{ nowhere }}"}),
@@ -382,7 +382,7 @@ def test_a_secret_file_belongs_to_its_consumer():
     name = f"api_jwt_{generation('key', 'api', 'jwt', 'v')}"
     assert files == [{"consumer": "api", "target": "jwt", "source": name, "path": f"/opt/x/secrets/{name}", "uid": 10001, "gid": 10002, "content": "v"}]
     for user in ({}, {"user": "node"}, {"user": "1000"}, {"user": "1:1:1"}):
-        with pytest.raises(TextError, match="The service api takes secrets, so it needs a numeric user"):
+        with pytest.raises(TextError, match="The service api reads secrets, so it needs a numeric user"):
             secret_files({"api": {"jwt": "s3cret"}}, {"api": user}, "key", "/x")
 
 

@@ -139,7 +139,7 @@ def test_the_collection_s_own_entries_are_right_and_own_what_they_name():
     ("added", "told"),
     [
         ({"Mailer": SERVICE}, ["s: an entry's name is made of a-z, 0-9 and -, begins with a letter and has at most 41 characters."]),
-        ({"schedular": None}, ["s.schedular is empty, which takes a service out, but there is none of that name. Did you mean scheduler?"]),
+        ({"schedular": None}, ["s.schedular is empty, which takes an entry out, but there is no entry of that name. Did you mean scheduler?"]),
         ({"mailer": {}}, ["s.mailer.base.services is missing. A new service needs at least one container there. Known are"]),
         ({"schedular": {"base": {}}}, ["s.schedular.base.services is missing. A new service needs at least one container there. Did you mean scheduler?"]),
         ({"mailer": entry(bse={}), "scheduler": {"bse": {}}}, ["s.mailer.bse is not known.", "s.scheduler.bse is not known."]),

@@ -547,11 +547,11 @@ def test_published_ports_are_read_as_compose_reads_them(port, found):
 
 
 def test_a_port_that_two_services_publish_is_told():
-    told = "FRONTEND_PORT and port 8080 of b are the same port. Give each its own, here or as stack_frontend_port and the like."
+    told = "FRONTEND_PORT and port 8080 of b are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
     ports = [("a", "127.0.0.1", 8080, "FRONTEND_PORT"), ("b", "0.0.0.0", 8080, ""), ("c", "0.0.0.0", 8081, "")]
     assert list(clash_problems(ports)) == [told]
     assert problems_of(BASE | {"stack_frontend_port": 3000}) == [
-        "API_PORT and FRONTEND_PORT are the same port. Give each its own, here or as stack_frontend_port and the like."
+        "API_PORT and FRONTEND_PORT are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
     ]
 
 

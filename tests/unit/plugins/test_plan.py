@@ -30,7 +30,7 @@ def test_a_generation_follows_value_and_key_and_shows_neither():
 
 @pytest.mark.parametrize("user", [None, "root", "1000", "node:node"])
 def test_a_consumer_needs_a_numeric_user(user):
-    with pytest.raises(TextError, match="api takes secrets"):
+    with pytest.raises(TextError, match="api reads secrets"):
         secret_files({"api": {"jwt": "value"}}, {"api": {"user": user}}, "key", "/s")
 
 

@@ -96,7 +96,7 @@ def test_nothing_is_wrong(certificate, key, name):
         (pem(LEAF), "", NAME, "must be a private key in PEM"),
         (pem(LEAF), "key", NAME, "must be a private key in PEM"),
         (pem(LEAF), pem(LEAF), NAME, "must be a private key in PEM"),
-        (pem(LEAF), key_pem(encryption=serialization.BestAvailableEncryption(b"secret")), NAME, "protected by a passphrase"),
+        (pem(LEAF), key_pem(encryption=serialization.BestAvailableEncryption(b"secret")), NAME, "has a passphrase"),
         (pem(LEAF), key_pem(OTHER), NAME, "does not belong to stack_tls_certificate"),
         (pem(ROOT, LEAF), key_pem(), NAME, "does not belong to stack_tls_certificate"),
         (pem(issue(start=-30, end=-1)), key_pem(), NAME, "certificate 1 of 1 expired on"),
