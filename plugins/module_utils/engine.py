@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
-
 PROJECT = "com.docker.compose.project"
 
 

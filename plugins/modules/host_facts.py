@@ -81,12 +81,13 @@ ansible_facts:
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(engine_installed) (whether there is a
           C(dockerd), running or not), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(local) (whether the machine has the address), C(busy) and the Compose C(project) that publishes
-          it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than this module asks, with their values),
+          it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than those of this
+          host, with their values),
           C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), C(owned) and C(stack).
         - C(owned) has what bears the name of O(project), where that is given. C(elsewhere) are the directories, other than O(release_directory), that
           containers of a Compose project of that name were started from. C(volumes) and C(networks) are those that belong to it or whose name begins with
-          its name, each with C(project), the one that it belongs to, or null. A volume also has C(files), what O(volume_files) asks for: contents by path,
-          or null where the volume cannot be read.
+          its name, each with C(project), the one that it belongs to, or null. A volume also has C(files), the first lines of the files that
+          O(volume_files) names by their paths, or null where the volume cannot be read.
         - C(stack) has the id of the C(current) release and of the C(attempted) one, whose deploy did not end with success, or null; and from the manifest
           of the current one, or of the attempted one where there is no current one, C(release) (which of the two it is, or null), C(project),
           C(compose_files), C(env_file), C(services), C(jobs), C(foundations) and C(images). They are empty, and C(manifest_error) says why, where that

@@ -499,7 +499,7 @@ def _names_on_host(rendered: Rendered, kind: str, project: str) -> dict[str, str
 
 
 def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:
-    """Return what has to be known of a release before there is one (images, ports, names of volumes and networks), and what rendering the catalogue shows to be wrong."""
+    """Return what has to be known before there is a release (images, ports, volumes, networks), and what the rendered catalogue shows to be wrong."""
     placeholders = image_names(declared)
     rendered = render(declared, renderer, placeholders)
     problems = rendered.problems or list(compose_problems(declared, rendered))
