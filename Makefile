@@ -25,7 +25,7 @@ check: venv ## Show what a deploy would change, and change nothing
 	@$(PLAYBOOK) site.yml --check --diff $(ARGS)
 
 verify: venv ## Verify the running stack to the full depth
-	@$(PLAYBOOK) campaign.platform.verify -e stack_verify_depth=full $(ARGS)
+	@$(PLAYBOOK) playbooks/verify.yml -e stack_verify_depth=full $(ARGS)
 
 test: venv-dev ## Run every test: lint, unit, application, Molecule, browser (ONLY=name runs what matches)
 	@tests/run $(ONLY)
