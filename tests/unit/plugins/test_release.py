@@ -410,7 +410,7 @@ def called(root, tmp_path, monkeypatch):
 
 def test_the_client_takes_nothing_of_its_caller(root, called):
     stage(root, ONE)
-    printed = called(LOG_LEVEL="debug", COMPOSE_FILE="x", DOCKER_HOST="tcp://192.0.2.1:2375", DOCKER_CONFIG="/root/.docker", HTTP_PROXY="x", HOME="/home/x")
+    printed = called(LOG_LEVEL="debug", COMPOSE_FILE="x", DOCKER_HOST="tcp://192.0.2.1:2375", DOCKER_CONFIG="/etc/docker", HTTP_PROXY="x", HOME="/srv")
     # A shell that is asked for its environment adds these.
     names = {line.partition("=")[0] for line in printed if "=" in line} - {"PWD", "_", "SHLVL", "OLDPWD"}
     assert names == {"PATH", "DOCKER_CONFIG", "DOCKER_HOST"}
