@@ -9,11 +9,12 @@ ONLY ?=
 export LC_ALL ?= C.UTF-8
 # Without `activate`, what runs here finds its siblings first (molecule starts ansible-playbook, for one).
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
-PLAYBOOK := ansible-playbook -i $(INVENTORY)
+# For a user with sudo: asked for the password once, before anything starts, where sudo wants one.
+PLAYBOOK = become=$$(scripts/become $(INVENTORY) $(ARGS)) && ansible-playbook -i $(INVENTORY) $$become
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify test lint unit golden mutants bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify password down test lint unit golden mutants bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,12 @@ check: venv ## Show what a deploy would change, and change nothing
 
 verify: venv ## Verify the running stack to the full depth
 	@$(PLAYBOOK) playbooks/verify.yml -e stack_verify_depth=full $(ARGS)
+
+password: venv ## Show the password of the page's user on this machine
+	@.venv/bin/python scripts/password $(PROJECT)
+
+down: venv ## Stop the stack and remove its containers; the data stays
+	@$(PLAYBOOK) campaign.platform.down $(ARGS)
 
 test: venv-dev ## Run every test: lint, unit, application, Molecule, browser (ONLY=name runs what matches)
 	@tests/run $(ONLY)
@@ -46,7 +53,7 @@ mutants: venv-dev ## Make small mistakes on purpose, one at a time, and see that
 bench: venv-dev ## Measure, beside bare Docker Compose
 	@tests/bench/run $(ARGS)
 
-docs: venv-dev ## Write the roles' READMEs anew from their argument specs, and the drawing of the services from the catalogue
+docs: venv-dev ## Write the roles' READMEs again from their argument specs, and the drawing of the services from the catalogue
 	@scripts/role-readmes
 	@scripts/architecture-diagram
 
@@ -59,7 +66,7 @@ venv:
 venv-dev: venv
 	@scripts/venv requirements-dev.txt
 
-requirements: ## Pin anew what the requirements*.in files ask for
+requirements: ## Pin again what the requirements*.in files ask for
 	@scripts/pin-requirements
 
 clean: ## Remove what the tests and builds left in the checkout, and .venv

@@ -33,7 +33,9 @@ def main(files: Path, project: str, command: list[str]) -> int:
     for name, expected in EDITS.items():
         path = files / "app/packages" / name
         # Something that stays in a minified bundle.
-        path.write_text(path.read_text() + f"\nprocess.title = {json.dumps(name)};\n" if "frontend" not in name else path.read_text() + '\ndocument.title += "";\n')
+        path.write_text(
+            path.read_text() + f"\nprocess.title = {json.dumps(name)};\n" if "frontend" not in name else path.read_text() + '\ndocument.title += "";\n'
+        )
         before = containers(project)
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:

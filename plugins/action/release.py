@@ -28,10 +28,10 @@ class ActionModule(ActionBase):
         if staged and "plan" not in arguments:
             declared, renderer, problems = inputs.declaration_of(variables, self._templar, self._loader, check_mode=self._task.check_mode)
             if declared is None or problems:
-                return {**result, "failed": True, "msg": inputs.told(problems)}
+                raise inputs.RefusedError(inputs.told(problems))
             try:
                 arguments["plan"] = release.build(declared, renderer, arguments.pop("images"))
             except TextError as error:
-                return {**result, "failed": True, "msg": inputs.told([str(error)])}
+                raise inputs.RefusedError(inputs.told([str(error)])) from error
         module = self._execute_module(module_name="campaign.platform.release", module_args=arguments, task_vars=variables)
         return {**result, **module}

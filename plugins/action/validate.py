@@ -33,5 +33,5 @@ class ActionModule(ActionBase):
         else:
             declared, problems = roles.declare(variables, self._templar, self._loader, with_secrets=arguments["secrets"])
         if problems:
-            return {**result, "failed": True, "msg": inputs.told(problems, arguments["header"])}
+            raise inputs.RefusedError(inputs.told(problems, arguments["header"]))
         return {**result, "changed": False, "msg": "Nothing is wrong.", **declared}

@@ -10,7 +10,6 @@ import secrets
 from typing import Any
 
 from ansible import constants
-from ansible.errors import AnsibleActionFail
 from ansible.parsing.vault import VaultLib, VaultSecretsContext, match_encrypt_secret
 from ansible.plugins.action import ActionBase
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, inputs
@@ -19,12 +18,12 @@ _OPTIONS = "--ask-vault-pass, --vault-password-file or --vault-id"
 
 
 def encrypted(names: list[str], variable: str, vault_secrets: list[tuple[str, Any]], identity: str | None) -> str:
-    """Return one YAML mapping of names to random values of 256 bits, encrypted; raise AnsibleActionFail without a password, or with several to choose from."""
+    """Return one YAML mapping of names to random values of 256 bits, encrypted; raise RefusedError without a password, or with several to choose from."""
     if not vault_secrets:
-        raise AnsibleActionFail(f"There is no vault password to encrypt with, and nothing was written. Give one: {_OPTIONS}.")
+        raise inputs.RefusedError(f"There is no vault password to encrypt with, and nothing was written. Give one: {_OPTIONS}.")
     known = sorted({vault_id for vault_id, _secret in vault_secrets})
     if len(known) > 1 and not identity:
-        raise AnsibleActionFail(
+        raise inputs.RefusedError(
             f"There are several vault passwords ({', '.join(known)}), and nothing was written. "
             "Name the one to encrypt with: ANSIBLE_VAULT_ENCRYPT_IDENTITY, or vault_encrypt_identity in ansible.cfg."
         )
@@ -64,17 +63,17 @@ class ActionModule(ActionBase):
         _validation, arguments = self.validate_argument_spec(spec)
         path, variables = arguments["path"], task_vars or {}
         if os.path.lexists(path):
-            raise AnsibleActionFail(
+            raise inputs.RefusedError(
                 f"{path} is there already and was left as it is. Change it with `ansible-vault edit`, name another file in stack_vault_file, or move it away. "
                 "The data of a stack that runs is locked with the values of its own file."
             )
         if not os.path.isdir(os.path.dirname(path)):
-            raise AnsibleActionFail(f"{os.path.dirname(path)} is not a directory. Create it, or name another file in stack_vault_file.")
+            raise inputs.RefusedError(f"{os.path.dirname(path)} is not a directory. Create it, or name another file in stack_vault_file.")
         tables = declaration.tables(variables)
         catalogue, problems = declaration.combined(tables, variables.get("stack_services", {}))
         if problems:
-            raise AnsibleActionFail(inputs.told(problems))
-        names = declaration.known_secrets(tables, catalogue).needed
+            raise inputs.RefusedError(inputs.told(problems))
+        names = declaration.known_secrets(tables, catalogue).generated
         context = VaultSecretsContext.current(optional=True)
         identity = constants.config.get_config_value("DEFAULT_VAULT_ENCRYPT_IDENTITY")
         text = encrypted(names, arguments["variable"], list(context.secrets) if context else [], identity)

@@ -38,6 +38,13 @@ LOGIN_KEYS = {
     "redis": frozenset(["user", "password", "acl"]),
     "s3": frozenset(["access_key", "secret_key", "policy"]),
 }
+# Names at the servers, as SQL and ACL files carry them without surprises, and names of secrets.
+_SQL_NAME, _SECRET_NAME = r"(?!pg_)[a-z_][a-z0-9_]{0,62}", r"[a-z][a-z0-9_]{0,62}"
+_LOGIN_NAMES = {
+    "postgres": {"user": _SQL_NAME, "role": _SQL_NAME, "schema": _SQL_NAME, "password": _SECRET_NAME},
+    "redis": {"user": r"[A-Za-z0-9_-]{1,64}", "password": _SECRET_NAME},
+    "s3": {"access_key": _SECRET_NAME, "secret_key": _SECRET_NAME},
+}
 IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents"])
 SETTING_KEYS = frozenset(["pattern", "minimum", "maximum", "hint", "default", "only_with"])
 SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated"])
@@ -169,6 +176,10 @@ def _login_problems(where: str, logins: Any, known: Entry) -> Iterator[str]:
             for key in ("acl",) if kind == "redis" else ("policy",) if kind == "s3" else ():
                 if {**_rows(known, "logins", kind, str(login)), **row}.get(key) is None:
                     yield f"{where}.{kind}.{login}.{key} is missing. Say what the login may do."
+            for key, pattern in _LOGIN_NAMES[kind].items():
+                # An expression shows its value later; PostgreSQL and Redis refuse what it must not be.
+                if key in row and "{{" not in str(row[key]) and not re.fullmatch(pattern, str(row[key])):
+                    yield f"{where}.{kind}.{login}.{key} must be made of letters, digits and _ as the server names such things."
             policy = row.get("policy")
             if policy is not None and not (isinstance(policy, Mapping) and len({"Statement", "template", "content"} & set(policy)) == 1):
                 yield f"{where}.{kind}.{login}.policy must be an IAM policy with Statement, or a template or content of one."

@@ -67,8 +67,9 @@ class Secrets:
     """Names of secrets with their rules, and the values that are known."""
 
     rules: dict[str, Rule] = field(default_factory=dict)
-    # Those that have to have a value, in the order in which a person reads them.
+    # Those that have to have a value, in the order in which a person reads them, and of these the ones that can be generated: a key of somebody else's cannot.
     needed: list[str] = field(default_factory=list)
+    generated: list[str] = field(default_factory=list)
     # Their names in `.env.local`, by that name.
     env_local: dict[str, str] = field(default_factory=dict)
     given: dict[str, str] = field(default_factory=dict)
@@ -135,6 +136,13 @@ def all_logins(catalogue: Mapping[str, entries.Entry]) -> Iterator[Login]:
                 yield login(server, str(name), row or {})
 
 
+def _by_kind(catalogue: Mapping[str, entries.Entry]) -> dict[str, dict[str, Login]]:
+    found: dict[str, dict[str, Login]] = {kind: {} for kind in SERVICES}
+    for one in all_logins(catalogue):
+        found[one.server][one.name] = one
+    return found
+
+
 def reserved(catalogue: Mapping[str, entries.Entry], secrets: Mapping[str, Rule]) -> dict[str, list[str]]:
     """Return names that are taken, by the kind of name: roles and users of the services' logins, and the names of services."""
     found: dict[str, list[str]] = {"postgres_roles": ["public", "none"], "redis_users": ["default", "health"], "services": ["localhost"]}
@@ -193,7 +201,7 @@ def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetche
     def add(name: str, rule: Rule, *, needed: bool, env_local: str | None) -> None:
         found.rules.setdefault(name, resolved(rule, names))
         rule = found.rules[name]
-        if needed and "strong" in rule and rule.get("generated", True) and name not in found.needed:
+        if needed and "strong" in rule and not rule.get("optional") and name not in found.needed:
             found.needed.append(name)
         if env_local:
             found.env_local[env_local] = name
@@ -216,6 +224,7 @@ def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetche
     # As the table and the entries have them, which is the order of a person's vault file.
     order = [*tables.secrets, *found.needed]
     found.needed.sort(key=order.index)
+    found.generated = [name for name in found.needed if found.rules[name].get("generated", True)]
     return found
 
 
@@ -343,15 +352,17 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     secrets.given = {**answer.secrets, **{name: value for name, value in given.items() if isinstance(value, str)}, **local, **from_urls}
     generating = arguments.get("stack_generate_secrets")
     # A secret of AWS that could not be read is one problem, not one for each name in it.
-    missing = [] if answer.problems else _known_elsewhere(declared) if generating else secrets.needed
+    not_generated = [name for name in secrets.needed if name not in secrets.generated]
+    missing = [] if answer.problems else [*_known_elsewhere(declared), *not_generated] if generating else secrets.needed
     declared.problems += [
-        f"stack_secrets.{name} is missing. Give it in the vault or in AWS, or set stack_generate_secrets in local."
+        f"stack_secrets.{name} is missing. Give it in the vault or in AWS"
+        + (", or set stack_generate_secrets in local." if name in secrets.generated else "; it cannot be generated.")
         for name in missing
         if name not in secrets.given
     ]
     made: dict[str, str] = {}
     if generating and not declared.problems and "stack_generated_secrets_file" in arguments:
-        made = generate(list(secrets.needed), arguments["stack_generated_secrets_file"])
+        made = generate(list(secrets.generated), arguments["stack_generated_secrets_file"])
     defaults = {name: str(rule["default"]) for name, rule in secrets.rules.items() if "default" in rule}
     # A service that fetches its secrets itself has no use for a value here.
     secrets.values = dict.fromkeys(secrets.rules, "") | defaults | made | secrets.given
@@ -409,10 +420,7 @@ def declare(
     """
     whole, problems = combined(tables, added)
     kept = {name: entry for name, entry in whole.items() if entry.get("replaced_by") not in arguments}
-    by_kind: dict[str, dict[str, Login]] = {kind: {} for kind in SERVICES}
-    for one in all_logins(kept):
-        by_kind[one.server][one.name] = one
-    declared = Declaration(arguments, tables, kept, added, servers(arguments), by_kind, problems=problems)
+    declared = Declaration(arguments, tables, kept, added, servers(arguments), _by_kind(kept), problems=problems)
     _declare_settings(declared, renderer, whole)
     declared.servers = {
         kind: Server(kind, server.external, server.values, database=declared.settings.get("POSTGRES_DB", "")) for kind, server in declared.servers.items()
@@ -433,6 +441,8 @@ def declare(
                 arguments.get("stack_tls_certificate"), declared.secrets.given.get("tls_private_key"), arguments.get("stack_server_name")
             )
     declared.catalogue = {name: entry for name, entry in kept.items() if _is_wanted(name, entry, declared, renderer)}
+    # An entry that is left out creates no login either.
+    declared.logins = _by_kind(declared.catalogue)
     return declared
 
 

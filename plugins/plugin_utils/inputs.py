@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 from ansible import constants
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
 from ansible_collections.campaign.platform.plugins.plugin_utils import aws, declaration
@@ -34,10 +34,18 @@ def kept_files_problems() -> list[str]:
     """Return what is wrong with Ansible's own configuration before a module is given secrets. Pipelining is of no help: keeping files turns it off."""
     if not constants.DEFAULT_KEEP_REMOTE_FILES:
         return []
-    return [
-        "ANSIBLE_KEEP_REMOTE_FILES, or keep_remote_files in ansible.cfg, is set: every secret would stay on the host in clear, in the files of Ansible's modules. "
-        "Remove it, or set ANSIBLE_KEEP_REMOTE_FILES=0 for this run."
-    ]
+    told_to_keep = "ANSIBLE_KEEP_REMOTE_FILES, or keep_remote_files in ansible.cfg, is set"
+    why_not = "every secret would stay on the host in clear, in the files of Ansible's modules"
+    return [f"{told_to_keep}: {why_not}. Remove it, or set ANSIBLE_KEEP_REMOTE_FILES=0 for this run."]
+
+
+class RefusedError(AnsibleActionFail):
+    """What was given is wrong. Shown as it is: the mistake is in none of our tasks, so no lines of one stand above the message."""
+
+    @property
+    def omit_exception_key(self) -> bool:
+        """Let ansible-core 2.19 and later show the message alone, without the place in the source of the task that failed."""
+        return True
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.plugin_utils import summary as summaries
 from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import containers_of, merge
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import (
     GENERATION_KEY,
@@ -28,6 +29,8 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.texts import Tex
 
 _USER = re.compile(r"(\d+):(\d+)\Z")
 _IMAGE_NAME = re.compile(r"\bimage\.([A-Za-z0-9_]+)|\bimage\[['\"]([A-Za-z0-9._-]+)['\"]\]")
+# From this length on a secret's value in another text is no coincidence.
+LEAST_SECRET = 16
 JOB = {"profiles": ["job"], "restart": "no"}
 # Where `default` networks would let a container out, a service that names none joins this one.
 BACKEND = "backend-network"
@@ -408,6 +411,34 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
     yield from clash_problems(list(published(services, declared.settings)))
 
 
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """Yield place and text of every text in data."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _leaves(item, where)
+    elif isinstance(value, str):
+        yield where, value
+
+
+def leak_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
+    """Yield a message for every secret whose value stands where everybody on the host may read it: a Compose text, a config file, a check."""
+    shown = {"services": rendered.services(), "configs": rendered.configs, "checks": rendered.checks, "images": rendered.definitions}
+    values = {
+        value: name
+        for name, value in declared.secrets.values.items()
+        # A short value of a laptop's may be a word that stands there anyway.
+        if "strong" in declared.secrets.rules.get(name, {}) and len(value) >= LEAST_SECRET
+    }
+    for kind, content in shown.items():
+        for where, text in _leaves(content, kind):
+            for value, name in values.items():
+                if value in text:
+                    yield f"{where} holds the value of the secret {name}, and is not secret. Deliver it as a file: secrets in the entry."
+
+
 def _loosened(services: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return what services have loosened of the hardening that all have unless they say otherwise, by service."""
     found = {}
@@ -431,8 +462,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     # A layer above may run another image, and then nobody looked for this one.
     images = {**{key: f"not-required/{key}" for key in image_names(declared)}, **images}
     rendered = render(declared, renderer, images)
-    if rendered.problems:
-        raise TextError("\n- ".join(rendered.problems))
+    if problems := rendered.problems or list(leak_problems(declared, rendered)):
+        raise TextError("\n- ".join(problems))
     with_references(rendered, images)
     fetched = _from_aws(declared, rendered)
     key = declared.secrets.values[GENERATION_KEY]
@@ -475,6 +506,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "images": {name: services[name]["image"] for name in running},
         "ports": ports,
         "settings": list(declared.settings),
+        "addresses": summaries.addresses(declared, services, rendered.checks),
+        "sign_in": summaries.sign_in(declared),
         "checks": rendered.checks,
         "loosened": _loosened(services, declared.tables.common["service"]),
         "configs": sorted({file["path"] for file in configs}),
@@ -502,7 +535,7 @@ def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], 
     """Return what has to be known before there is a release (images, ports, volumes, networks), and what the rendered catalogue shows to be wrong."""
     placeholders = image_names(declared)
     rendered = render(declared, renderer, placeholders)
-    problems = rendered.problems or list(compose_problems(declared, rendered))
+    problems = rendered.problems or [*compose_problems(declared, rendered), *leak_problems(declared, rendered)]
     required, definitions = required_images(rendered, placeholders)
     ports = {(address, port) for _service, address, port, _setting in published(rendered.services(), declared.settings)}
     project = declared.arguments["stack_project"]

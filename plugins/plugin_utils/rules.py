@@ -30,6 +30,9 @@ _REMEDY = "Generate one: the playbook init_secrets writes a whole set."
 # As in your-secret-key-here, or as a whole <your password>, ${PASSWORD} or {{ password }}.
 _PLACEHOLDER = re.compile(r"your[-_ ].*here|\A\s*(<.*>|\$\{\w+\}|\{\{.*\}\})\s*\Z", re.IGNORECASE | re.DOTALL)
 _FEWEST_CHARACTERS = 6
+# From this least length on, a value is a password and not a name.
+STRONG_LENGTH = 16
+LONGEST_GUESS, BEST_SCORE = 72, 4
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -115,6 +118,15 @@ def _is_predictable(value: str) -> bool:
     return repeats or len(steps) <= 1 or len(set(value)) < _FEWEST_CHARACTERS
 
 
+def _is_guessable(value: str) -> bool:
+    """Tell a text that zxcvbn guesses in less than 10^10 tries, which is less than its best score. It looks at the first 72 characters."""
+    # Not before this line, because prod alone asks, and the lists of words take a moment to load.
+    from zxcvbn import zxcvbn
+
+    found: dict[str, Any] = zxcvbn(value[:LONGEST_GUESS])
+    return int(found["score"]) < BEST_SCORE
+
+
 def _weakness(value: str, length: int, examples: Iterable[str]) -> str | None:
     folded = value.lower()
     if _PLACEHOLDER.search(value) or any(example.lower() in folded for example in examples):
@@ -122,8 +134,12 @@ def _weakness(value: str, length: int, examples: Iterable[str]) -> str | None:
     if len(value) < length:
         return f"must be at least {length} characters in prod, but it has {len(value)}"
     # A login such as the one of MinIO's root has no length to speak of, and is not a password.
-    if length >= 16 and _is_predictable(value):
+    if length < STRONG_LENGTH:
+        return None
+    if _is_predictable(value):
         return "repeats itself or follows a pattern, so it can be guessed"
+    if _is_guessable(value):
+        return "is made of words, names, dates or rows of keys, so it can be guessed"
     return None
 
 

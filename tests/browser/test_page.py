@@ -6,18 +6,21 @@ BASE_URL, OPERATOR_USER and OPERATOR_PASSWORD_FILE say where and as whom; SCREEN
 
 import json
 import os
+import re
 import secrets
+import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect, sync_playwright
+from playwright.sync_api import Dialog, Page, Route, expect, sync_playwright
 
 BASE_URL = os.environ["BASE_URL"]
 USER = os.environ["OPERATOR_USER"]
 PASSWORD = Path(os.environ["OPERATOR_PASSWORD_FILE"]).read_text()
 # The scheduler ticks every few seconds, and the page polls.
 EVALUATION_MILLISECONDS = 60_000
+ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("postgres", "redis", "minio", "api", "rules-engine", "scheduler")
 # As root Chromium has no sandbox; the rest keeps it from looking for its maker's servers.
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -59,32 +62,94 @@ def name():
             request("DELETE", f"/campaigns/{campaign['id']}", token=token)
 
 
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The program that looks for what keeps people out, from the application's own development dependencies."""
+    command = [ROOT / "tests/in-dev-image", "cat", "node_modules/axe-core/axe.min.js"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def assert_accessible(page: Page, axe: str) -> None:
+    """See that axe finds nothing, neither in the light nor in the dark."""
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.evaluate(axe)
+        found = page.evaluate("async () => (await axe.run()).violations")
+        said = [f"{violation['id']} ({scheme}): {node['html']} {node['failureSummary']}" for violation in found for node in violation["nodes"]]
+        assert said == [], "\n".join(said)
+    page.emulate_media(color_scheme="light")
+
+
 def sign_in(page: Page, password: str) -> None:
     page.get_by_label("Username").fill(USER)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
 
 
-def test_a_person_creates_a_campaign_and_sees_it_evaluated(page: Page, name: str) -> None:
-    page.goto(BASE_URL)
-
-    sign_in(page, "certainly-wrong")
-    expect(page.get_by_role("alert")).to_have_text("The username or the password is wrong.")
-    sign_in(page, PASSWORD)
-
+def create(page: Page, name: str) -> None:
     page.get_by_label("Name").fill(name)
     page.get_by_label("Longitude").fill("12.5")
     page.get_by_label("Latitude").fill("41.9")
     page.get_by_role("button", name="Create campaign").click()
 
+
+def test_a_person_creates_a_campaign_sees_it_evaluated_and_deletes_it(page: Page, name: str, axe: str) -> None:
+    page.goto(BASE_URL)
+    status = page.get_by_role("region", name="Status")
+    for service in SERVICES:
+        expect(status.get_by_role("listitem").filter(has_text=service).first).to_have_attribute("data-status", "up", timeout=20_000)
+    assert_accessible(page, axe)
+
+    sign_in(page, "certainly-wrong")
+    expect(page.get_by_role("alert")).to_have_text("The username or the password is wrong.")
+    assert_accessible(page, axe)
+    sign_in(page, PASSWORD)
+
+    create(page, name)
     item = page.get_by_role("list", name="Campaigns").get_by_role("listitem").filter(has_text=name)
     expect(item).to_be_visible()
     # Without a reload.
     expect(item).to_contain_text("active", timeout=EVALUATION_MILLISECONDS)
     expect(page.locator("circle.active").filter(has_text=name)).to_have_count(1)
-
-    status = page.get_by_role("region", name="Status")
-    for service in SERVICES:
-        expect(status.get_by_role("listitem").filter(has_text=service).first).to_have_attribute("data-status", "up", timeout=20_000)
+    # Who signed in is told more.
+    expect(status).to_contain_text("has a heartbeat")
+    assert_accessible(page, axe)
     if screenshot := os.environ.get("SCREENSHOT"):
         page.screenshot(path=screenshot)
+
+    def accept(dialog: Dialog) -> None:
+        assert name in dialog.message
+        dialog.accept()
+
+    page.once("dialog", accept)
+    page.get_by_role("button", name=f"Delete {name}").click()
+    expect(item).to_have_count(0)
+
+
+def test_the_keyboard_chooses_a_place_on_the_map(page: Page) -> None:
+    page.goto(BASE_URL)
+    sign_in(page, PASSWORD)
+    page.get_by_role("application", name=re.compile("^Map of campaigns")).focus()
+    page.keyboard.press("Shift+ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowUp")
+    expect(page.get_by_label("Longitude")).to_have_value("11")
+    expect(page.get_by_label("Latitude")).to_have_value("1")
+
+
+def test_a_session_that_ends_takes_nothing_away(page: Page, name: str, axe: str) -> None:
+    def without_a_token(route: Route) -> None:
+        route.continue_(headers={key: value for key, value in route.request.headers.items() if key != "authorization"})
+
+    page.goto(BASE_URL)
+    sign_in(page, PASSWORD)
+    # As the api answers one whose token has expired.
+    page.route("**/api/campaigns", without_a_token)
+    create(page, name)
+    expect(page.get_by_role("alert")).to_contain_text("Your session has ended.")
+    assert_accessible(page, axe)
+    page.unroute("**/api/campaigns")
+    sign_in(page, PASSWORD)
+    expect(page.get_by_label("Name")).to_have_value(name)
+    page.get_by_role("button", name="Create campaign").click()
+    expect(page.get_by_role("list", name="Campaigns").get_by_role("listitem").filter(has_text=name)).to_be_visible()

@@ -7,7 +7,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import program
 import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret

@@ -69,7 +69,10 @@ VALUES = [
     ({"stack_app_source": "/nowhere/app", "stack_hot_reload": True}, "stack_app_source", "packages"),
     ({"stack_keep_releases": 0}, "stack_keep_releases", "1 to 100"),
     ({"stack_keep_releases": -3}, "stack_keep_releases", "1 to 100"),
-    *[({"stack_trusted_proxies": ["192.0.2.0/24", proxy]}, "stack_trusted_proxies[1]", "192.0.2.0/24") for proxy in ("192.0.2.7/24", "192.0.2.7", "2001:db8::/32", CANARY)],
+    *[
+        ({"stack_trusted_proxies": ["192.0.2.0/24", proxy]}, "stack_trusted_proxies[1]", "192.0.2.0/24")
+        for proxy in ("192.0.2.7/24", "192.0.2.7", "2001:db8::/32", CANARY)
+    ],
     ({"stack_trusted_proxies": [MAPPING]}, "stack_trusted_proxies[0]", "must be text"),
     ({"stack_trusted_proxies": ["0.0.0.0/0"]}, "stack_trusted_proxies", "own networks"),
     ({"stack_health_timeout": 0}, "stack_health_timeout", "1 to 3600"),
@@ -417,6 +420,8 @@ WEAK_SECRETS = [
     ({"operator_password": CANARY}, "operator_password", "at least 16 characters"),
     ({"operator_password": CANARY + "-changeme"}, "operator_password", "init_secrets"),
     ({"redis_api_password": CANARY * 3}, "redis_api_password", "can be guessed"),
+    ({"operator_password": "Password12345678"}, "operator_password", "can be guessed"),
+    ({"s3_secret_key": "qwertyuiopasdfgh"}, "s3_secret_key", "can be guessed"),
     ({"postgres_password": "same-" + CANARY, "s3_secret_key": "same-" + CANARY}, "postgres_password and s3_secret_key", "Give each its own"),
 ]
 

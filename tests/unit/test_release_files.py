@@ -162,7 +162,7 @@ def test_with_tls_the_key_is_the_frontend_s_secret_and_the_certificate_is_not(co
 def test_no_part_of_the_frontend_s_site_drops_the_security_headers(golden, variant):
     # nginx hands add_header down only to where there is none, so all of them stand at the top.
     text = re.sub(r"^\s*#.*\n", "", golden[variant]["default.conf"], flags=re.MULTILINE)
-    assert re.findall(r"^(\s*)add_header", text, re.MULTILINE) == [""] * (7 if variant == "local" else 8)
+    assert re.findall(r"^(\s*)add_header", text, re.MULTILINE) == [""] * (8 if variant == "local" else 9)
     assert text.count("server_tokens off;") == len(re.findall(r"^server \{", text, re.MULTILINE))
 
 

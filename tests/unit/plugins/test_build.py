@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import pytest
 import yaml
-from ansible_collections.campaign.platform.plugins.plugin_utils import release
+from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, release
 from ansible_collections.campaign.platform.plugins.plugin_utils.release import BACKEND, config_files, generation, ordered, secret_files
 from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError
-from program import IMAGES, SECRET, build, declare, problems_of, release_files, secret_names, secret_texts, summary, trusted
+from program import IMAGES, SECRET, build, declare, problems_of, release_files, secret_names, secret_texts, summary, tables, trusted
 
 POLICY = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::{{ setting.S3_BUCKET }}/mail/*"]}]}
 MAILER = {
@@ -414,5 +414,49 @@ def test_expressions_of_an_inventory_use_its_own_variables():
     assert base["services"]["api"]["environment"]["TEAM"] == "campaigns"
 
 
+def test_passwords_of_any_characters_reach_the_servers_as_they_are():
+    password = "a'b:c\\d e-and-more-of-it"
+    texts = secret_texts(build(PROD | {"stack_secrets": {"postgres_password": password, "postgres_api_password": f"{password}-2"}}))
+    assert texts["postgres-bootstrap_pgpass"] == "postgres:5432:*:campaign_user:a'b\\:c\\\\d e-and-more-of-it\n"
+    assert "PASSWORD 'a''b:c\\d e-and-more-of-it-2';" in texts["postgres-bootstrap_bootstrap_sql"]
+    assert "a%27b%3Ac%5Cd%20e-and-more-of-it-2@" in texts["api_database_url"]
+
+
 def test_no_secret_file_is_empty():
     assert [name for name, text in secret_texts(build(PROD | WITH_MAILER, ["mailer"])).items() if not text.strip()] == []
+
+
+LEAKS = {
+    "an environment": {"base": {"services": {"api": {"environment": {"X": "a {{ stack_secrets.jwt_secret }}"}}}}},
+    "a layer": {"dev": {"services": {"api": {"labels": {"x": "{{ stack_secrets.jwt_secret }}"}}}}},
+    "a command": {"base": {"services": {"api": {"command": ["x", "{{ stack_secrets.jwt_secret }}"]}}}},
+    "a config file": {"configs": {"api": {"/etc/x": {"content": "{{ stack_secrets.jwt_secret }}"}}}},
+    "a check": {"checks": {"x": {"kind": "http", "port": 1, "path": "/{{ stack_secrets.jwt_secret }}"}}},
+}
+
+
+@pytest.mark.parametrize("entry", LEAKS.values(), ids=LEAKS)
+def test_a_secret_stands_in_no_text_that_is_not_secret(entry):
+    given = {**LOCAL, "stack_services": {"api": entry}, "stack_secrets": {name: f"{name}-given-for-the-test" for name in secret_names()}}
+    (problem,) = problems_of(given)
+    assert "the value of the secret jwt_secret" in problem
+    assert "given-for-the-test" not in problem
+    declared, renderer, _problems = declare(given)
+    with pytest.raises(TextError, match="jwt_secret"):
+        release.build(declared, renderer, {key: f"campaign/{key}:golden" for key in IMAGES})
+
+
+def test_a_short_secret_of_a_laptop_may_be_a_word():
+    secrets = {name: f"{name}-given-for-the-test" for name in secret_names()} | {"operator_password": "campaign"}
+    assert problems_of({**LOCAL, "stack_secrets": secrets}) == []
+
+
+def test_a_key_of_somebody_else_s_is_asked_for_and_never_generated():
+    services = {"api": {"secrets": {"api": {"smtp_password": {"generated": False}}}}}
+    catalogue, _problems = declaration.combined(tables(), services)
+    known = declaration.known_secrets(tables(), catalogue)
+    assert "smtp_password" in known.needed
+    assert "smtp_password" not in known.generated
+    given = {**LOCAL, "stack_services": services, "stack_generate_secrets": True, "stack_generated_secrets_file": "/nowhere/secrets.json"}
+    assert problems_of(given) == ["stack_secrets.smtp_password is missing. Give it in the vault or in AWS; it cannot be generated."]
+    assert problems_of({**given, "stack_secrets": {"smtp_password": "given-for-the-test"}}) == []

@@ -92,6 +92,19 @@ def test_a_generated_secret_is_kept_and_in_check_mode_is_not(tmp_path):
     assert kept.stat().st_mode & 0o777 == 0o600
 
 
+def test_what_was_generated_stays_when_a_secret_is_added(tmp_path):
+    kept = str(tmp_path / "own" / "generated.json")
+    first = inputs.generated_secrets(["one"], kept, persist=True)
+    both = inputs.generated_secrets(["one", "two"], kept, persist=True)
+    assert both["one"] == first["one"] != both["two"]
+    assert inputs.generated_secrets(["two"], kept, persist=False) == {"two": both["two"]}
+
+
+def test_the_key_of_the_sign_ins_is_a_long_one():
+    secrets = PROD["stack_secrets"] | {"jwt_secret": "Zq3-vT8_mK1pW5xBr7Yd2Hn6Lc9Sg4J"}
+    assert problems_of(PROD | {"stack_secrets": secrets})[0].startswith("stack_secrets: jwt_secret must be at least 32 characters in prod, but it has 31.")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": ""}'])
 def test_a_file_of_generated_secrets_that_is_broken_is_told(tmp_path, content):
     kept = tmp_path / "generated.json"

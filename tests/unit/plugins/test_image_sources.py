@@ -35,6 +35,7 @@ EDITS = {
     "packages/rules-engine/src/main.ts": {"dev", "rules-engine"},
     "packages/scheduler/src/tick.ts": {"dev", "scheduler"},
     "packages/shared/src/redis.ts": {"dev", *SERVICES},
+    "packages/shared/src/api.ts": {"dev", "frontend", *SERVICES},
     "packages/frontend/src/App.tsx": {"dev", "frontend"},
     "packages/frontend/public/favicon.svg": {"dev", "frontend"},
     "packages/frontend/nginx/default.conf": {"dev", "frontend"},

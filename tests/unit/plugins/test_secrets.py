@@ -241,3 +241,18 @@ def test_a_vault_is_encrypted_with_the_password_that_is_named(secrets, identity,
 def test_every_vault_is_another():
     password = [("default", VaultSecret(b"x"))]
     assert encrypted(["a"], "v", password, None) != encrypted(["a"], "v", password, None)
+
+
+@pytest.mark.parametrize("value", ["Password12345678", "qwertyuiopasdfgh", "Tr0ub4dour&3aaaa", "P@ssw0rd!P@ssw0rd!", "iloveyou19871987", "19871224Michael1"])
+def test_what_a_dictionary_finds_is_refused_in_prod_only(value):
+    rules = {"operator_password": {"pattern": "[\\s\\S]{8,}", "hint": "a password", "strong": 16}}
+    (problem,) = secret_problems({"stack_secrets": {"operator_password": value}}, rules, strict=True)
+    assert "can be guessed" in problem
+    assert value not in problem
+    assert secret_problems({"stack_secrets": {"operator_password": value}}, rules) == []
+
+
+@pytest.mark.parametrize("value", ["correct horse battery staple", "30c5d4c53aa4b4d2", "GHUKxmay5Ih_koJn"])
+def test_what_is_hard_to_guess_is_taken(value):
+    rules = {"operator_password": {"pattern": "[\\s\\S]{8,}", "hint": "a password", "strong": 16}}
+    assert secret_problems({"stack_secrets": {"operator_password": value}}, rules, strict=True) == []

@@ -44,8 +44,12 @@ export class LoginLimit implements NestInterceptor {
       await this.#attempts.consume(client);
     } catch (error) {
       if (!(error instanceof RateLimiterRes)) throw error;
-      http.getResponse<FastifyReply>().header("retry-after", Math.ceil(error.msBeforeNext / 1000));
-      throw new HttpException("Too many attempts to sign in failed. Try again later.", HttpStatus.TOO_MANY_REQUESTS);
+      const seconds = Math.ceil(error.msBeforeNext / 1000);
+      http.getResponse<FastifyReply>().header("retry-after", seconds);
+      throw new HttpException(
+        `Too many attempts to sign in failed. Try again in ${seconds} s.`,
+        HttpStatus.TOO_MANY_REQUESTS,
+      );
     }
     // Who signs in gets the attempt back: only failures count, and they count before they are known.
     return next.handle().pipe(tap(() => void this.#attempts.reward(client)));

@@ -1,76 +1,83 @@
+import {
+  campaign,
+  type Campaign,
+  type NewCampaign,
+  problem,
+  type Service,
+  session,
+  status,
+} from "@campaign/shared/api";
 import { z } from "zod";
+
+export type { Campaign, NewCampaign, Service };
 
 // The page's Content-Security-Policy allows no eval, and zod would try it.
 z.config({ jitless: true });
 
-const state = z.enum(["pending", "active", "inactive"]);
-const position = z.tuple([z.number(), z.number()]);
-const campaign = z.object({
-  id: z.string(),
-  name: z.string(),
-  place: z.object({ type: z.literal("Point"), coordinates: position }),
-  state,
-  evaluatedAt: z.string().nullable(),
-  asset: z.object({ contentType: z.string(), size: z.number() }).nullable(),
-});
-export type Campaign = z.infer<typeof campaign>;
-
-const service = z.object({ name: z.string(), status: z.enum(["up", "down"]), detail: z.string() });
-export type Service = z.infer<typeof service>;
-
-export interface NewCampaign {
-  name: string;
-  longitude: number;
-  latitude: number;
-  radiusMeters: number;
-}
-
-const refusal = z.object({ message: z.string(), problems: z.array(z.string()).optional() });
 const BASE = String(import.meta.env["VITE_API_URL"] ?? "");
 
+/** The token that was sent is no longer valid. */
+export class SessionEnded extends Error {
+  constructor() {
+    super("Your session has ended. Sign in again: what you have entered stays here.");
+  }
+}
+
 /** Ask the api; what it refuses becomes an error that a person can read. */
-async function ask<Schema extends z.ZodType>(
-  schema: Schema,
-  path: string,
-  init: RequestInit = {},
-): Promise<z.infer<Schema>> {
+async function ask(path: string, init: RequestInit = {}, token?: string): Promise<Response> {
+  const headers = new Headers(init.headers);
+  if (token !== undefined) headers.set("authorization", `Bearer ${token}`);
   let response: Response;
   try {
-    response = await fetch(`${BASE}/api${path}`, init);
+    response = await fetch(`${BASE}${path}`, { ...init, headers });
   } catch {
     throw new Error("The api cannot be reached. Is the stack running?");
   }
-  const body: unknown = await response.json().catch(() => undefined);
-  if (!response.ok) {
-    const said = refusal.safeParse(body);
-    const problems = said.data?.problems?.join("; ");
-    throw new Error(problems ?? said.data?.message ?? `The api answered ${response.status}.`);
-  }
-  return schema.parse(body);
+  if (response.ok) return response;
+  if (response.status === 401 && token !== undefined) throw new SessionEnded();
+  const said = problem.safeParse(await response.json().catch(() => undefined));
+  const errors = said.data?.errors?.map(({ pointer, detail }) => `${pointer.slice("#/".length)}: ${detail}`);
+  throw new Error(errors?.join("; ") ?? said.data?.detail ?? `The api answered ${response.status}.`);
 }
 
-const json = (body: unknown, token?: string): RequestInit => ({
+const read = async <Schema extends z.ZodType>(schema: Schema, response: Response): Promise<z.infer<Schema>> =>
+  schema.parse(await response.json());
+
+const json = (body: unknown): RequestInit => ({
   method: "POST",
-  headers: { "content-type": "application/json", ...(token ? { authorization: `Bearer ${token}` } : {}) },
+  headers: { "content-type": "application/json" },
   body: JSON.stringify(body),
 });
 
-export const listCampaigns = () => ask(z.array(campaign), "/campaigns");
-export const getStatus = async () => (await ask(z.object({ services: z.array(service) }), "/status")).services;
-export const signIn = async (username: string, password: string) =>
-  (await ask(z.object({ accessToken: z.string() }), "/auth/login", json({ username, password }))).accessToken;
+/** The first pages of the list, and whether there are more. */
+export async function listCampaigns(pages: number): Promise<{ campaigns: Campaign[]; hasMore: boolean }> {
+  const campaigns: Campaign[] = [];
+  let path: string | undefined = "/api/campaigns";
+  for (let page = 0; path !== undefined && page < pages; page++) {
+    const response: Response = await ask(path);
+    campaigns.push(...(await read(z.array(campaign), response)));
+    path = /<([^>]+)>; rel="next"/.exec(response.headers.get("link") ?? "")?.[1];
+  }
+  return { campaigns, hasMore: path !== undefined };
+}
 
-export const createCampaign = ({ name, longitude, latitude, radiusMeters }: NewCampaign, token: string) => {
-  const coordinates = [longitude, latitude];
-  const rule = { type: "within_radius", center: coordinates, radiusMeters };
-  return ask(campaign, "/campaigns", json({ name, place: { type: "Point", coordinates }, rule }, token));
+/** What runs; who signed in learns why something does not. */
+export const getStatus = async (token?: string): Promise<Service[]> =>
+  (await read(status, await ask("/api/status", {}, token))).services;
+
+export const signIn = async (username: string, password: string): Promise<string> =>
+  (await read(session, await ask("/api/auth/login", json({ username, password })))).accessToken;
+
+export const createCampaign = async (what: NewCampaign, token: string): Promise<Campaign> =>
+  read(campaign, await ask("/api/campaigns", json(what), token));
+
+export const deleteCampaign = async (id: string, token: string): Promise<void> => {
+  await ask(`/api/campaigns/${id}`, { method: "DELETE" }, token);
 };
 
-export const setAsset = (id: string, file: File, token: string) =>
-  ask(campaign, `/campaigns/${id}/asset`, {
-    method: "PUT",
-    headers: { "content-type": file.type, authorization: `Bearer ${token}` },
-    body: file,
-  });
+export const setAsset = async (id: string, file: File, token: string): Promise<Campaign> => {
+  const init = { method: "PUT", headers: { "content-type": file.type }, body: file };
+  return read(campaign, await ask(`/api/campaigns/${id}/asset`, init, token));
+};
 
 export const assetUrl = (id: string) => `${BASE}/api/campaigns/${id}/asset`;

@@ -1,4 +1,4 @@
-import { useCallback, useEffect, useState } from "react";
+import { useCallback, useEffect, useRef, useState } from "react";
 
 const INTERVAL_MILLISECONDS = 3000;
 
@@ -6,22 +6,33 @@ const INTERVAL_MILLISECONDS = 3000;
 export function usePolled<Value>(request: () => Promise<Value>) {
   const [value, setValue] = useState<Value>();
   const [error, setError] = useState<string>();
+  const newest = useRef<object>(undefined);
   const refresh = useCallback(async () => {
+    // An answer that comes after a later request's is old.
+    const mine = {};
+    newest.current = mine;
     try {
-      setValue(await request());
+      const answer = await request();
+      if (newest.current !== mine) return;
+      setValue(answer);
       setError(undefined);
     } catch (reason) {
-      setError((reason as Error).message);
+      if (newest.current === mine) setError((reason as Error).message);
     }
   }, [request]);
   useEffect(() => {
+    let stopped = false;
     let timer: ReturnType<typeof setTimeout>;
     const poll = async () => {
       await refresh();
-      timer = setTimeout(() => void poll(), INTERVAL_MILLISECONDS);
+      // It may have been replaced by another request while this one was under way.
+      if (!stopped) timer = setTimeout(() => void poll(), INTERVAL_MILLISECONDS);
     };
     timer = setTimeout(() => void poll(), 0);
-    return () => clearTimeout(timer);
+    return () => {
+      stopped = true;
+      clearTimeout(timer);
+    };
   }, [refresh]);
   return { value, error, refresh };
 }

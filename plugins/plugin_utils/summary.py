@@ -1,0 +1,138 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person reads when a deploy has ended well: where everything is, how to sign in, what was changed, and what to type next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import Declaration, published
+
+USER_SETTING, PASSWORD = "OPERATOR_USER", "operator_password"
+_TARGET = re.compile(r"(\d+)(?:/tcp)?\Z")
+_STANDARD = {"http": 80, "https": 443}
+_ANYWHERE = "0.0.0.0"
+_LOOPBACK = "127."
+# Docker Compose's words for what it does to a container, the telling ones first: one that is recreated is also started.
+_DONE = {"Recreate": "recreated", "Creating": "created", "Removing": "removed", "Restarting": "restarted", "Starting": "started", "Stopping": "stopped"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the deploy was started, and where it went to."""
+
+    # The host's name or address, as whoever deploys reaches it.
+    host: str
+    # What `ssh` is given to get there.
+    ssh: str
+    # The commands of the way in which this host is deployed.
+    verify: str
+    down: str
+    deploy: str
+    # How to see the password, by where it comes from.
+    password: Mapping[str, str] = field(default_factory=dict)
+
+
+def addresses(declared: Declaration, services: Mapping[str, Any], checks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return service, address, port and scheme (empty for what is not HTTP) of every port of the host that services publish."""
+    schemes = {(check["service"], int(check["port"])): "https" if "certificate" in check else "http" for check in checks if check["kind"] == "http"}
+    found = []
+    for service, body in services.items():
+        for item in body.get("ports") or []:
+            target = _TARGET.search(str(item.get("target", "") if isinstance(item, Mapping) else item))
+            for _service, address, port, _setting in published({service: {"ports": [item]}}, declared.settings):
+                inside = int(target[1]) if target else port
+                scheme = schemes.get((service, port)) or schemes.get((service, inside), "")
+                row: dict[str, Any] = {"service": service, "address": address, "port": port, "scheme": scheme}
+                found.append(row | ({"url": declared.origin()} if scheme == "https" else {}))
+    return found
+
+
+def sign_in(declared: Declaration) -> dict[str, str] | None:
+    """Return the user of the page and where its password comes from, None for a stack that has none."""
+    if USER_SETTING not in declared.settings or PASSWORD not in declared.secrets.rules:
+        return None
+    given = declared.arguments.get("stack_secrets") or {}
+    in_file = {declared.secrets.env_local.get(name) for name in declared.arguments.get("stack_env_local") or {}}
+    if PASSWORD in in_file:
+        source = "env_local"
+    elif PASSWORD in given:
+        source = "stack_secrets"
+    else:
+        source = "aws" if PASSWORD in declared.secrets.given else "generated"
+    return {"user": declared.settings[USER_SETTING], "password": source}
+
+
+def changes(project: str, results: Iterable[Mapping[str, Any]], jobs: Iterable[str]) -> dict[str, list[str]]:
+    """Return what Docker Compose did, by kind, to the containers of services. Jobs are left out: they run again with each release."""
+    done: dict[str, str] = {}
+    order = list(_DONE)
+    # A container that is being replaced carries its id before its name.
+    named = re.compile(rf"(?:[0-9a-f]{{12}}_)?{re.escape(project)}-(.+)-\d+\Z")
+    for result in results:
+        for action in result.get("actions") or []:
+            container = named.match(str(action.get("id", "")))
+            if action.get("what") != "container" or action.get("status") not in _DONE or not container or container[1] in jobs:
+                continue
+            before = done.get(container[1])
+            done[container[1]] = min((status for status in (before, action["status"]) if status), key=order.index)
+    found: dict[str, list[str]] = {}
+    for service, status in sorted(done.items()):
+        found.setdefault(_DONE[status], []).append(service)
+    return found
+
+
+def _url(row: Mapping[str, Any], host: str) -> str:
+    if "url" in row:
+        return str(row["url"])
+    address = row["address"]
+    name = "localhost" if address.startswith(_LOOPBACK) else host if address == _ANYWHERE else address
+    if not row["scheme"]:
+        return f"{name}:{row['port']}"
+    return f"{row['scheme']}://{name}" + ("" if _STANDARD[row["scheme"]] == row["port"] else f":{row['port']}")
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _places(rows: list[Mapping[str, Any]], place: Place) -> Iterator[str]:
+    width = max(len(row["service"]) for row in rows)
+    # With TLS the other port only leads to it.
+    secured = {row["service"] for row in rows if row["scheme"] == "https"}
+    shown = [row for row in rows if not (row["service"] in secured and row["scheme"] == "http")]
+    for row in sorted(shown, key=lambda row: (not row["scheme"], row["service"] != "frontend")):
+        yield f"  {row['service']:{width}}  {_url(row, place.host)}"
+    hidden = [row["port"] for row in shown if row["scheme"] and row["address"].startswith(_LOOPBACK)]
+    if hidden:
+        yield "They are open on that machine only. From another one, open them with this command, and then under the same addresses:"
+        yield f"  ssh {' '.join(f'-L {port}:localhost:{port}' for port in hidden)} {place.ssh}"
+
+
+def _did(done: Mapping[str, list[str]], verb: str = "") -> str:
+    return "; ".join(f"{_listed(services)} {verb or ('was' if len(services) == 1 else 'were')} {kind}" for kind, services in done.items())
+
+
+def lines(staged: Mapping[str, Any], results: Iterable[Mapping[str, Any]], place: Place, *, directory: str, check_mode: bool) -> list[str]:
+    """Return the lines. ``staged`` is what the module release returned, ``results`` what docker_compose_v2 did."""
+    manifest = staged["manifest"]
+    done = changes(manifest["project"], results, manifest["jobs"])
+    if check_mode:
+        new = [f"release {staged['release']} would be taken into use"] if staged["is_new"] else []
+        told = new or [_did(done, "would be")] if new or done else ["no container would change"]
+        return [f"This was a check, and nothing was changed. In a deploy {told[0]}:", f"  {place.deploy}"]
+    rows = manifest.get("addresses") or []
+    user = manifest.get("sign_in")
+    return [
+        f"Release {staged['release']} runs and is verified.",
+        *(_places(rows, place) if rows else ()),
+        *([f"Sign in as {user['user']}. {place.password[user['password']]}"] if user else ()),
+        f"Changed by this run: {_did(done) or 'no container'}.",
+        "What to type next:",
+        f"  {place.verify}",
+        f"  cd {directory} && docker compose logs --follow     (as root, on the host)",
+        f"  {place.down}     (the data stays)",
+    ]
