@@ -16,6 +16,7 @@ _EMPTY: dict[str, Any] = {
     "compose_files": [],
     "env_file": None,
     "services": [],
+    "first_jobs": [],
     "jobs": [],
     "foundations": [],
     "restoring_jobs": [],

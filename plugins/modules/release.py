@@ -75,7 +75,8 @@ options:
       manifest:
         description:
           - What is deployed, written as C(manifest.json). Whoever acts on a release reads it there.
-          - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs), C(restoring_jobs)
+          - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs),
+            C(first_jobs) (jobs that end before anything is started), C(restoring_jobs)
             (those that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened), C(configs) and C(secrets).
         type: dict
         required: true

@@ -28,7 +28,7 @@ options:
     type: list
     elements: str
   jobs:
-    description: Names of the services that must have run to their end with success. One that failed ends the wait.
+    description: Names of the services that must have run to their end with success. One that failed ends the wait, as a service in a crash loop does.
     type: list
     elements: str
     default: []
@@ -190,6 +190,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.registry import 
 CONNECT_TIMEOUT = 2
 PROBE_PATH = "/internal/probe"
 SUCCESS = "exited (exit code 0)"
+# The Engine waits twice as long before each new start, so these take three seconds and the time that the service runs in between.
+CRASH_LOOP = 5
 # The kernel's own list of the host's addresses, whatever made them.
 ROUTES = "/proc/net/fib_trie"
 
@@ -311,6 +313,8 @@ class Stack:
         if container is None:
             return "no container"
         state = container["State"]
+        if state["Status"] == "restarting":
+            return f"restarting (exit code {state['ExitCode']}, started again {container.get('RestartCount', 0)} times)"
         if state["Status"] != "running":
             return f"{state['Status']} (exit code {state['ExitCode']})"
         health = state.get("Health")
@@ -320,8 +324,16 @@ class Stack:
             return f"unhealthy: {shorten(health['Log'][-1]['Output'])}"
         return health["Status"]
 
+    def loops(self, service: str) -> bool:
+        """Return whether a service ends again and again, and waits for its next start right now."""
+        container = self.containers.get(service)
+        return container is not None and container["State"]["Status"] == "restarting" and container.get("RestartCount", 0) >= CRASH_LOOP
+
     def wait(self) -> list[dict[str, str]]:
-        """Wait for every service and job and return a failure for each that is not healthy, or did not end well, in the end."""
+        """Wait for every service and job and return a failure for each that is not healthy, or did not end well, in the end.
+
+        A job that failed and a service in a crash loop end the wait: time does not help them. The latter comes first, as the others may wait for it.
+        """
         deadline = time.monotonic() + self.params["timeout"]
         while True:
             self.refresh()
@@ -329,11 +341,12 @@ class Stack:
             ill = {service: state for service, state in services.items() if state != "healthy"}
             jobs = {job: self.state(job) for job in self.params["jobs"]}
             unfinished = {job: state for job, state in jobs.items() if state != SUCCESS}
-            failed = any(state.startswith("exited") for state in unfinished.values())
+            looping = {service: state for service, state in ill.items() if self.loops(service)}
+            failed = looping or any(state.startswith("exited") for state in unfinished.values())
             if not (ill or unfinished) or failed or time.monotonic() >= deadline:
                 break
             time.sleep(0.1)
-        return [self.failure(service, "health", "healthy", state) for service, state in ill.items()] + [
+        return [self.failure(service, "health", "healthy", state) for service, state in {**looping, **ill}.items()] + [
             self.failure(job, "run to its end", SUCCESS, state) for job, state in unfinished.items()
         ]
 

@@ -49,7 +49,7 @@ IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "
 SETTING_KEYS = frozenset(["pattern", "minimum", "maximum", "hint", "default", "only_with"])
 SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated"])
 CONFIG_KEYS = frozenset(["template", "content", "when"])
-JOB_KEYS = frozenset(["restores_logins"])
+JOB_KEYS = frozenset(["first", "restores_logins"])
 CHECK_KEYS = frozenset(
     """service kind port address certificate server_name path status headers contains send expect command environment timeout depth when""".split()
 )

@@ -107,7 +107,7 @@ class Declaration:
 
     def names(self) -> dict[str, Any]:
         """Return the names that entries, templates and requirements may use, without secrets and images."""
-        jobs = [job for entry in self.catalogue.values() for job in entry.get("jobs") or {}]
+        jobs = [job for entry in self.catalogue.values() for job, row in (entry.get("jobs") or {}).items() if not (row or {}).get("first")]
         return {
             **self.arguments,
             "variant": self.arguments["stack_variant"],

@@ -23,7 +23,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rul
 Definition = Mapping[str, Any]
 # An image of a plan: key, reference, how (pull, build or load) and parents (keys, all the way up, parents first). What is pulled has tagged, the reference
 # without the lock's digest, and kept, the tag that keeps an image of a digest. What is built has context, dockerfile, target, args, suite, include, base_suite
-# and hint. What is loaded has id and layers.
+# and expected_seconds. What is loaded has id and layers.
 Image = dict[str, Any]
 Plan = dict[str, Image]
 
@@ -323,7 +323,7 @@ class Planner:
             "context": context,
             "parents": list(dict.fromkeys(ancestors)),
             "base_suite": suites[0] if suites else None,
-            "hint": definition.get("hint", ""),
+            "expected_seconds": definition.get("expected_seconds", 0),
         }
 
 

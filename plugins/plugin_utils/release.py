@@ -500,7 +500,9 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "services": running,
         # Those that wait for no other, and that others wait for: started first, together with the jobs.
         "foundations": [name for name in running if not services[name].get("depends_on") and name in awaited],
-        "jobs": sorted(rendered.jobs),
+        # Jobs that prepare what the foundations need, such as the owner of a volume: run one after the other, before anything is started.
+        "first_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("first")),
+        "jobs": sorted(job for job, row in rendered.jobs.items() if not row.get("first")),
         # Jobs that give the services' logins back what this release knows of them.
         "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
         "images": {name: services[name]["image"] for name in running},

@@ -104,7 +104,9 @@ def _places(rows: list[Mapping[str, Any]], place: Place) -> Iterator[str]:
     # With TLS the other port only leads to it.
     secured = {row["service"] for row in rows if row["scheme"] == "https"}
     shown = [row for row in rows if not (row["service"] in secured and row["scheme"] == "http")]
-    for row in sorted(shown, key=lambda row: (not row["scheme"], row["service"] != "frontend")):
+    # What a browser opens stands first, and of that the page.
+    shown.sort(key=lambda row: (not row["scheme"], row["service"] != "frontend"))
+    for row in shown:
         yield f"  {row['service']:{width}}  {_url(row, place.host)}"
     hidden = [row["port"] for row in shown if row["scheme"] and row["address"].startswith(_LOOPBACK)]
     if hidden:

@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
 import yaml
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import known_secrets
@@ -66,10 +67,12 @@ def test_every_service_is_confined(composed, variant):
         assert service["cap_drop"] == ["ALL"], name
         assert "no-new-privileges:true" in service["security_opt"], name
         assert service["read_only"] is True, name
-        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), f"{name}: a fixed uid and gid that is not root's"
+        if name != "minio-volume":
+            assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), f"{name}: a fixed uid and gid that is not root's"
+            assert not {"cap_add", "network_mode"} & set(service), name
         assert service["pids_limit"] > 0, name
         assert service["logging"]["options"]["max-size"], name
-        assert not {"privileged", "cap_add", "network_mode", "pid", "ipc", "devices"} & set(service), name
+        assert not {"privileged", "pid", "ipc", "devices"} & set(service), name
 
 
 @by_variant
@@ -166,6 +169,26 @@ def test_no_part_of_the_frontend_s_site_drops_the_security_headers(golden, varia
     assert text.count("server_tokens off;") == len(re.findall(r"^server \{", text, re.MULTILINE))
 
 
+def addresses_believed(site: str) -> list[str]:
+    """Return the networks whose X-Forwarded-For nginx believes, having seen that it hands on nobody else's."""
+    assert re.findall(r"proxy_set_header X-Forwarded-For (.*);", site) == ["$remote_addr"]
+    assert re.findall(r"limit_req_zone (\S+) ", site) == ["$binary_remote_addr"]
+    return re.findall(r"^set_real_ip_from (.*);", site, re.MULTILINE)
+
+
+@by_variant
+def test_an_address_is_what_nginx_sees_unless_proxies_are_named(golden, variant):
+    assert addresses_believed(golden[variant]["default.conf"]) == []
+    assert "real_ip" not in golden[variant]["default.conf"]
+
+
+def test_named_proxies_and_no_others_are_believed():
+    networks = ["192.0.2.0/24", "198.51.100.7/32"]
+    site = program.golden("prod", stack_trusted_proxies=networks)["default.conf"]
+    assert addresses_believed(site) == networks
+    assert "real_ip_header X-Forwarded-For;\nreal_ip_recursive on;\n" in site
+
+
 @by_variant
 def test_the_compose_linter_finds_nothing(composed, golden, variant, tmp_path):
     # It is shown what runs: the files as Compose merges them, beside the values that Compose fills in.
@@ -198,7 +221,7 @@ def test_hot_reload_mounts_what_a_service_is_made_of(composed):
         "api-migrate": {"shared/src", "api/src"},
         "rules-engine": {"shared/src", "rules-engine/src"},
         "scheduler": {"shared/src", "scheduler/src"},
-        "vite": {"frontend/src", "frontend/public"},
+        "vite": {"shared/src", "frontend/src", "frontend/public"},
     }
 
 
@@ -240,6 +263,7 @@ def test_who_signs_in_waits_for_who_lets_it_in(composed, variant):
         "frontend": {},
         "minio": {},
         "minio-bootstrap": {"minio": "started"},
+        "minio-volume": {},
         "postgres": {},
         "postgres-bootstrap": {"postgres": "started"},
         "redis": {},
@@ -252,13 +276,18 @@ def test_who_signs_in_waits_for_who_lets_it_in(composed, variant):
 def test_the_manifest_says_what_the_release_is(golden, composed, variant):
     manifest, services = json.loads(golden[variant]["manifest.json"]), composed[variant]["services"]
     assert set(manifest["services"]) == set(long_running(composed[variant]))
-    assert set(manifest["jobs"]) == set(services) - set(manifest["services"])
+    assert set(manifest["jobs"] + manifest["first_jobs"]) == set(services) - set(manifest["services"])
+    assert manifest["first_jobs"] == ["minio-volume"]
     assert manifest["restoring_jobs"] == ["minio-bootstrap", "postgres-bootstrap"]
     # Those that others wait for.
     assert set(manifest["foundations"]) == {"postgres", "redis", "minio"}
     assert manifest["images"] == {name: services[name]["image"] for name in manifest["services"]}
     assert manifest["layer"] == ("dev" if variant == "local" else "prod")
-    assert manifest["loosened"] == {}
+    # What gives a volume to its user is root, and can do nothing else.
+    assert manifest["loosened"] == {"minio-volume": ["cap_add", "network_mode", "user"]}
+    owner = services["minio-volume"]
+    assert (owner["cap_add"], owner["network_mode"], owner["read_only"]) == (["CHOWN"], "none", True)
+    assert (owner["entrypoint"], owner["volumes"]) == (["chown", services["minio"]["user"], "/data"], services["minio"]["volumes"])
     assert manifest["project"] == "campaign"
     path = f"/opt/campaign/releases/{manifest['release']}"
     assert manifest["compose_files"] == [f"{path}/docker-compose.yml", f"{path}/{OVERRIDES[variant]}"]

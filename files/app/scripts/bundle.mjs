@@ -1,4 +1,4 @@
-import { cpSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { cpSync, readdirSync, readFileSync } from "node:fs";
 
 // Optional peers that NestJS and others look for at run time and do without.
 const ABSENT = [
@@ -52,18 +52,21 @@ export function options(service, outdir, names = entries(service)) {
   };
 }
 
-/** Files beside a service's bundle: the page of the api's document, in place of a foreign server. */
+// What the page of the api's document is made of. Nest looks for the package where it runs, and a browser for the files.
+const PAGE = [
+  "package.json",
+  "absolute-path.js",
+  "favicon-16x16.png",
+  "favicon-32x32.png",
+  "swagger-ui-bundle.js",
+  "swagger-ui-standalone-preset.js",
+  "swagger-ui.css",
+];
+
+/** Write beside a service's bundle the files that it reads when it runs. */
 export function copyFiles(service, outdir) {
-  const source = "node_modules/swagger-ui-dist";
   if (service !== "api") return;
-  mkdirSync(`${outdir}/swagger-ui`, { recursive: true });
-  for (const name of [
-    "favicon-16x16.png",
-    "favicon-32x32.png",
-    "swagger-ui-bundle.js",
-    "swagger-ui-standalone-preset.js",
-    "swagger-ui.css",
-  ]) {
-    cpSync(`${source}/${name}`, `${outdir}/swagger-ui/${name}`);
+  for (const name of PAGE) {
+    cpSync(`node_modules/swagger-ui-dist/${name}`, `${outdir}/node_modules/swagger-ui-dist/${name}`);
   }
 }

@@ -115,6 +115,16 @@ def test_a_job_is_not_part_of_up_and_waits_for_its_login(mailer):
     assert set(services["postgres-grants"]["depends_on"]) == set(manifest["jobs"]) - {"postgres-grants"}
 
 
+def test_a_job_that_comes_first_is_run_by_itself_and_waited_for_by_nobody():
+    entry = {"jobs": {"mailer-volume": {"first": True}}, "base": {"services": {name: {"image": "x:1", "user": "1:1"} for name in ("mailer", "mailer-volume")}}}
+    base, _override, texts = released({**LOCAL, "stack_services": {"mailer": entry}}, "mailer", "mailer-volume")
+    manifest = json.loads(texts["manifest.json"])
+    assert manifest["first_jobs"] == ["mailer-volume", "minio-volume"]
+    assert not set(manifest["first_jobs"]) & {*manifest["jobs"], *manifest["services"], *manifest["restoring_jobs"]}
+    assert base["services"]["mailer-volume"]["profiles"] == ["job"]
+    assert [name for name, body in base["services"].items() if "mailer-volume" in body.get("depends_on", {})] == []
+
+
 def test_what_signs_in_waits_and_has_its_credentials_in_files(mailer):
     _variant, base, _override, texts = mailer
     service = base["services"]["mailer"]
@@ -217,17 +227,21 @@ def test_a_service_is_taken_out_with_everything_that_is_its_own():
         assert "scheduler" not in texts[name].lower(), name
 
 
+# What gives a new volume to MinIO's user is root, and can do nothing else.
+OWN_LOOSENED = {"minio-volume": ["cap_add", "network_mode", "user"]}
+
+
 def test_what_an_entry_loosens_is_in_the_manifest():
     body = {"image": "x:1", "user": "0:0", "read_only": False, "cap_add": ["NET_ADMIN"], "security_opt": [], "network_mode": "host", "pids_limit": 1}
     plan = build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": body}}}}}, ["mailer"])
-    assert plan["manifest"]["loosened"] == {"mailer": ["cap_add", "network_mode", "pids_limit", "read_only", "security_opt", "user"]}
+    assert plan["manifest"]["loosened"] == OWN_LOOSENED | {"mailer": ["cap_add", "network_mode", "pids_limit", "read_only", "security_opt", "user"]}
     compose = yaml.safe_load(plan["files"][0]["content"])
     assert "networks" not in compose["services"]["mailer"]
     body = {"image": "x:1", "user": "10005:10005", "environment": {"A": "b"}}
-    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": body}}}}}, ["mailer"])["manifest"]["loosened"] == {}
-    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": {"image": "x:1"}}}}}}, ["mailer"])["manifest"]["loosened"] == {
-        "mailer": ["user"]
-    }
+    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": body}}}}}, ["mailer"])["manifest"]["loosened"] == OWN_LOOSENED
+    assert build({**LOCAL, "stack_services": {"mailer": {"base": {"services": {"mailer": {"image": "x:1"}}}}}}, ["mailer"])["manifest"][
+        "loosened"
+    ] == OWN_LOOSENED | {"mailer": ["user"]}
 
 
 @pytest.mark.parametrize("limits", [{"deploy": {"replicas": 1}}, {"deploy": {}}])
@@ -249,7 +263,7 @@ def test_a_service_of_one_variant_is_whole():
     _base, override, texts = released(given, "mailer", "mail-ui")
     service = override["services"]["mail-ui"]
     assert (service["image"], service["networks"], service["read_only"], service["cap_drop"]) == ("campaign/mail-ui:golden", [BACKEND], True, ["ALL"])
-    assert json.loads(texts["manifest.json"])["loosened"] == {}
+    assert json.loads(texts["manifest.json"])["loosened"] == OWN_LOOSENED
     base, override, _texts = released({**PROD, "stack_services": {"mailer": entry}}, "mailer")
     assert "mail-ui" not in {**base["services"], **override["services"]}
 

@@ -40,6 +40,7 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "compose_files": [],
         "env_file": None,
         "services": [],
+        "first_jobs": [],
         "jobs": [],
         "foundations": [],
         "restoring_jobs": [],

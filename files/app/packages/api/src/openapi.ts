@@ -1,5 +1,3 @@
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import { problem } from "@campaign/shared";
 import type { NestFastifyApplication } from "@nestjs/platform-fastify";
 import { ApiDefaultResponse, DocumentBuilder, type OpenAPIObject, SwaggerModule } from "@nestjs/swagger";
@@ -38,11 +36,5 @@ export function describeApi(app: NestFastifyApplication): OpenAPIObject {
 
 /** Serve the document at /api/openapi.json and a page of it at /api/docs, without a server of anybody else. */
 export function serveDocument(app: NestFastifyApplication): void {
-  // The bundle brings the page's files along; a run from the sources finds them in their package.
-  const files = join(import.meta.dirname, "swagger-ui");
-  SwaggerModule.setup("api/docs", app, () => describeApi(app), {
-    raw: ["json"],
-    jsonDocumentUrl: "api/openapi.json",
-    ...(existsSync(files) && { customSwaggerUiPath: files }),
-  });
+  SwaggerModule.setup("api/docs", app, () => describeApi(app), { raw: ["json"], jsonDocumentUrl: "api/openapi.json" });
 }

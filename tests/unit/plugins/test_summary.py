@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The last lines of a deploy are true: where everything is, how to sign in, what was changed and what to type next."""
+
+import pytest
+from ansible_collections.campaign.platform.plugins.plugin_utils import summary
+from program import SECRET, build
+
+PLACE = summary.Place(
+    host="host.example.com",
+    ssh="deployer@host.example.com",
+    deploy="make deploy",
+    verify="make verify",
+    down="make down",
+    password={"generated": "`make password` shows the password.", "stack_secrets": "The password is operator_password of stack_secrets."},
+)
+
+
+def manifest(**given) -> dict:
+    return build(given)["manifest"]
+
+
+def told(manifest: dict, *results: dict, check_mode: bool = False, is_new: bool = True) -> str:
+    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest}
+    return "\n".join(summary.lines(staged, results, PLACE, directory="/opt/campaign", check_mode=check_mode))
+
+
+def action(container: str, status: str, what: str = "container") -> dict:
+    return {"what": what, "id": container, "status": status}
+
+
+@pytest.fixture(scope="module")
+def local() -> dict:
+    return manifest(stack_variant="local", stack_frontend_port=28080)
+
+
+def test_a_local_stack_is_opened_by_the_addresses_that_it_publishes(local):
+    lines = told(local).splitlines()
+    assert lines[1] == "  frontend  http://localhost:28080"
+    assert {"  api       http://localhost:3000", "  minio     http://localhost:9001", "  postgres  localhost:5432"} <= set(lines)
+    assert "  ssh -L 28080:localhost:28080 -L 3000:localhost:3000 -L 9001:localhost:9001 deployer@host.example.com" in lines
+
+
+def test_what_is_open_to_others_needs_no_tunnel():
+    text = told(manifest(stack_variant="prod", stack_bind_address="0.0.0.0", stack_frontend_port=80))
+    assert "  frontend  http://host.example.com\n" in text
+    assert "ssh " not in text
+
+
+def test_with_tls_the_name_of_the_certificate_is_the_address():
+    text = told(manifest(stack_variant="prod", stack_bind_address="0.0.0.0", stack_tls_certificate="a certificate\n", stack_server_name="platform.example.com"))
+    assert "  frontend  https://platform.example.com\n" in text
+    assert "http://" not in text
+
+
+def test_the_user_and_the_way_to_the_password_are_told_and_the_password_is_not(local):
+    text = told(local)
+    assert "Sign in as operator. The password is operator_password of stack_secrets." in text
+    assert SECRET not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "source"),
+    [
+        ({}, "stack_secrets"),
+        ({"stack_env_local": {"OPERATOR_PASSWORD": "a-password-of-the-test-0123456789"}}, "env_local"),
+    ],
+)
+def test_where_the_password_comes_from_is_in_the_manifest(given, source):
+    assert manifest(stack_variant="local", **given)["sign_in"] == {"user": "operator", "password": source}
+
+
+def test_a_container_is_named_once_with_what_was_done_to_it():
+    results = [
+        {"skipped": True},
+        {
+            "actions": [
+                action("0123456789ab_campaign-api-1", "Recreate"),
+                action("campaign-api-1", "Starting"),
+                action("campaign-rules-engine-1", "Creating"),
+                action("campaign-rules-engine-1", "Starting"),
+                action("campaign-vite-1", "Starting"),
+                action("campaign_backend-network", "Creating", "network"),
+                action("campaign-api-migrate-1", "Creating"),
+                action("other-api-1", "Recreate"),
+            ]
+        },
+    ]
+    assert summary.changes("campaign", results, ["api-migrate"]) == {"recreated": ["api"], "created": ["rules-engine"], "started": ["vite"]}
+
+
+def test_a_run_that_changed_nothing_says_so(local):
+    assert "Changed by this run: no container." in told(local, {"actions": []}, is_new=False)
+
+
+def test_a_run_that_changed_something_says_what(local):
+    results = {"actions": [action("campaign-api-1", "Recreate"), action("campaign-frontend-1", "Recreate"), action("campaign-vite-1", "Creating")]}
+    assert "Changed by this run: api and frontend were recreated; vite was created." in told(local, results)
+
+
+@pytest.mark.parametrize(
+    ("is_new", "actions", "expected"),
+    [
+        (True, [], "In a deploy release {release} would be taken into use:"),
+        (False, [], "In a deploy no container would change:"),
+        (False, [action("campaign-api-1", "Starting")], "In a deploy api would be started:"),
+    ],
+)
+def test_a_check_says_that_nothing_was_changed(local, is_new, actions, expected):
+    text = told(local, {"actions": actions}, check_mode=True, is_new=is_new)
+    assert text.splitlines()[0] == "This was a check, and nothing was changed. " + expected.format(release=local["release"])
+    assert "http://" not in text
+
+
+def test_a_release_of_an_earlier_version_has_no_addresses(local):
+    older = {key: value for key, value in local.items() if key not in ("addresses", "sign_in")}
+    assert told(older).splitlines()[1].startswith("Changed by this run")

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The bootstrap jobs' scripts, run with stand-ins for the programs that they call, and what they may call in upstream's images."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden/prod"
+# Bash and coreutils: what upstream's image of MinIO has beside mc.
+SHELL = {"cat", "do", "done", "echo", "else", "exit", "export", "fi", "if", "set", "sleep", "then", "timeout", "until", "while", "["}
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the bootstrap of PostgreSQL; ``programs`` are shell texts by name. sleep takes no time."""
+
+    def start(**programs: str) -> subprocess.CompletedProcess:
+        for name, text in {"sleep": "", **programs}.items():
+            path = tmp_path / name
+            path.write_text(f'#!/bin/sh\necho {name} "$@" >> {tmp_path}/calls\n{text}\n')
+            path.chmod(0o755)
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGHOST": "postgres"}
+        script = ["sh", str(GOLDEN / "postgres-bootstrap.sh")]
+        return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+    return start
+
+
+def test_a_server_that_is_starting_is_waited_for(run, tmp_path):
+    done = run(pg_isready=f"[ $(grep -c pg_isready {tmp_path}/calls) -gt 100 ]", getent="", psql="")
+    assert (done.returncode, done.stderr) == (0, "")
+    # In a database that is there in every cluster.
+    assert "psql --no-psqlrc --quiet -v ON_ERROR_STOP=1 -d postgres -f /run/secrets/bootstrap_sql" in (tmp_path / "calls").read_text()
+
+
+def test_a_server_that_does_not_stay_up_is_given_up_soon(run, tmp_path):
+    # Its name is known while its container runs, and gone until it is started again.
+    done = run(pg_isready="exit 2", getent=f"[ $(($(grep -c getent {tmp_path}/calls) % 2)) = 0 ]", psql="")
+    assert done.returncode == 1
+    assert "postgres does not answer: 15 of 29 times" in done.stderr
+    assert "psql" not in (tmp_path / "calls").read_text()
+
+
+@pytest.mark.parametrize(("status", "is_told"), [(0, False), (1, False), (2, True), (3, False)])
+def test_a_server_that_refuses_its_administrator_is_told_what_to_do(run, status, is_told):
+    done = run(pg_isready="", getent="", psql=f"exit {status}")
+    assert done.returncode == status
+    assert ("remove the volume postgres-data" in done.stderr) == is_told
+
+
+def test_the_bootstrap_completes_a_cluster_that_was_interrupted():
+    sql = (GOLDEN / "secrets/postgres-bootstrap_bootstrap_sql").read_text()
+    database, connected, extension = (sql.index(text) for text in ("CREATE DATABASE", '\\connect "campaign_db"', "CREATE EXTENSION IF NOT EXISTS postgis"))
+    # The log is told to keep statements with passwords out, in the session that has them.
+    assert database < connected < extension < sql.index("SET log_statement = 'none'") < sql.index("PASSWORD")
+
+
+def test_what_upstream_adds_to_a_database_is_not_open_to_everybody():
+    sql = (GOLDEN / "secrets/postgres-bootstrap_bootstrap_sql").read_text()
+    assert re.search(r"REVOKE ALL ON SCHEMA %I FROM PUBLIC.*'tiger', 'tiger_data', 'topology'\) \\gexec", sql)
+
+
+def test_the_bootstrap_of_minio_calls_nothing_that_upstream_s_image_does_not_have():
+    script = re.sub(r"^#.*$|'[^']*'|\"[^\"]*\"|\$\(\([^)]*\)\)", "", (GOLDEN / "bootstrap.sh").read_text(), flags=re.MULTILINE)
+    commands = set(re.findall(r"(?:^|[;|&(]|\bdo |\bthen |\buntil |\bif |\btimeout 1 )\s*([a-z_\[]+)(?=[ \n;)]|$)", script, re.MULTILINE))
+    assert "mc" in commands
+    assert commands - SHELL <= {"mc"}
+
+
+def test_a_new_cluster_has_a_locale_that_every_image_has():
+    compose = (GOLDEN / "docker-compose.yml").read_text()
+    assert 'POSTGRES_INITDB_ARGS: "--locale=C.UTF-8 ' in compose
