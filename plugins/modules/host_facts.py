@@ -110,7 +110,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
-from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, started_elsewhere
+from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, client_directory, started_elsewhere
 
 MEMINFO = "/proc/meminfo"
 ADDRESSES = "/proc/net/fib_trie"
@@ -196,7 +196,7 @@ def client_settings(socket_path: str, architecture: str) -> dict[str, str]:
     here = f"unix://{socket_path}"
     own = {name: os.environ.get(name, "") for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_DEFAULT_PLATFORM", "BUILDX_BUILDER")}
     refused = {}
-    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    directory = client_directory()
     # As the client does: a host in the environment comes before a context.
     if own["DOCKER_HOST"]:
         if own["DOCKER_HOST"] not in (here, f"unix://{os.path.realpath(socket_path)}"):

@@ -156,7 +156,14 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
-from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, project_containers, started_elsewhere
+from ansible_collections.campaign.platform.plugins.module_utils.engine import (
+    PROJECT,
+    Engine,
+    EngineError,
+    client_directory,
+    project_containers,
+    started_elsewhere,
+)
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
@@ -225,7 +232,7 @@ def client_files(root: str, socket: str) -> dict[str, tuple[str, int]]:
 
     The client's configuration is empty but for the places of plugins: the proxies of a user's own would go into every container.
     """
-    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    own = client_directory()
     extra: list[str] = []
     try:
         with open(os.path.join(own, "config.json"), encoding="utf-8") as file:
