@@ -61,7 +61,7 @@ EXAMPLES = r"""
 - name: Write the bundle
   campaign.platform.bundle:
     path: /srv/bundles/campaign-platform-0.1.0-linux-amd64.tar
-    images: {redis: docker.io/library/redis:8.0-bookworm}
+    images: {redis: docker.io/library/redis:8.2}
     version: 0.1.0
 """
 

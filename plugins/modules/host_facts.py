@@ -83,7 +83,8 @@ ansible_facts:
           null), C(ports) (each with C(address), C(port), C(local) (whether the machine has the address), C(busy) and the Compose C(project) that publishes
           it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than those of this
           host, with their values),
-          C(images) (references to ids, those only that are present), C(images_source), C(firewall) (whether it is installed), C(owned) and C(stack).
+          C(images) (references to ids, those only that are present), C(images_source) and C(images_built) (the source that the role images recorded, and the
+          keys of the images that are built although the others are pulled), C(firewall) (whether it is installed), C(owned) and C(stack).
         - C(owned) has what bears the name of O(project), where that is given. C(elsewhere) are the directories, other than O(release_directory), that
           containers of a Compose project of that name were started from. C(volumes) and C(networks) are those that belong to it or whose name begins with
           its name, each with C(project), the one that it belongs to, or null. A volume also has C(files), the first lines of the files that
@@ -369,6 +370,7 @@ def gather(params: dict) -> dict:
         data_root = facts["engine"]["data_root"] if facts["engine"] else "/var/lib/docker"
         machine = platform.machine()
         architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
+        recorded = read(os.path.join(params["source_directory"], "source")).split()
         memory = re.search(r"^MemTotal:\s+(\d+) kB", read(MEMINFO), re.MULTILINE)
         return {
             **facts,
@@ -390,7 +392,8 @@ def gather(params: dict) -> dict:
                 }
                 for item in params["ports"]
             ],
-            "images_source": read(os.path.join(params["source_directory"], "source")).strip() or None,
+            "images_source": recorded[0] if recorded else None,
+            "images_built": recorded[1:],
             "stack": stack_facts(params["release_directory"]),
             "firewall": bool(params["project"]) and os.path.exists(os.path.join(FIREWALL_DIRECTORY, f"docker-firewall-{params['project']}")),
             "compose": compose.result(),

@@ -27,6 +27,10 @@ options:
   password:
     description: That user's password.
     type: str
+  timeout:
+    description: Seconds that the Engine has for each reference.
+    type: int
+    default: 60
   socket:
     description: The Engine's socket.
     type: path
@@ -46,13 +50,17 @@ EXAMPLES = r"""
 
 RETURN = r"""
 digests:
-  description: References to digests, of the index where there is one for several platforms.
-  returned: success
+  description: References to digests, of the index where there is one for several platforms. On failure those that could be resolved.
+  returned: when the Engine answers
   type: dict
   sample: {"registry.example.com/campaign/api:1.0.0": "sha256:..."}
+problems:
+  description: References that could not be resolved to what is wrong with them.
+  returned: when the Engine answers
+  type: dict
 platform:
-  description: The host's platform that every image is there for.
-  returned: success
+  description: The host's platform.
+  returned: when the Engine answers
   type: str
   sample: linux/amd64
 """
@@ -63,9 +71,6 @@ from urllib.parse import quote
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
 from ansible_collections.campaign.platform.plugins.module_utils.registry import OPTIONS, sign_in
-
-# A registry may be far away.
-TIMEOUT = 60
 
 
 def resolve(engine: Engine, params: dict, platform: str, reference: str) -> tuple[str, str]:
@@ -84,12 +89,12 @@ def resolve(engine: Engine, params: dict, platform: str, reference: str) -> tupl
 def main() -> None:
     """Entry point."""
     module = AnsibleModule(
-        argument_spec={"references": {"type": "list", "elements": "str", "required": True}, **OPTIONS},
+        argument_spec={"references": {"type": "list", "elements": "str", "required": True}, "timeout": {"type": "int", "default": 60}, **OPTIONS},
         required_together=[("username", "password")],
         supports_check_mode=True,
     )
     params = module.params
-    engine = Engine(params["socket"], TIMEOUT)
+    engine = Engine(params["socket"], params["timeout"])
     try:
         version = engine.get("/version")
     except EngineError as error:
@@ -97,11 +102,13 @@ def main() -> None:
     platform = f"{version['Os']}/{version['Arch']}"
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
         answers = list(pool.map(lambda reference: resolve(engine, params, platform, reference), params["references"]))
-    problems = [problem for _digest, problem in answers if problem]
+    asked = list(zip(params["references"], answers, strict=True))
+    problems = {reference: problem for reference, (_digest, problem) in asked if problem}
+    found = {"digests": {reference: digest for reference, (digest, problem) in asked if not problem}, "problems": problems, "platform": platform}
     if problems:
-        module.fail_json(msg="\n- ".join(["These references could not be resolved. Check names, tags, credentials and certificates:", *problems]))
-    digests = {reference: digest for reference, (digest, _problem) in zip(params["references"], answers, strict=True)}
-    module.exit_json(changed=False, digests=digests, platform=platform)
+        header = f"These references could not be resolved for {platform}. Check names, tags, credentials and certificates:"
+        module.fail_json(msg="\n- ".join([header, *problems.values()]), **found)
+    module.exit_json(changed=False, **found)
 
 
 if __name__ == "__main__":

@@ -156,14 +156,13 @@ def main() -> None:
         problems = [] if module.check_mode else [problem for problem in (tag(engine, reference, there[reference]) for reference in untagged) if problem]
     except EngineError as error:
         module.fail_json(msg=f"The Docker Engine did not answer: {error}. Is it running, and may this user use its socket?")
+    platform = f"{version['Os']}/{version['Arch']}"
     if missing and not module.check_mode:
-        platform = f"{version['Os']}/{version['Arch']}"
         with concurrent.futures.ThreadPoolExecutor(max_workers=AT_ONCE) as pool:
             problems += [problem for problem in pool.map(lambda reference: pull(engine, params, platform, reference), missing) if problem]
     if problems:
-        module.fail_json(
-            msg="\n- ".join(["Nothing that runs was changed. These images could not be pulled; check names, digests, credentials and certificates:", *problems])
-        )
+        header = f"Nothing that runs was changed. These images could not be pulled for {platform}; check names, digests, credentials and certificates:"
+        module.fail_json(msg="\n- ".join([header, *problems]))
     module.exit_json(changed=bool(missing or untagged), pulled=missing, tagged=untagged)
 
 

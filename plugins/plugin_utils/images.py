@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils.registry import split_reference
+from ansible_collections.campaign.platform.plugins.module_utils.registry import registry_of, split_reference
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean, setting_problems
 
 Definition = Mapping[str, Any]
@@ -45,7 +45,7 @@ class Naming:
 
     # Stands before the key of a built image.
     prefix: str
-    # Stands before an upstream reference; empty for none.
+    # A mirror of Docker Hub, with a slash at the end; empty for none.
     registry: str = ""
     # Upstream references by key, over those of the catalogue: such an image is pulled whatever the source.
     upstream: Mapping[str, str] = field(default_factory=dict)
@@ -247,6 +247,14 @@ def tree_digest(context: str, sources: tuple[str, ...] = (".",), dockerfile: str
 # --- Plans
 
 
+def mirrored(registry: str, reference: str) -> str:
+    """Return a reference of Docker Hub as a mirror of it serves it, by the path alone. One with a host of its own is left alone."""
+    if not registry or registry_of(reference) != "docker.io":
+        return reference
+    path = reference.removeprefix("docker.io/")
+    return f"{registry}{path if '/' in path.partition('@')[0] else f'library/{path}'}"
+
+
 def kept_by(reference: str) -> str | None:
     """Return the tag that the module image_pull gives an image of a digest, None for a reference without one."""
     repository, version = split_reference(reference)
@@ -291,7 +299,7 @@ class Planner:
         return plan[key]
 
     def _pulled(self, key: str, upstream: str) -> Image:
-        tagged = self._naming.registry + upstream
+        tagged = mirrored(self._naming.registry, upstream)
         digest = self._naming.lock.get(tagged)
         reference = f"{tagged}@{digest}" if digest else tagged
         return {"key": key, "reference": reference, "tagged": tagged, "kept": kept_by(reference), "how": "pull", "parents": []}
@@ -327,6 +335,20 @@ class Planner:
         }
 
 
+def mixed(pulled: Plan, built: Plan, unavailable: Collection[str]) -> Plan:
+    """Return the plan that pulls what there is, and builds what is ``unavailable``, with what it is built from and what is built from it.
+
+    An image is built from parents of one kind, so that its reference is the one that either plan gives it.
+    """
+    building: set[str] = set()
+    more = set(unavailable)
+    while more - building:
+        building |= more
+        more = {key for key, image in pulled.items() if building & set(image["parents"])}
+        more |= {parent for key in building | more for parent in built[key]["parents"]}
+    return {key: built[key] if key in building else image for key, image in pulled.items()} | {key: built[key] for key in built if key not in pulled}
+
+
 def with_parents(keys: Iterable[str], plan: Plan) -> list[str]:
     """Return keys of a plan with those of their parents, parents first and each once."""
     return list(dict.fromkeys(name for key in keys for name in [*plan[key]["parents"], key]))
@@ -359,15 +381,11 @@ def not_locked(required: Collection[str], plan: Plan) -> list[str]:
     return [image["reference"] for image in _pulled(required, plan) if "@sha256:" not in image["reference"]]
 
 
-def tagged(required: Collection[str], plan: Plan) -> list[str]:
-    """Return the references that a lock file is made of: of what is pulled, parents included, unless a reference names a digest itself."""
-    return list(dict.fromkeys(image["tagged"] for image in _pulled(required, plan) if "@" not in image["tagged"]))
-
-
-def probe(plan: Plan, overridden: Collection[str]) -> str | None:
-    """Return the reference by which a registry is asked whether it answers: a built-in one if there is any, without a digest."""
-    pulled = sorted((image["key"] in overridden, position, image["tagged"]) for position, image in enumerate(plan.values()) if image["how"] == "pull")
-    return pulled[0][2] if pulled else None
+def tagged(required: Collection[str], plan: Plan) -> dict[str, str]:
+    """Return what a lock file is made of, and what a registry is asked for, references by key: of what is pulled, parents included, unless a reference names a
+    digest itself.
+    """
+    return {image["key"]: image["tagged"] for image in _pulled(required, plan) if "@" not in image["tagged"]}
 
 
 # --- What is on a host

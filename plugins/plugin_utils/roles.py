@@ -106,7 +106,6 @@ def _planned(values: Mapping[str, Any], built_in: Mapping[str, images.Definition
         known = required
         problems = images.dockerfile_problems(required, plans[images.source_of(source, None)], definitions, values.get("images_app_source"))
         declared |= {
-            "probe": images.probe(plans["pull"], {*values["images_upstream"], *definitions}),
             "tagged": images.tagged(required, plans["pull"]),
         }
     return {**declared, "plans": plans, "candidates": images.candidates(plans.values(), known)}, problems
@@ -120,6 +119,8 @@ def _images_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> 
     validated, facts = variables["__images_validated"], variables["ansible_facts"]["campaign_host"]
     source = images.source_of(validated["source"], facts["images_source"])
     required, plan = validated["required"], validated["plans"][source]
+    if (validated["source"], source) == ("auto", "pull"):
+        plan = images.mixed(plan, validated["plans"]["build"], set(facts["images_built"]) & set(plan))
     missing = images.missing(required, plan, facts["images"])
     loaded = validated.get("bundle", {"platform": None, "layers": {}})
     return {
@@ -129,6 +130,9 @@ def _images_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> 
         "missing": missing,
         "pulled": [image["reference"] for image in missing if image["how"] == "pull"],
         "built": [image["key"] for image in missing if image["how"] == "build"],
+        # What builds install comes from a Debian archive; what has pulled parents only installs nothing.
+        "from_debian": [image["key"] for image in missing if image.get("suite") or image.get("base_suite")],
+        "bases": [image["key"] for image in missing if image.get("suite")],
         "not_locked": images.not_locked(required, plan),
         "mirror": images.debian_archive(renderer.render(variables.get("images_debian_mirror"), {}), facts),
         "platform": loaded["platform"],

@@ -110,7 +110,7 @@ def _places(rows: list[Mapping[str, Any]], place: Place) -> Iterator[str]:
         yield f"  {row['service']:{width}}  {_url(row, place.host)}"
     hidden = [row["port"] for row in shown if row["scheme"] and row["address"].startswith(_LOOPBACK)]
     if hidden:
-        yield "They are open on that machine only. From another one, open them with this command, and then under the same addresses:"
+        yield "Loopback addresses are of that machine alone. From another one, this command opens them under the same addresses:"
         yield f"  ssh {' '.join(f'-L {port}:localhost:{port}' for port in hidden)} {place.ssh}"
 
 

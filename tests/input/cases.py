@@ -176,6 +176,7 @@ VALUES = [
     ({"images_source": "download"}, "images_source", "auto, pull, build"),
     ({"images_prefix": "Campaign/"}, "images_prefix", "campaign/"),
     ({"images_registry": "mirror.example.com"}, "images_registry", "slash"),
+    ({"images_registry_host": "registry.example.com/team"}, "images_registry_host", "without a path"),
     ({"images_registry": "https://mirror.example.com/"}, "images_registry", "mirror.example.com/"),
     ({"images_upstream": {}}, "images_upstream", "Name your builds"),
     ({"images_upstream": {"postgress": "a:1"}}, "images_upstream: postgress", "postgis"),

@@ -7,30 +7,37 @@ import pytest
 
 # Signs in as often as it is told, and says an answer's status and its header Retry-After, a line each.
 GUESS = """
-const [url, times, forge, ...passwords] = process.argv.slice(1);
+const [url, times, forge, password] = process.argv.slice(1);
 const headers = { "content-type": "application/json" };
 for (let n = 0; n < Number(times); n++) {
   if (forge === "yes") headers["x-forwarded-for"] = `198.51.100.${n}, 203.0.113.${n}`;
-  const body = JSON.stringify({ username: "operator", password: passwords[n % passwords.length] });
+  const body = JSON.stringify({ username: "operator", password });
   const answer = await fetch(url, { method: "POST", headers, body });
   console.log(JSON.stringify([answer.status, answer.headers.get("retry-after"), answer.headers.get("content-type")]));
 }
 """
 
 
+@pytest.fixture(scope="module")
+def addresses(host):
+    """Containers beside the frontend, one a test. All are there until the end, or the next one would get the address of the last."""
+    image = host.containers["api"]["Image"]
+    options = ["--rm", "--init", "--read-only", "--cap-drop=ALL", "--user=10001:10001", f"--network={host.project}_frontend-network", "--entrypoint=node"]
+    started = [host.text("docker", "run", "--detach", *options, image, "--eval", "setInterval(() => {}, 1e6)").strip() for _ in range(4)]
+    yield iter(started)
+    host.run("docker", "rm", "--force", *started)
+
+
 @pytest.fixture
-def guess(host, is_tls):
-    """Sign in from a new container beside the frontend, and return each answer's status, its Retry-After and its type."""
+def guess(host, is_tls, addresses):
+    """Sign in from an address that did not try yet, and return each answer's status, its Retry-After and its type."""
     # Whose certificate it is does not matter here.
     origin, environment = ("https://frontend:8443", ["--env=NODE_TLS_REJECT_UNAUTHORIZED=0"]) if is_tls else ("http://frontend:8080", [])
+    container = next(addresses)
 
-    def run(times: int, *passwords: str, forge: bool = True) -> list[list]:
-        image = host.services["api"]["Image"]
-        network = f"{host.project}_frontend-network"
-        options = ["--rm", "--interactive", "--init", "--read-only", "--cap-drop=ALL", "--user=10001:10001", f"--network={network}", "--entrypoint=node"]
-        options += environment
-        arguments = ["--input-type=module", "--eval", GUESS, f"{origin}/api/auth/login", str(times), "yes" if forge else "no", *passwords]
-        return [json.loads(line) for line in host.text("docker", "run", *options, image, *arguments).splitlines()]
+    def run(times: int, password: str, *, forge: bool = True) -> list[list]:
+        program = ["node", "--input-type=module", "--eval", GUESS, f"{origin}/api/auth/login", str(times), "yes" if forge else "no", password]
+        return [json.loads(line) for line in host.text("docker", "exec", *environment, container, *program).splitlines()]
 
     return run
 

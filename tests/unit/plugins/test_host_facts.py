@@ -50,11 +50,15 @@ def test_an_engine_that_does_not_answer_may_be_installed(facts, tmp_path, monkey
     assert "none.sock" in found["engine_error"]
 
 
-@pytest.mark.parametrize(("record", "expected"), [(None, None), ("", None), ("pull\n", "pull"), ("build\n", "build")])
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [(None, (None, [])), ("", (None, [])), ("pull\n", ("pull", [])), ("build\n", ("build", [])), ("pull\npostgis\nredis\n", ("pull", ["postgis", "redis"]))],
+)
 def test_the_recorded_source(facts, tmp_path, record, expected):
     if record is not None:
         (tmp_path / "source").write_text(record)
-    assert facts(source_directory=str(tmp_path))["images_source"] == expected
+    found = facts(source_directory=str(tmp_path))
+    assert (found["images_source"], found["images_built"]) == expected
 
 
 def test_a_record_of_something_else_is_an_error_that_names_it(run_module, tmp_path):

@@ -131,30 +131,30 @@ def test_parents_come_first_and_are_arguments(files):
 
 def test_pulled_images_have_no_parents_and_go_through_the_mirror(files):
     made = plan(files, source="pull")
-    assert (made["node"]["reference"], made["node"]["how"], made["node"]["parents"]) == ("mirror/docker.io/node:1", "pull", [])
-    assert (made["api"]["how"], made["api"]["args"]) == ("build", {"NODE": "mirror/docker.io/node:1"})
+    assert (made["node"]["reference"], made["node"]["how"], made["node"]["parents"]) == ("mirror/library/node:1", "pull", [])
+    assert (made["api"]["how"], made["api"]["args"]) == ("build", {"NODE": "mirror/library/node:1"})
     for source in ("pull", "build"):
         named = plan(files, source=source, upstream={"api": "own/api:1"})["api"]
         assert (named["reference"], named["how"], named["parents"]) == ("mirror/own/api:1", "pull", [])
 
 
 def test_a_locked_reference_is_pulled_by_its_digest(files):
-    lock = {"mirror/docker.io/node:1": DIGEST, "docker.io/node:1": "sha256:" + "1" * 64}
+    lock = {"mirror/library/node:1": DIGEST, "docker.io/node:1": "sha256:" + "1" * 64}
     node = plan(files, source="pull", lock=lock)["node"]
-    assert (node["reference"], node["tagged"]) == (f"mirror/docker.io/node:1@{DIGEST}", "mirror/docker.io/node:1")
-    assert node["kept"] == "mirror/docker.io/node:locked-0123456789ab"
+    assert (node["reference"], node["tagged"]) == (f"mirror/library/node:1@{DIGEST}", "mirror/library/node:1")
+    assert node["kept"] == "mirror/library/node:locked-0123456789ab"
     assert plan(files, source="pull")["node"]["kept"] is None
     assert plan(files, lock=lock)["node"]["how"] == "build"
 
 
 def test_what_is_pulled_for_a_build_has_to_be_locked_too(files):
-    node, redis = "mirror/docker.io/node:1", "mirror/docker.io/redis:8"
+    node, redis = "mirror/library/node:1", "mirror/library/redis:8"
     made = plan(files, source="pull")
-    assert images.not_locked(["api", "redis"], made) == images.tagged(["api", "redis"], made) == [node, redis]
+    assert images.not_locked(["api", "redis"], made) == list(images.tagged(["api", "redis"], made).values()) == [node, redis]
     # What is locked is locked again; what an inventory names by a digest needs no lock.
     made = plan(files, source="pull", upstream={"redis": f"redis:8@{DIGEST}"}, lock={node: DIGEST})
     assert images.not_locked(["api", "redis"], made) == []
-    assert images.tagged(["api", "redis"], made) == [node]
+    assert images.tagged(["api", "redis"], made) == {"node": node}
 
 
 def test_definitions_of_an_inventory_are_built_or_pulled_like_the_others(files):
@@ -170,7 +170,7 @@ def test_definitions_of_an_inventory_are_built_or_pulled_like_the_others(files):
     assert built["mailer"]["args"] == {"LEVEL": "3", "NODE_IMAGE": built["node"]["reference"]}
     assert built["mailer"]["parents"] == ["base", "node"]
     for made in (built, pulled):
-        assert (made["mta"]["reference"], made["redis"]["reference"]) == ("mirror/docker.io/mta:4", "mirror/docker.io/valkey:9")
+        assert (made["mta"]["reference"], made["redis"]["reference"]) == ("mirror/library/mta:4", "mirror/library/valkey:9")
     assert (built["both"]["how"], pulled["both"]["how"]) == ("build", "pull")
     (files / "mailer/new").write_text("")
     assert plan(files, definitions=definitions)["mailer"]["reference"] != built["mailer"]["reference"]
@@ -260,14 +260,14 @@ def test_wrong_keys_and_values_are_named():
 
 
 def test_a_host_is_asked_for_what_is_required_and_its_parents_from_either_source(files):
-    built, pulled = plan(files), plan(files, source="pull", lock={"mirror/docker.io/node:1": DIGEST})
+    built, pulled = plan(files), plan(files, source="pull", lock={"mirror/library/node:1": DIGEST})
     asked = images.candidates([built, pulled], ["api", "node"])
     assert asked == sorted(
         {
             *(built[key]["reference"] for key in ("api", "node", "base")),
             pulled["api"]["reference"],
-            f"mirror/docker.io/node:1@{DIGEST}",
-            "mirror/docker.io/node:locked-0123456789ab",
+            f"mirror/library/node:1@{DIGEST}",
+            "mirror/library/node:locked-0123456789ab",
         }
     )
 
@@ -301,7 +301,7 @@ def test_an_image_of_a_bundle_is_there_under_its_own_id_only():
 
 
 def test_an_image_that_lost_the_tag_that_keeps_it_is_brought_again(files):
-    made = plan(files, source="pull", lock={"mirror/docker.io/redis:8": DIGEST})
+    made = plan(files, source="pull", lock={"mirror/library/redis:8": DIGEST})
     reference, kept = made["redis"]["reference"], made["redis"]["kept"]
     assert images.missing(["redis"], made, {reference: "sha256:a", kept: "sha256:a"}) == []
     assert images.missing(["redis"], made, {reference: "sha256:a"}) == [made["redis"]]
@@ -324,11 +324,57 @@ def test_a_choice_that_was_recorded_stays_until_a_person_names_another(wanted, r
     assert images.source_of(wanted, recorded) == source
 
 
-def test_a_registry_is_asked_for_what_the_collection_pulls_before_what_an_inventory_named(files):
-    assert images.probe(plan(files, source="pull"), []) == "mirror/docker.io/node:1"
-    assert images.probe(plan(files, source="pull", upstream={"node": "own/node:1"}), ["node"]) == "mirror/docker.io/redis:8"
-    assert images.probe(plan(files, source="pull", upstream={"node": "a:1", "redis": "b:1"}), ["node", "redis"]) == "mirror/a:1"
-    assert images.probe(plan(files), []) is None
+MIRRORED = [
+    # As a pull-through cache serves them: without the name of Docker Hub, and with the namespace of its official images.
+    ("docker.io/postgis/postgis:18", "mirror.example.com/postgis/postgis:18"),
+    ("docker.io/library/redis:8", "mirror.example.com/library/redis:8"),
+    ("docker.io/redis:8", "mirror.example.com/library/redis:8"),
+    ("redis:8", "mirror.example.com/library/redis:8"),
+    (f"redis@{DIGEST}", f"mirror.example.com/library/redis@{DIGEST}"),
+    ("own/api:1", "mirror.example.com/own/api:1"),
+    # Left alone: a mirror of Docker Hub has none of them.
+    ("ghcr.io/own/api:1", "ghcr.io/own/api:1"),
+    ("registry.example.com:5000/api:1", "registry.example.com:5000/api:1"),
+    ("localhost/api:1", "localhost/api:1"),
+]
+
+
+@pytest.mark.parametrize(("reference", "served"), MIRRORED)
+def test_a_mirror_is_asked_for_what_docker_hub_has_and_for_nothing_else(reference, served):
+    assert images.mirrored("mirror.example.com/", reference) == served
+    assert images.mirrored("", reference) == reference
+
+
+MIXED = [
+    ([], {"base": "build", "node": "pull", "redis": "pull", "api": "build"}, "library/node:1"),
+    # Redis is built, and its base with it.
+    (["redis"], {"base": "build", "node": "pull", "redis": "build", "api": "build"}, "library/node:1"),
+    # What is built from it is built from the one that is built.
+    (["node"], {"base": "build", "node": "build", "redis": "pull", "api": "build"}, "p/node:"),
+    (["node", "redis", "api"], {"base": "build", "node": "build", "redis": "build", "api": "build"}, "p/node:"),
+]
+
+
+@pytest.mark.parametrize(("unavailable", "how", "parent"), MIXED)
+def test_what_a_registry_does_not_have_is_built_with_all_that_belongs_to_it(files, unavailable, how, parent):
+    pulled, built = plan(files, source="pull"), plan(files)
+    made = images.mixed(pulled, built, unavailable)
+    assert {key: image["how"] for key, image in made.items()} == how
+    assert parent in made["api"]["args"]["NODE"]
+    # Each argument is the reference of an image of this very plan.
+    assert made["api"]["args"]["NODE"] == made["node"]["reference"]
+    assert {image["key"] for image in images.missing(["api", "redis"], made, {})} >= {"api", "redis"}
+
+
+def test_images_of_one_plan_have_their_parents_in_it(files):
+    # What is built from one image that is built takes the other as it is built too.
+    definitions = {
+        "nginx": {"upstream": "docker.io/nginx:1", "context": str(files / "node"), "parents": {"BASE": "base"}},
+        "page": {"context": str(files / "mailer"), "parents": {"NODE": "node", "NGINX": "nginx"}},
+    }
+    made = images.mixed(plan(files, source="pull", definitions=definitions), plan(files, definitions=definitions), ["node"])
+    assert made["page"]["args"] == {"NODE": made["node"]["reference"], "NGINX": made["nginx"]["reference"]}
+    assert made["nginx"]["how"] == "build"
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_an_error_in_the_progress_is_a_failure_with_the_registry_s_words(store, 
     answer = pull("redis:8", "api:1", "api:2")
     assert answer["failed"]
     assert answer["msg"].splitlines() == [
-        "Nothing that runs was changed. These images could not be pulled; check names, digests, credentials and certificates:",
+        "Nothing that runs was changed. These images could not be pulled for linux/amd64; check names, digests, credentials and certificates:",
         "- api:1: manifest for api:1 not found: manifest unknown",
         "- api:2: manifest for api:2 not found: manifest unknown",
     ]
@@ -219,12 +219,24 @@ def test_every_reference_that_cannot_be_resolved_is_named_in_the_registry_s_word
     engine.on("GET", "/distribution/odd:1/json", reply(502, "Bad Gateway"))
     answer = resolve("redis:8", "foreign:1", "gone:1", "private:1", "odd:1")
     assert answer["failed"]
-    assert answer["msg"].splitlines()[1:] == [
+    assert answer["msg"].splitlines() == [
+        "These references could not be resolved for linux/amd64. Check names, tags, credentials and certificates:",
         "- foreign:1: there for linux/arm64, linux/s390x, but not for the host's linux/amd64.",
         "- gone:1: manifest unknown: gone",
         "- private:1: denied: requested access to the resource is denied",
         "- odd:1: Bad Gateway",
     ]
+    # Who asks what there is goes on with what there is.
+    assert answer["digests"] == {"redis:8": "sha256:redis:8"}
+    assert list(answer["problems"]) == ["foreign:1", "gone:1", "private:1", "odd:1"]
+
+
+def test_a_registry_that_does_not_answer_is_given_up_and_named(engine, resolve):
+    offer(engine, "redis:8", "amd64")
+    engine.on("GET", "/distribution/far:1/json", lambda _request: time.sleep(3))
+    answer = resolve("redis:8", "far:1", timeout=1)
+    assert list(answer["problems"]) == ["far:1"]
+    assert answer["digests"] == {"redis:8": "sha256:redis:8"}
 
 
 def test_credentials_go_with_the_question(engine, resolve):
