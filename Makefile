@@ -26,7 +26,7 @@ check: venv ## Show what a deploy would change, and change nothing
 	@$(PLAYBOOK) site.yml --check --diff $(ARGS)
 
 verify: venv ## Verify the running stack to the full depth
-	@$(PLAYBOOK) campaign.platform.verify -e stack_verify_depth=full $(ARGS)
+	@$(PLAYBOOK) playbooks/verify.yml -e stack_verify_depth=full $(ARGS)
 
 password: venv ## Show the password of the page's user on this machine
 	@.venv/bin/python scripts/password $(PROJECT)

@@ -8,12 +8,12 @@ import contextlib
 import http.client
 import json
 import os
+import pathlib
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import urlencode
-
 
 PROJECT = "com.docker.compose.project"
 
@@ -162,6 +162,11 @@ def project_containers(engine: Engine, project: str, *, one_off: bool = False) -
     """Return the Engine's list of a Compose project's containers, running or not; those of `docker compose run` only with ``one_off``."""
     labels = [f"{PROJECT}={project}"] + ([] if one_off else ["com.docker.compose.oneoff=False"])
     return engine.get("/containers/json", all="1", filters=json.dumps({"label": labels}))
+
+
+def client_directory() -> str:
+    """Return the directory of the configuration of Docker's client for the user who runs this."""
+    return os.environ.get("DOCKER_CONFIG") or str(pathlib.Path.home() / ".docker")
 
 
 def is_below(path: str, directory: str) -> bool:

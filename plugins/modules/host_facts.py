@@ -81,13 +81,14 @@ ansible_facts:
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(engine_installed) (whether there is a
           C(dockerd), running or not), C(compose) and C(buildx) (versions or
           null), C(ports) (each with C(address), C(port), C(local) (whether the machine has the address), C(busy) and the Compose C(project) that publishes
-          it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than this module asks, with their values),
+          it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than those of this
+          host, with their values),
           C(images) (references to ids, those only that are present), C(images_source) and C(images_built) (the source that the role images recorded, and the
           keys of the images that are built although the others are pulled), C(firewall) (whether it is installed), C(owned) and C(stack).
         - C(owned) has what bears the name of O(project), where that is given. C(elsewhere) are the directories, other than O(release_directory), that
           containers of a Compose project of that name were started from. C(volumes) and C(networks) are those that belong to it or whose name begins with
-          its name, each with C(project), the one that it belongs to, or null. A volume also has C(files), what O(volume_files) asks for: contents by path,
-          or null where the volume cannot be read.
+          its name, each with C(project), the one that it belongs to, or null. A volume also has C(files), the first lines of the files that
+          O(volume_files) names by their paths, or null where the volume cannot be read.
         - C(stack) has the id of the C(current) release and of the C(attempted) one, whose deploy did not end with success, or null; and from the manifest
           of the current one, or of the attempted one where there is no current one, C(release) (which of the two it is, or null), C(project),
           C(compose_files), C(env_file), C(services), C(jobs), C(foundations) and C(images). They are empty, and C(manifest_error) says why, where that
@@ -110,7 +111,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
-from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, started_elsewhere
+from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, client_directory, started_elsewhere
 
 MEMINFO = "/proc/meminfo"
 ADDRESSES = "/proc/net/fib_trie"
@@ -196,7 +197,7 @@ def client_settings(socket_path: str, architecture: str) -> dict[str, str]:
     here = f"unix://{socket_path}"
     own = {name: os.environ.get(name, "") for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_DEFAULT_PLATFORM", "BUILDX_BUILDER")}
     refused = {}
-    directory = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    directory = client_directory()
     # As the client does: a host in the environment comes before a context.
     if own["DOCKER_HOST"]:
         if own["DOCKER_HOST"] not in (here, f"unix://{os.path.realpath(socket_path)}"):

@@ -13,8 +13,8 @@ description:
   - Writes every file of a release in one round trip. Config and secret files have names of their own generation and are never
     rewritten. The release's directory appears whole or not at all.
   - A file that is there already and differs (damage, or an edit by hand) is replaced and reported as a change.
-  - Beside the releases it writes C(client/docker), a Docker client that takes nothing from the environment or the configuration of the user who calls it, because
-    Docker Compose ranks both above a release's own values. Who deploys uses that client.
+  - Beside the releases it writes C(client/docker), a Docker client that takes nothing from the environment or the configuration of the user who
+    calls it, because Docker Compose ranks both above a release's own values. Who deploys uses that client.
 options:
   directory:
     description: The stack's directory on the host. Required unless O(state=staged).
@@ -156,7 +156,14 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
-from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, project_containers, started_elsewhere
+from ansible_collections.campaign.platform.plugins.module_utils.engine import (
+    PROJECT,
+    Engine,
+    EngineError,
+    client_directory,
+    project_containers,
+    started_elsewhere,
+)
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
@@ -225,7 +232,7 @@ def client_files(root: str, socket: str) -> dict[str, tuple[str, int]]:
 
     The client's configuration is empty but for the places of plugins: the proxies of a user's own would go into every container.
     """
-    own = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
+    own = client_directory()
     extra: list[str] = []
     try:
         with open(os.path.join(own, "config.json"), encoding="utf-8") as file:
@@ -536,7 +543,7 @@ def take_down(engine: Engine, project: str, directory: str, *, check_mode: bool)
     # As Compose does: what others depend on stops after them.
     needed = {
         service: {item.partition(":")[0] for item in container["Labels"].get("com.docker.compose.depends_on", "").split(",") if item}
-        for container, (_identifier, service) in zip(containers, named)
+        for container, (_identifier, service) in zip(containers, named, strict=True)
     }
     left = list(named)
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:

@@ -45,7 +45,7 @@ def test_the_archive_holds_the_collection_and_nothing_of_the_machine(archive, ro
     tracked = set(subprocess.run(["git", "ls-files"], cwd=root, check=True, capture_output=True, text=True).stdout.splitlines())
     # What Ansible always leaves out, and what galaxy.yml says to.
     left_out = re.compile(
-        r"^(galaxy\.yml$|collections/|\.(ci|config|github)/|\.(ansible-lint|compose-lint\.yml|editorconfig|git(attributes|ignore)|hadolint\.yaml"
+        r"^(galaxy\.yml$|(playbooks/)?collections(/|$)|\.(ci|config|github)/|\.(ansible-lint|compose-lint\.yml|editorconfig|git(attributes|ignore)|hadolint\.yaml"
         r"|pre-commit-config\.yaml|yamllint)$|Makefile$|molecule/|pytest\.ini$|requirements-dev\.|requirements\.in$|ruff\.toml$|scripts/|tests/)"
     )
     assert {path for path in tracked - packed if (root / path).exists() and not left_out.search(path)} == set()

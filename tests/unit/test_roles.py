@@ -287,3 +287,17 @@ def test_main_validates_first(role):
     if (role / "tasks/apply.yml").exists():
         # Used alone, a role gathers the facts itself; in a playbook of several roles one step gathers those of all.
         assert [name for name in imported if name != "facts.yml"] == ["validate.yml", "apply.yml"]
+
+
+def test_compose_is_called_without_the_environment_of_the_caller():
+    """Whatever module calls Docker Compose for a stack, it calls the stack's own client, and takes no option from the environment."""
+    role = ROOT / "roles/stack"
+    defaults = {}
+    for task in tasks_in(load(role / "tasks/apply.yml")):
+        defaults |= task.get("module_defaults", {})
+    called = {key for _path, task in named_tasks(role) for key in task if key.startswith("community.docker.")}
+    assert len(called) > 1
+    for module in called:
+        given = defaults[module]
+        assert given["docker_cli"] == "{{ stack_directory }}/client/docker", module
+        assert (given["docker_host"], given["api_version"], given["tls"], given["validate_certs"]) == ("unix:///var/run/docker.sock", "auto", False, False)

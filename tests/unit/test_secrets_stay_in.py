@@ -26,6 +26,8 @@ def run(directory: Path, values: dict[str, str], *arguments: str, **variables) -
         "ansible_connection": "local",
         "ansible_python_interpreter": "{{ ansible_playbook_python }}",
         "stack_variant": "prod",
+        # Not the name of a stack that may run here.
+        "stack_project": "campaign-canary",
         "stack_directory": str(directory / "stack"),
         "stack_images": {key: f"registry.example.com/{key}:1" for key in IMAGES},
         "stack_secrets": values,

@@ -32,6 +32,9 @@ def answering(engine):
     engine.on("GET", "/info", {"DockerRootDir": "/srv/docker"})
     engine.on("GET", "/images/json", lambda _request: engine.images)
     engine.on("GET", "/containers/json", lambda _request: engine.ports)
+    engine.volumes, engine.networks = [], []
+    engine.on("GET", "/volumes", lambda _request: {"Volumes": engine.volumes or None})
+    engine.on("GET", "/networks", lambda _request: engine.networks)
     return engine
 
 
@@ -221,7 +224,7 @@ def listening(address: str):
 def test_a_port_is_busy_by_address(facts, taken, asked, busy):
     with listening(taken) as port:
         (found,) = facts(ports=[{"address": asked, "port": port}])["ports"]
-    assert found == {"address": asked, "port": port, "busy": busy, "project": None}
+    assert found == {"address": asked, "port": port, "local": not asked.startswith("192."), "busy": busy, "project": None}
 
 
 def test_a_port_is_free_again_when_its_server_is_gone(facts):
@@ -382,3 +385,127 @@ def test_the_tools_versions(facts, monkeypatch, tmp_path, script, version):
     monkeypatch.setenv("PATH", str(tmp_path))
     found = facts()
     assert (found["compose"], found["buildx"]) == (version, version)
+
+
+# --- Whose it is
+
+LABEL = "com.docker.compose.project"
+
+
+def item(name, owner=None, **more):
+    return {"Name": name, "Labels": {LABEL: owner} if owner else None, **more}
+
+
+def container(project, directory):
+    return {"Names": ["/x"], "Ports": [], "Labels": {LABEL: project, f"{LABEL}.working_dir": directory}}
+
+
+def test_containers_of_the_name_that_were_started_elsewhere_are_told(facts, answering, tmp_path):
+    answering.ports = [container("p", str(tmp_path)), container("p", "/srv/other"), container("q", "/srv/third")]
+    assert facts(socket=answering.path, project="p", release_directory=str(tmp_path))["owned"]["elsewhere"] == ["/srv/other"]
+    # Those that do not run are asked for too.
+    assert answering.asked("GET", "/containers/json")[0].query == {"all": "1"}
+    # Who names no directory owns none.
+    assert facts(socket=answering.path, project="p")["owned"]["elsewhere"] == []
+
+
+def test_volumes_and_networks_have_their_owner(facts, answering, tmp_path):
+    answering.volumes = [
+        item("p_a", "p", Mountpoint=str(tmp_path)),
+        item("p_b", Mountpoint="/nowhere"),
+        item("x", "p", Mountpoint="/nowhere"),
+        item("q_a", "q"),
+    ]
+    answering.networks = [item("p_net", "q"), item("bridge")]
+    found = facts(socket=answering.path, project="p")["owned"]
+    assert {name: row["project"] for name, row in found["volumes"].items()} == {"p_a": "p", "p_b": None, "x": "p"}
+    assert found["networks"] == {"p_net": {"project": "q"}}
+    assert facts(socket=answering.path)["owned"] == {"elsewhere": [], "volumes": {}, "networks": {}}
+
+
+@pytest.mark.parametrize("path", ["/volumes", "/networks"])
+def test_without_an_answer_nobody_owns_anything_and_there_is_no_engine(facts, answering, reply, path):
+    answering.on("GET", path, reply(500, {"message": "busy"}))
+    found = facts(socket=answering.path, project="p")
+    assert (found["engine"], found["engine_error"]) == (None, f"GET {path}: busy")
+
+
+@pytest.mark.parametrize("kind", ["own", "bound"])
+def test_files_of_a_volume_are_read(facts, answering, tmp_path, kind):
+    for name, text in (("PG_VERSION", "15\n"), ("17/docker/PG_VERSION", "17"), ("17/docker/other", "x")):
+        (tmp_path / "data" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / name).write_text(text)
+    path = str(tmp_path / "data")
+    place = {"own": {"Mountpoint": path}, "bound": {"Mountpoint": "/nowhere", "Options": {"type": "none", "o": "bind", "device": path}}}[kind]
+    answering.volumes = [item("p_data", "p", **place), item("p_more", "p", Mountpoint=path)]
+    found = facts(socket=answering.path, project="p", volume_files={"p_data": ["PG_VERSION", "*/docker/PG_VERSION"]})["owned"]["volumes"]
+    assert found["p_data"]["files"] == {"PG_VERSION": "15", "17/docker/PG_VERSION": "17"}
+    assert found["p_more"]["files"] == {}
+
+
+@pytest.mark.parametrize("place", [{"Mountpoint": "/nowhere"}, {"Mountpoint": "/", "Options": {"type": "nfs", "device": ":/srv"}}])
+def test_a_volume_that_cannot_be_read_is_not_an_empty_one(facts, answering, place):
+    answering.volumes = [item("p_data", "p", **place)]
+    assert facts(socket=answering.path, project="p", volume_files={"p_data": ["x"]})["owned"]["volumes"]["p_data"]["files"] is None
+
+
+# --- Where Docker's client would be led
+
+
+@pytest.fixture
+def client(facts, tmp_path, monkeypatch):
+    for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS", "DOCKER_TLS_VERIFY", "DOCKER_DEFAULT_PLATFORM", "BUILDX_BUILDER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
+
+    def asked(configuration=None, contexts=None, **environment):
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        (tmp_path / "config.json").write_text(json.dumps(configuration or {}))
+        for name, address in (contexts or {}).items():
+            meta = tmp_path / "contexts/meta" / module.hashlib.sha256(name.encode()).hexdigest() / "meta.json"
+            meta.parent.mkdir(parents=True)
+            meta.write_text(json.dumps({"Endpoints": {"docker": {"Host": address}}}))
+        return facts(socket="/run/none.sock")["client"]
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({}, {}),
+        ({"DOCKER_HOST": "unix:///run/none.sock", "DOCKER_CONTEXT": "x"}, {}),
+        ({"DOCKER_HOST": "tcp://192.0.2.1:2375"}, {"DOCKER_HOST": "tcp://192.0.2.1:2375"}),
+        ({"DOCKER_CONTEXT": "default", "configuration": {"currentContext": "x"}}, {}),
+        ({"DOCKER_CONTEXT": "far"}, {"DOCKER_CONTEXT": "far"}),
+        ({"configuration": {"currentContext": "near"}, "contexts": {"near": "unix:///run/none.sock"}}, {}),
+        ({"DOCKER_CONTEXT": "far", "contexts": {"far": "ssh://host"}}, {"DOCKER_CONTEXT": "far"}),
+        ({"DOCKER_TLS_VERIFY": "0"}, {"DOCKER_TLS_VERIFY": "0"}),
+        ({"DOCKER_TLS": "1"}, {"DOCKER_TLS": "1"}),
+        ({"DOCKER_DEFAULT_PLATFORM": "linux/amd64", "BUILDX_BUILDER": "default"}, {}),
+        ({"DOCKER_DEFAULT_PLATFORM": "linux/arm64"}, {"DOCKER_DEFAULT_PLATFORM": "linux/arm64"}),
+        ({"BUILDX_BUILDER": "remote"}, {"BUILDX_BUILDER": "remote"}),
+    ],
+)
+def test_settings_that_lead_the_client_elsewhere_are_named(client, given, told):
+    assert client(**given) == told
+
+
+def test_a_context_of_the_configuration_is_named_with_its_file(client, tmp_path):
+    assert client(configuration={"currentContext": "far"}) == {f"currentContext in {tmp_path}/config.json": "far"}
+
+
+def test_addresses_are_those_of_the_machine(facts, tmp_path, monkeypatch):
+    (tmp_path / "trie").write_text(
+        "Main:\n        |-- 127.0.0.1\n           /32 host LOCAL\n        |-- 192.0.2.20\n           /32 host LOCAL\n"
+        "        |-- 192.0.2.3\n           /32 host LOCAL\n        |-- 192.0.2.255\n           /32 link BROADCAST\n"
+    )
+    monkeypatch.setattr(module, "ADDRESSES", str(tmp_path / "trie"))
+    assert facts()["addresses"] == ["192.0.2.3", "192.0.2.20"]
+
+
+@pytest.mark.parametrize(("address", "local"), [("127.0.0.1", True), ("0.0.0.0", True), ("127.9.9.9", True), ("203.0.113.10", False)])
+def test_an_address_that_the_machine_does_not_have_is_known(facts, address, local):
+    assert facts(ports=[{"address": address, "port": 1}])["ports"][0]["local"] is local

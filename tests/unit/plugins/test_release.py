@@ -3,6 +3,7 @@
 
 import json
 import os
+import subprocess
 
 import pytest
 from ansible_collections.campaign.platform.plugins.modules import release as module
@@ -31,20 +32,50 @@ class Host:
         return (1, "", self.refusal) if self.refusal else (0, "", "")
 
 
+LABEL = "com.docker.compose.project"
+
+
 class Engine:
-    """Stands in for the Engine: containers by id, and what it answers when one is to be removed."""
+    """Stands in for the Engine: containers by id, networks by id, volumes by name, and what it answers when a container is to be removed."""
 
-    def __init__(self, status=204, **services):
+    socket_path = "/run/engine.sock"
+
+    def __init__(self, status=204, volumes=None, **services):
         self.services, self.status = services, status
+        self.networks, self.volumes = {"net": "p"}, volumes or {}
+        self.ports, self.bound, self.labels, self.done = {}, {}, {}, []
 
-    def get(self, path, filters, **_query):
-        assert (path, json.loads(filters)["label"][0]) == ("/containers/json", "com.docker.compose.project=p")
-        return [{"Id": name, "Labels": {"com.docker.compose.service": service}} for name, service in self.services.items()]
+    def get(self, path, filters=None, **_query):
+        wanted = json.loads(filters)["label"][0] if filters else None
+        assert wanted in (None, f"{LABEL}=p")
+        if path == "/networks":
+            return [{"Id": name, "Name": name, "Labels": {LABEL: owner}} for name, owner in self.networks.items() if not filters or owner == "p"]
+        if path == "/volumes":
+            assert filters
+            return {"Volumes": [{"Name": name, "CreatedAt": created} for name, created in self.volumes.items()] or None}
+        assert path == "/containers/json"
+        return [
+            {
+                "Id": name,
+                "Labels": {"com.docker.compose.service": service, **self.labels.get(name, {})},
+                "Ports": [{"PublicPort": port} for port in self.ports.get(name, ())],
+                "NetworkSettings": {"Networks": {"x": {"NetworkID": self.bound.get(name, "net")}}},
+            }
+            for name, service in self.services.items()
+        ]
 
-    def request(self, method, path, query):
-        assert (method, query["force"]) == ("DELETE", "1")
+    def request(self, method, path, query=None):
+        kind, name, *verb = path.strip("/").split("/")
+        self.done.append((method, name, *verb))
+        if (method, verb) == ("POST", ["stop"]):
+            return 204, b""
+        assert method == "DELETE"
+        if kind == "networks":
+            del self.networks[name]
+            return 204, b""
+        assert query["force"] == "1"
         if self.status == 204:
-            del self.services[path.rpartition("/")[2]]
+            del self.services[name]
         return self.status, b"no"
 
 
@@ -53,12 +84,13 @@ def root(tmp_path):
     return tmp_path / "stack"
 
 
-def plan_of(root, release, text="services: {}", secret="s3cret", uid=None):
+def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports=None):
     manifest = {
         "project": "p",
         "services": ["api"],
         "jobs": ["migrate"],
         "images": {"api": "image:1"},
+        "ports": ports or {},
         "compose_files": [f"{root}/releases/{release}/docker-compose.yml"],
         "configs": [f"config/{release}/x.conf"],
         "secrets": [f"secrets/x_{release}"],
@@ -72,20 +104,21 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None):
     }
 
 
-def stage(root, release, text="services: {}", secret="s3cret", uid=None, **options):
-    staged = module.Release(Host(directory=str(root), release=release, plan=plan_of(root, release, text, secret, uid), **options), Engine())
+def stage(root, release, text="services: {}", secret="s3cret", uid=None, engine=None, ports=None, **options):
+    plan = plan_of(root, release, text, secret, uid, ports)
+    staged = module.Release(Host(directory=str(root), release=release, plan=plan, **options), engine or Engine())
     staged.stage()
     return staged.result
 
 
-def attempt(root, release, engine=None, **options):
+def attempt(root, release, engine=None, note=True, **options):
     attempted = module.Release(Host(directory=str(root), release=release, **options), engine or Engine())
-    attempted.attempt()
+    attempted.attempt(note)
     return attempted.result
 
 
-def activate(root, release, keep=3, **options):
-    activated = module.Release(Host(directory=str(root), release=release, keep=keep, **options), Engine())
+def activate(root, release, keep=3, engine=None, **options):
+    activated = module.Release(Host(directory=str(root), release=release, keep=keep, **options), engine or Engine())
     activated.activate()
     return activated.result
 
@@ -252,7 +285,7 @@ def test_an_attempt_removes_what_jobs_left_and_nothing_else(root, check, left):
 def test_a_job_that_cannot_be_removed_is_an_error(root):
     stage(root, ONE)
     attempt(root, ONE, engine=Engine(status=404, one="migrate"))
-    with pytest.raises(module.EngineError, match="the job migrate: no"):
+    with pytest.raises(module.EngineError, match="the container of migrate: no"):
         attempt(root, ONE, engine=Engine(status=500, one="migrate"))
 
 
@@ -281,3 +314,209 @@ def test_pruning_keeps_what_a_release_names(root):
     assert sorted(path.name for path in (root / "releases").iterdir()) == [THREE, "4" * 12]
     assert sorted(path.name for path in (root / "secrets").iterdir()) == [f"x_{THREE}", f"x_{'4' * 12}"]
     assert sorted(path.name for path in (root / "config").iterdir()) == [THREE, "4" * 12]
+
+
+# --- What was taken from under a release
+
+
+@pytest.mark.parametrize(
+    ("now", "is_new"),
+    [
+        ({"p_data": "one"}, False),
+        # Removed and created again, or removed and not there yet.
+        ({"p_data": "two"}, True),
+        ({}, True),
+        ({"p_data": "one", "p_other": "two"}, False),
+    ],
+)
+def test_a_volume_that_is_new_since_the_release_was_activated_gets_its_jobs(root, now, is_new):
+    stage(root, ONE)
+    activate(root, ONE, engine=Engine(volumes={"p_data": "one"}))
+    assert stage(root, ONE, engine=Engine(volumes=now))["is_new"] is is_new
+    # In check mode there are no other steps that would report it.
+    assert stage(root, ONE, engine=Engine(volumes=now), check=True)["changed"] is is_new
+    # What activates it writes down what there is then.
+    activate(root, ONE, engine=Engine(volumes=now))
+    assert not stage(root, ONE, engine=Engine(volumes=now))["is_new"]
+
+
+def test_a_damaged_record_of_the_volumes_is_none(root):
+    stage(root, ONE)
+    activate(root, ONE)
+    (root / "volumes.json").write_text("{")
+    assert stage(root, ONE)["is_new"]
+
+
+def test_a_container_whose_network_was_pruned_is_removed(root):
+    stage(root, ONE)
+    activate(root, ONE)
+    engine = Engine(one="api", two="worker")
+    assert not stage(root, ONE, engine=engine)["is_new"]
+    engine.bound["one"] = "pruned"
+    assert stage(root, ONE, engine=engine)["is_new"]
+    attempt(root, ONE, engine=engine)
+    assert list(engine.services) == ["two"]
+    # A container that was never started has no network yet.
+    engine.bound["two"] = ""
+    assert module.stale_containers(engine, engine.get("/containers/json")) == []
+
+
+def test_who_holds_a_port_of_another_service_stops_and_makes_way(root):
+    stage(root, ONE, ports={"store": [["127.0.0.1", 8080]], "page": [["127.0.0.1", 8081]]})
+    engine = Engine(one="page", two="store", three="api")
+    engine.ports = {"one": [8080], "two": [9001], "three": [3000]}
+    assert attempt(root, ONE, engine=engine)["changed"]
+    assert list(engine.services) == ["two", "three"]
+    assert engine.done == [("POST", "one", "stop"), ("DELETE", "one")]
+
+
+def test_clearing_the_way_notes_nothing(root):
+    stage(root, ONE)
+    engine = Engine(one="migrate", two="api")
+    assert attempt(root, ONE, engine=engine, note=False)["changed"]
+    assert not (root / "attempted").is_symlink()
+    assert list(engine.services) == ["two"]
+    assert not attempt(root, ONE, engine=engine, note=False)["changed"]
+
+
+def test_plain_compose_works_after_a_first_deploy_that_failed(root):
+    stage(root, ONE)
+    attempt(root, ONE)
+    assert (root / ".env").read_text() == "A=1\n"
+    activate(root, ONE)
+    assert os.readlink(root / ".env") == "current/.env"
+    stage(root, TWO)
+    attempt(root, TWO)
+    assert os.readlink(root / ".env") == "current/.env"
+
+
+# --- Docker's client
+
+
+@pytest.fixture
+def called(root, tmp_path, monkeypatch):
+    """Call the stack's own client, with a program in the place of Docker's that prints its environment and arguments."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/docker").write_text('#!/bin/sh\nenv\necho "arguments: $*"\n')
+    (tmp_path / "bin/docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+
+    def call(**environment):
+        done = subprocess.run([root / "client/docker", "compose", "a b"], env=os.environ | environment, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines()
+
+    return call
+
+
+def test_the_client_takes_nothing_of_its_caller(root, called):
+    stage(root, ONE)
+    printed = called(LOG_LEVEL="debug", COMPOSE_FILE="x", DOCKER_HOST="tcp://192.0.2.1:2375", DOCKER_CONFIG="/etc/docker", HTTP_PROXY="x", HOME="/srv")
+    # A shell that is asked for its environment adds these.
+    names = {line.partition("=")[0] for line in printed if "=" in line} - {"PWD", "_", "SHLVL", "OLDPWD"}
+    assert names == {"PATH", "DOCKER_CONFIG", "DOCKER_HOST"}
+    assert {f"DOCKER_CONFIG={root}/client", "DOCKER_HOST=unix:///run/engine.sock", "arguments: compose a b"} <= set(printed)
+
+
+def test_the_client_s_configuration_is_empty_but_for_the_places_of_plugins(root, tmp_path, monkeypatch):
+    own = tmp_path / "own"
+    (own / "cli-plugins").mkdir(parents=True)
+    (own / "config.json").write_text(
+        json.dumps({"proxies": {"default": {"httpProxy": "x"}}, "currentContext": "x", "cliPluginsExtraDirs": [str(tmp_path), "/nowhere"]})
+    )
+    monkeypatch.setenv("DOCKER_CONFIG", str(own))
+    stage(root, ONE)
+    assert json.loads((root / "client/config.json").read_text()) == {"cliPluginsExtraDirs": [f"{own}/cli-plugins", str(tmp_path)]}
+    monkeypatch.setenv("DOCKER_CONFIG", "/nowhere")
+    assert stage(root, ONE)["changed"]
+    assert json.loads((root / "client/config.json").read_text()) == {}
+
+
+def test_compose_judges_a_release_without_the_caller_s_environment(root, monkeypatch):
+    commands = []
+    monkeypatch.setattr(Host, "run_command", lambda _self, command, **_options: commands.append(command) or (0, "", ""))
+    stage(root, ONE)
+    assert [command[0] for command in commands] == [f"{root}/client/docker"]
+
+
+def test_without_its_client_a_check_asks_compose_nothing(root):
+    stage(root, ONE)
+    activate(root, ONE)
+    (root / "client/docker").unlink()
+    assert stage(root, ONE, check=True)["is_new"]
+    assert not stage(root, ONE)["is_new"]
+
+
+# --- Taking a stack down
+
+
+def down(root, engine, check=False):
+    return module.take_down(engine, "p", str(root), check_mode=check)
+
+
+def stack(root):
+    engine = Engine(one="store", two="api", three="page", four="migrate")
+    needs = {"two": "store:service_healthy:false", "three": "api:service_started:false,store:service_started:true", "four": "store:service_healthy:false"}
+    for name in engine.services:
+        engine.labels[name] = {f"{LABEL}.working_dir": str(root), "com.docker.compose.depends_on": needs.get(name, "")}
+    engine.networks = {"net": "p", "old": "p", "other": "q"}
+    return engine
+
+
+def test_everything_of_the_project_goes_and_what_others_need_goes_last(root):
+    engine = stack(root)
+    assert down(root, engine) == (True, None)
+    assert (engine.services, list(engine.networks)) == ({}, ["other"])
+    stopped = [name for method, name, *_verb in engine.done if method == "POST"]
+    assert sorted(stopped[:2]) == ["four", "three"]
+    assert stopped[2:] == ["two", "one"]
+    assert down(root, engine) == (False, None)
+
+
+def test_services_that_depend_on_each_other_go_too(root):
+    engine = stack(root)
+    engine.labels["one"]["com.docker.compose.depends_on"] = "api:service_started:false"
+    assert down(root, engine) == (True, None)
+    assert engine.services == {}
+
+
+def test_a_check_of_taking_down_touches_nothing(root):
+    engine = stack(root)
+    assert down(root, engine, check=True) == (True, None)
+    assert engine.done == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_ours"),
+    [
+        ({"working_dir": "{root}"}, True),
+        # Typed in the stack's directory, where .env names the release's files.
+        ({"working_dir": "{root}/releases/1"}, True),
+        ({"working_dir": "/srv/x", "config_files": "/srv/x/a.yml,{root}/releases/1/docker-compose.yml"}, True),
+        ({"working_dir": "/srv/x"}, False),
+        ({"working_dir": "{root}2"}, False),
+        ({"working_dir": "{root}/../x", "config_files": "compose.yml"}, False),
+        ({}, False),
+    ],
+)
+def test_a_project_of_the_same_name_from_elsewhere_is_not_taken_down(root, labels, is_ours):
+    engine = stack(root)
+    engine.labels["two"] = {f"com.docker.compose.project.{key}": value.format(root=root) for key, value in labels.items()}
+    changed, elsewhere = down(root, engine)
+    assert (changed, elsewhere is None) == (is_ours, is_ours)
+    assert bool(engine.done) is is_ours
+
+
+def test_the_refusal_names_the_other_directory(run_module, engine, root):
+    labels = {"com.docker.compose.service": "web", "com.docker.compose.project.working_dir": "/srv/other"}
+    engine.on("GET", "/containers/json", [{"Id": "a", "Labels": labels}])
+    answer = run_module(module, state="down", project="p", directory=str(root), socket=engine.path)
+    assert answer["failed"]
+    assert "/srv/other" in answer["msg"]
+    assert "stack_project" in answer["msg"]
+    assert engine.asked("POST", ".*") + engine.asked("DELETE", ".*") == []
+
+
+def test_an_engine_that_does_not_answer_is_not_an_empty_one(run_module, root):
+    answer = run_module(module, state="down", project="p", directory=str(root), socket="/nowhere/s")
+    assert answer["failed"]
+    assert "The Docker Engine did not do it" in answer["msg"]

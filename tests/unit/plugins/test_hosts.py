@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is concluded from the facts of a host: whose things are, and which data an image can open."""
+
+import pytest
+from ansible_collections.campaign.platform.plugins.plugin_utils import hosts
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (None, []),
+        ({}, []),
+        ({"18/docker/PG_VERSION": "18"}, []),
+        # An upgrade leaves the old one beside it.
+        ({"18/docker/PG_VERSION": "18", "17/docker/PG_VERSION": "17"}, []),
+        ({"17/docker/PG_VERSION": "17"}, ["17 (17/docker)"]),
+        ({"PG_VERSION": "16"}, ["16 (at its top)"]),
+        ({"data/PG_VERSION": "15"}, ["15 (data)"]),
+        # The image does not look there, and would start an empty one.
+        ({"PG_VERSION": "18"}, ["18 (at its top)"]),
+        ({"18/docker/PG_VERSION": "17"}, ["17 (18/docker)"]),
+    ],
+)
+def test_data_that_the_image_would_not_find_is_told_with_its_place(files, told):
+    assert hosts.data_of_another_major(files, "18") == told
+
+
+def test_what_belongs_to_somebody_else_is_told_with_the_owner():
+    found = {"p_a": {"project": "p"}, "p_b": {"project": None}, "p_c": {"project": "q"}, "p_d": {"project": "q"}}
+    assert hosts.not_of_the_project(found, ["p_a", "p_b", "p_c", "p_e"], "p") == {"p_b": "no Compose project", "p_c": "the Compose project q"}
+
+
+def test_addresses_that_are_not_there_are_told_once():
+    rows = [{"address": "192.0.2.1", "local": False}, {"address": "192.0.2.1", "local": False}, {"address": "127.0.0.1", "local": True}]
+    assert hosts.away({"ports": rows}) == ["192.0.2.1"]

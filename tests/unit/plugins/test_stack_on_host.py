@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What stands in the way on a host is refused with its name, its owner and what to do, by the rows of the role stack."""
+
+import program
+import pytest
+from ansible.template import Templar
+from ansible_collections.campaign.platform.plugins.plugin_utils import roles
+
+NAMES = {"volumes": {"postgres-data": "p_postgres-data", "redis-data": "p_redis-data"}, "networks": {"backend-network": "p_backend-network"}}
+OURS = {"project": "p", "files": {}}
+
+
+def told(tmp_path, *, tables=("host",), engine="29.0.0", volumes=None, networks=None, elsewhere=(), names=NAMES, check=False, **given) -> list[str]:
+    """Return the messages for a host whose facts are these; the generated secrets are kept unless ``given`` says otherwise."""
+    (tmp_path / "kept.json").write_text("{}")
+    owned = {"elsewhere": list(elsewhere), "volumes": volumes or {}, "networks": networks or {}}
+    facts = {"engine": engine and {"version": engine}, "engine_error": "no such file", "owned": owned}
+    values = {
+        **program.variables_of({"stack_project": "p", "stack_generate_secrets": True, "stack_generated_secrets_file": f"{tmp_path}/kept.json", **given}),
+        "ansible_facts": {"campaign_host": facts},
+        "ansible_check_mode": check,
+        "__stack_validated": names,
+    }
+    return roles.look(values, Templar(loader=program.LOADER, variables=values), tables)[1]
+
+
+def test_a_host_with_nothing_in_the_way(tmp_path):
+    assert told(tmp_path) == []
+    assert told(tmp_path, volumes={"p_postgres-data": OURS, "p_redis-data": OURS}, networks={"p_backend-network": {"project": "p"}}) == []
+    assert told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": {"18/docker/PG_VERSION": "18"}}}) == []
+    # Of that name, and none of the stack's.
+    assert told(tmp_path, volumes={"p_more": {"project": None, "files": {}}}) == []
+
+
+def test_another_project_of_the_name_is_told_with_its_directory(tmp_path):
+    (message,) = told(tmp_path, elsewhere=["/srv/other"])
+    for words in ("project named p", "/srv/other", "stack_project", "docker compose --project-name p down"):
+        assert words in message
+
+
+@pytest.mark.parametrize(("owner", "words"), [(None, "belongs to no Compose project"), ("q", "belongs to the Compose project q")])
+@pytest.mark.parametrize("kind", ["volumes", "networks"])
+def test_what_belongs_to_somebody_else_is_told_with_the_owner(tmp_path, kind, owner, words):
+    name = next(iter(NAMES[kind].values()))
+    (message,) = told(tmp_path, **{kind: {name: {"project": owner, "files": {}}}})
+    assert f"The {kind[:-1]} {name} {words}." in message
+    assert "stack_project" in message
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({}, False),
+        ({"stack_generated_secrets_file": "/nowhere/secrets.json"}, True),
+        ({"stack_generated_secrets_file": "/nowhere/secrets.json", "stack_secrets": {"postgres_password": "x"}}, False),
+        ({"stack_generated_secrets_file": "/nowhere/secrets.json", "stack_env_local": {"POSTGRES_PASSWORD": "x"}}, False),
+        ({"stack_generated_secrets_file": "/nowhere/secrets.json", "stack_generate_secrets": "false"}, False),
+    ],
+)
+def test_no_secret_is_generated_beside_data_that_another_one_locks(tmp_path, given, refused):
+    messages = told(tmp_path, volumes={"p_redis-data": OURS}, **given)
+    assert bool(messages) is refused
+    assert not refused or ("/nowhere/secrets.json" in messages[0] and "p_redis-data" in messages[0])
+    assert told(tmp_path, **given) == []
+
+
+def test_data_of_another_major_is_told_with_both(tmp_path):
+    (message,) = told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}})
+    assert "p_postgres-data holds data of PostgreSQL 16 (data), and this release brings PostgreSQL 18" in message
+    # With a server outside, the volume is not the release's.
+    outside = {**NAMES, "volumes": {}}
+    assert told(tmp_path, names=outside, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}}) == []
+
+
+def test_data_that_nobody_can_read_is_not_taken_for_none(tmp_path):
+    (message,) = told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": None}})
+    assert "p_postgres-data cannot be read" in message
+
+
+@pytest.mark.parametrize(("engine", "check", "refused"), [("29.0.0", False, False), (None, False, True), (None, True, False)])
+def test_an_engine_that_does_not_answer_is_no_empty_one(tmp_path, engine, check, refused):
+    messages = told(tmp_path, tables=("engine", "host"), engine=engine, check=check)
+    assert bool(messages) is refused
+    assert not refused or "The Docker Engine does not answer: no such file" in messages[0]
+
+
+def test_the_names_on_the_host_are_those_that_compose_gives():
+    found = program.summary(program.VARIANTS["local"] | {"stack_project": "p", "stack_secrets": program.placeholders(program.secret_names())})
+    assert found["volumes"] == {name: f"p_{name}" for name in ("postgres-data", "redis-data", "minio-data")}
+    assert set(found["networks"]) == {"backend-network", "frontend-network", "published-network"}
+    added = {"x": {"base": {"services": {"x": {"image": "x:1"}}, "volumes": {"a": {"name": "n"}, "b": {"external": True}}}}}
+    given = {"stack_services": added, "stack_project": "p", "stack_secrets": program.placeholders(program.secret_names(added))}
+    found = program.summary(program.VARIANTS["local"] | given)
+    assert found["volumes"]["a"] == "n"
+    assert "b" not in found["volumes"]
+
+
+def test_a_release_says_which_service_has_which_port():
+    ports = program.build(program.VARIANTS["local"])["manifest"]["ports"]
+    assert ports["minio"] == [["127.0.0.1", 9000], ["127.0.0.1", 9001]]
+    assert ports["frontend"] == [["127.0.0.1", 8080]]
