@@ -382,7 +382,7 @@ def not_locked(required: Collection[str], plan: Plan) -> list[str]:
 
 
 def tagged(required: Collection[str], plan: Plan) -> dict[str, str]:
-    """Return references by key that a lock file has and a registry is asked for: of what is pulled, parents included, unless a reference names a digest itself."""
+    """Return references by key that a lock file has: of what is pulled, parents included, unless a reference names a digest itself."""
     return {image["key"]: image["tagged"] for image in _pulled(required, plan) if "@" not in image["tagged"]}
 
 
