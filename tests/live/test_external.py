@@ -60,7 +60,7 @@ def test_every_service_is_signed_in_to_postgresql_as_itself_over_tls(sql):
     assert set(sessions) == {f"{login}|t" for login in LOGINS}
 
 
-def test_the_roles_were_made_by_an_administrator_who_is_no_superuser(sql):
+def test_the_roles_were_made_by_an_administrator_who_is_not_a_superuser(sql):
     assert sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'campaign_admin'") == ["f"]
     roles = sql(
         "SELECT rolname, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls FROM pg_roles WHERE rolname LIKE 'campaign\\_%\\_login'"

@@ -28,7 +28,7 @@ def test_the_argument_spec_names_the_services_that_may_fetch_from_aws():
     assert named_in(OPTIONS["stack_aws_runtime_secret_ids"]["description"]) - {"egress-network"} == signing_in
 
 
-def test_every_setting_that_is_a_variable_is_told_with_its_name_in_the_environment():
+def test_every_setting_that_is_a_variable_is_documented_with_its_name_in_the_environment():
     data = tables()
     settings = {name for entry in data.services.values() for name in entry.get("settings") or {}} | set(data.settings)
     for name in settings:

@@ -73,7 +73,7 @@ def test_every_secret_of_the_application_is_in_the_table():
     assert said == {*of_logins, *(name for service in NODE_SERVICES for names in ENTRIES[service].get("secrets", {}).values() for name in names)}
 
 
-def test_what_is_proved_by_the_probe_is_said():
+def test_what_is_proved_by_the_probe_is_reported():
     expected = ENTRIES["api"]["checks"]["dependencies as the api"]["expect"]
     assert {name for name in expected if f"`{name}`" not in DOCUMENT} == set()
     assert {str(value) for value in expected.values() if "{" not in str(value) and f"`{value}`" not in DOCUMENT} == set()

@@ -91,7 +91,7 @@ def test_what_is_missing_and_what_comes_later():
     assert (found.values, found.problems) == ({}, ["a is missing. Set it to text, one of x, y."])
 
 
-def test_a_value_that_cannot_be_rendered_is_told_by_name():
+def test_a_value_that_cannot_be_rendered_is_reported_by_name():
     def render(_name):
         raise ValueError("secret")
 

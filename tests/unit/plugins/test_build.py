@@ -320,7 +320,7 @@ def body(**keys):
         ),
     ],
 )
-def test_what_rendering_an_entry_shows_to_be_wrong_is_told(entry, told):
+def test_what_rendering_an_entry_shows_to_be_wrong_is_reported(entry, told):
     services = {"mailer": entry}
     assert problems_of({**LOCAL, "stack_services": services, "stack_secrets": {name: f"{name}-given" for name in secret_names(services)}}) == [told]
 
@@ -349,7 +349,7 @@ def test_the_same_inputs_give_the_same_release_and_others_another():
     assert build(PROD | {"stack_keep_releases": 9})["release"] == build(PROD)["release"]
 
 
-def test_a_changed_value_recreates_its_consumers_and_nobody_else():
+def test_a_changed_value_recreates_its_consumers_and_nothing_else():
     def sources(**secrets):
         compose = yaml.safe_load(build(PROD | {"stack_secrets": secrets})["files"][0]["content"])
         return {name: [secret["source"] for secret in service.get("secrets", [])] for name, service in compose["services"].items()}
@@ -465,7 +465,7 @@ def test_a_short_secret_of_a_laptop_may_be_a_word():
     assert problems_of({**LOCAL, "stack_secrets": secrets}) == []
 
 
-def test_a_key_of_somebody_else_s_is_asked_for_and_never_generated():
+def test_a_key_of_another_issuer_is_needed_and_never_generated():
     services = {"api": {"secrets": {"api": {"smtp_password": {"generated": False}}}}}
     catalogue, _problems = declaration.combined(tables(), services)
     known = declaration.known_secrets(tables(), catalogue)

@@ -333,7 +333,7 @@ def test_a_layer_takes_disk_once_packed_and_once_unpacked(images, mebibytes):
     assert bundles.needed_mb([{"layers": image} for image in images], layers) == mebibytes
 
 
-def test_too_little_disk_is_said_before(tmp_path):
+def test_too_little_disk_is_reported_before(tmp_path):
     with pytest.raises(BundleError, match="MiB are needed"):
         bundle_archive.check_space(str(tmp_path), 1 << 60)
 

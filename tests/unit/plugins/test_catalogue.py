@@ -96,13 +96,13 @@ def entry(**keys):
         (entry(checks={"health": "http"}), "s.m.checks.health must be a mapping."),
     ],
 )
-def test_what_is_wrong_with_an_entry_is_told_by_its_path(given, told):
+def test_what_is_wrong_with_an_entry_is_reported_by_its_path(given, told):
     problems = list(entry_problems("s.m", given))
     assert len(problems) == 1, problems
     assert told in problems[0]
 
 
-def test_everything_that_is_wrong_is_told_at_once():
+def test_everything_that_is_wrong_is_reported_at_once():
     given = {"bse": {}, "settings": {"a": {}}, "dev": {"services": {"x": {"imge": 1}}}}
     assert len(list(entry_problems("s.m", given))) == 5
 
@@ -146,7 +146,7 @@ def test_the_collection_s_own_entries_are_right_and_own_what_they_name():
         ({"scheduler": None, "api": {"checks": {"ready": None}}, "mailer": SERVICE}, []),
     ],
 )
-def test_what_is_wrong_with_added_entries_is_told(added, told):
+def test_what_is_wrong_with_added_entries_is_reported(added, told):
     problems = list(added_problems(added, tables().services, "s"))
     assert len(problems) == len(told), problems
     assert [problem for problem, start in zip(problems, told, strict=True) if not problem.startswith(start)] == []

@@ -106,7 +106,7 @@ def test_the_key_of_the_sign_ins_is_a_long_one():
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"a": 1}', '{"a": ""}'])
-def test_a_file_of_generated_secrets_that_is_broken_is_told(tmp_path, content):
+def test_a_file_of_generated_secrets_that_is_broken_is_reported(tmp_path, content):
     kept = tmp_path / "generated.json"
     kept.write_text(content)
     (problem,) = problems_of({"stack_generate_secrets": True, "stack_generated_secrets_file": str(kept)})
@@ -129,7 +129,7 @@ def test_what_aws_cannot_say_is_one_problem(aws):
     assert problems_of(AWS) == ["AWS Secrets Manager (stack_aws_secret_id): reading it was denied."]
 
 
-def test_every_missing_secret_is_told_by_name():
+def test_every_missing_secret_is_reported_by_name():
     assert problems_of({}) == [
         f"stack_secrets.{name} is missing. Give it in the vault or in AWS, or set stack_generate_secrets in local." for name in secret_names()
     ]
@@ -197,7 +197,7 @@ def test_a_setting_has_one_owner(name, owner):
     assert f"stack_services.mailer.settings.{name} is a setting of {owner} already. Choose another name." in problems_of(given)
 
 
-def test_a_setting_of_the_environment_that_nobody_knows_is_told():
+def test_a_setting_of_the_environment_that_is_not_known_is_reported():
     (problem,) = problems_of(BASE | {"stack_env_local": {"LOG_LEVLE": "info"}})
     assert problem.startswith(".env.local: LOG_LEVLE is not a known setting. Did you mean LOG_LEVEL?")
     (problem,) = problems_of(BASE | added(settings={"MAILER_FROM": MAILER_FROM | {"default": "a@b"}}) | {"stack_env_local": {"MAILER_FORM": "a@b"}})
@@ -403,7 +403,7 @@ REQUIREMENTS = [
 
 
 @pytest.mark.parametrize(("given", "told"), REQUIREMENTS)
-def test_a_rule_between_variables_is_told(given, told):
+def test_a_rule_between_variables_is_reported(given, told):
     (problem,) = problems_of(given)
     assert problem.startswith(told)
 
@@ -546,7 +546,7 @@ def test_published_ports_are_read_as_compose_reads_them(port, found):
     assert list(published({"api": {"ports": [port]}, "other": {}}, settings)) == ([] if found is None else [("api", *found)])
 
 
-def test_a_port_that_two_services_publish_is_told():
+def test_a_port_that_two_services_publish_is_reported():
     told = "FRONTEND_PORT and port 8080 of b are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
     ports = [("a", "127.0.0.1", 8080, "FRONTEND_PORT"), ("b", "0.0.0.0", 8080, ""), ("c", "0.0.0.0", 8081, "")]
     assert list(clash_problems(ports)) == [told]

@@ -38,7 +38,7 @@ def test_every_rule_is_about_forwarded_ports_only():
 
 
 @pytest.mark.parametrize("source", ["198.51.100.1/24", "198.51.100.0/33", "2001:db8::/32", "office", ""])
-def test_what_is_no_network_is_refused(source):
+def test_what_is_not_a_network_is_refused(source):
     with pytest.raises(ValueError, match=r".+"):
         wanted_rules("STACK-x", [source], PORTS)
 
@@ -52,7 +52,7 @@ def test_long_projects_do_not_share_a_chain():
     assert chain_of("a" * 40) != chain_of("a" * 41)
 
 
-def test_the_script_replaces_the_chain_at_once_and_touches_nobody_else_s_rules():
+def test_the_script_replaces_the_chain_at_once_and_leaves_other_rules_alone():
     text = script_text("STACK-x", ["-A STACK-x -j DROP"])
     assert "iptables-restore --wait --noflush" in text
     # A chain that is declared is flushed: that is for the stack's own only.
@@ -222,7 +222,7 @@ def test_a_second_time_nothing_changes(network, guard, script):
     assert (network.rules(), script.stat().st_mtime_ns) == (before, written)
 
 
-def test_in_check_mode_it_is_said_and_not_done(network, guard, script):
+def test_in_check_mode_it_is_reported_and_not_done(network, guard, script):
     before = network.rules()
     answer = guard(OFFICE, check_mode=True)
     assert answer["changed"]
@@ -321,7 +321,7 @@ def test_the_script_guards_the_ports_before_the_engine_starts(bare, guard, scrip
         {"ports": [{"address": HOST, "port": 0}]},
     ],
 )
-def test_what_is_no_network_address_or_port_is_refused_and_nothing_changes(network, guard, script, params):
+def test_what_is_not_a_network_address_or_port_is_refused_and_nothing_changes(network, guard, script, params):
     guard(OFFICE)
     rules, text = network.rules(), script.read_text()
     answer = guard(**{"sources": [OFFICE], **params})
@@ -357,7 +357,7 @@ def test_rules_that_cannot_be_installed_leave_no_script(network, guard, script, 
     assert (network.rules(), script.read_text(), list(script.parent.iterdir())) == (rules, text, [script])
 
 
-def test_rules_that_cannot_be_removed_are_told(guard, script, broken):
+def test_rules_that_cannot_be_removed_are_reported(guard, script, broken):
     guard(OFFICE)
     broken("iptables", "*-D*")
     answer = guard()
@@ -366,7 +366,7 @@ def test_rules_that_cannot_be_removed_are_told(guard, script, broken):
     assert script.exists()
 
 
-def test_a_host_without_iptables_is_told(guard, script, monkeypatch):
+def test_a_host_without_iptables_is_reported(guard, script, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     answer = guard(OFFICE)
     assert answer["failed"]

@@ -247,7 +247,7 @@ def test_credentials_go_with_the_question(engine, resolve):
 
 
 @pytest.mark.parametrize("module", [image_pull, image_digests])
-def test_an_engine_that_is_not_there_is_told(run_module, module):
+def test_an_engine_that_is_not_there_is_reported(run_module, module):
     answer = run_module(module, references=["redis:8"], socket="/nowhere/s")
     assert answer["failed"]
     assert "The Docker Engine did not answer: /nowhere/s: No such file or directory" in answer["msg"]

@@ -89,7 +89,7 @@ def test_what_lies_beside_a_newer_manifest_does_not_count(release):
         (b"[]", r"{path} is not a manifest: it holds no mapping\. Deploy again\."),
     ],
 )
-def test_what_is_no_manifest_is_said(release, content, told):
+def test_what_is_not_a_manifest_is_reported(release, content, told):
     path = release / "manifest.json"
     if content is not None:
         path.write_bytes(content)
@@ -97,13 +97,13 @@ def test_what_is_no_manifest_is_said(release, content, told):
         read(str(path))
 
 
-def test_a_file_in_the_place_of_a_release_is_no_release(tmp_path):
+def test_a_file_in_the_place_of_a_release_is_not_a_release(tmp_path):
     (tmp_path / "current").write_text("")
     with pytest.raises(ManifestError, match="There is no release at"):
         read(str(tmp_path / "current/manifest.json"))
 
 
-def test_a_manifest_that_cannot_be_read_is_said(release):
+def test_a_manifest_that_cannot_be_read_is_reported(release):
     (release / "manifest.json").mkdir()
     with pytest.raises(ManifestError, match=r"cannot be read: Is a directory\. Check its owner and its mode\."):
         read(str(release / "manifest.json"))

@@ -226,7 +226,7 @@ def test_files_and_links_are_replaced_in_one_step(root):
     assert os.readlink(root / "current") == f"releases/{TWO}"
 
 
-def test_damage_is_repaired_and_told(root):
+def test_damage_is_repaired_and_reported(root):
     stage(root, ONE)
     (root / f"secrets/x_{ONE}").chmod(0o644)
     (root / f"releases/{ONE}/.env").write_text("A=2\n")

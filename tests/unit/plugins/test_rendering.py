@@ -59,7 +59,7 @@ def test_a_condition_is_true_or_false(renderer):
         ("{{ password | from_json }}", "its expression fails"),
     ],
 )
-def test_why_an_expression_fails_is_told_without_a_value(renderer, expression, told):
+def test_why_an_expression_fails_is_explained_without_a_value(renderer, expression, told):
     with pytest.raises((AnsibleError, OSError)) as caught:
         renderer.render(trusted(expression), {})
     text = why(caught.value)

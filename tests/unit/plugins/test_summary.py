@@ -52,7 +52,7 @@ def test_with_tls_the_name_of_the_certificate_is_the_address():
     assert "http://" not in text
 
 
-def test_the_user_and_the_way_to_the_password_are_told_and_the_password_is_not(local):
+def test_the_user_and_the_way_to_the_password_are_shown_and_the_password_is_not(local):
     text = told(local)
     assert "Sign in as operator. The password is operator_password of stack_secrets." in text
     assert SECRET not in text

@@ -114,7 +114,7 @@ def test_nothing_is_wrong(certificate, key, name):
         (pem(issue(ED25519)), key_pem(ED25519), NAME, "has a weak or unusual key"),
     ],
 )
-def test_what_is_wrong_is_said_by_name_and_without_a_value(certificate, key, name, message):
+def test_what_is_wrong_is_reported_by_name_and_without_a_value(certificate, key, name, message):
     problems = tls_problems(certificate, key=key, server_name=name)
     assert any(message in problem for problem in problems), problems
     for problem in problems:

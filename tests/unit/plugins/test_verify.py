@@ -138,7 +138,7 @@ def test_only_the_project_s_own_containers_count(engine, verify):
 
 
 @pytest.mark.usefixtures("api")
-def test_a_container_that_goes_between_two_questions_is_no_error(engine, verify, reply):
+def test_a_container_that_goes_between_two_questions_is_not_an_error(engine, verify, reply):
     answers = iter([reply(404, {"message": "No such container"})])
     engine.on("GET", "/containers/api/json", lambda request: next(answers, None) or engine._container(request))
     assert got(verify(timeout=30)) == []
@@ -278,7 +278,7 @@ def test_an_answer_that_does_not_come_ends(verify, web, monkeypatch):
 
 
 @pytest.mark.usefixtures("api")
-def test_what_is_no_http_is_a_failure(verify):
+def test_what_is_not_http_is_a_failure(verify):
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def answer():
