@@ -55,7 +55,7 @@ class HttpsConnection(http.client.HTTPConnection):
     def __init__(self, address: str, port: int, timeout: float, tls: Tls):
         super().__init__(address, port, timeout=timeout)
         self._server_name = tls.server_name
-        # What tools write around certificates is no part of them.
+        # What tools write around certificates is not part of them.
         blocks = re.findall(rf"{ssl.PEM_HEADER}.*?{ssl.PEM_FOOTER}", tls.certificate, re.DOTALL)
         if not blocks:
             raise ssl.SSLError(1, "the certificate to expect is not in PEM")

@@ -10,7 +10,7 @@ import re
 from typing import Any
 from urllib.parse import quote
 
-# Docker Hub is meant where the first part of a reference is no host.
+# Docker Hub is meant where the first part of a reference is not a host.
 _HOST = re.compile(r"^(?P<host>[A-Za-z0-9.-]+(?::[0-9]+)?)/")
 
 OPTIONS = {

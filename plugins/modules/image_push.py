@@ -1,7 +1,7 @@
 #!/usr/bin/python
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Push images of the Engine to a registry under names of one's own."""
+"""Push images of the Engine to a registry under other names."""
 
 from __future__ import annotations
 

@@ -569,7 +569,7 @@ def down(module: AnsibleModule, engine: Engine) -> None:
         module.fail_json(msg=f"The Docker Engine did not do it: {error}. Is it running, and may this user use its socket? Then take the stack down again.")
     if elsewhere:
         module.fail_json(
-            msg=f"Nothing was touched. Containers of a Compose project named {project} were started from {elsewhere}, and not from {directory}. "
+            msg=f"Nothing was changed. Containers of a Compose project named {project} were started from {elsewhere}, and not from {directory}. "
             "Take them down there, or name the stack's own project in stack_project.",
         )
     module.exit_json(changed=changed)

@@ -22,7 +22,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.texts import pla
 
 REGION = "eu-central-1"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}
-# Stands in what must not be shown: secret values, and messages of whoever answers.
+# Is in all that must not be shown: secret values, and messages of the server that answers.
 CANARY = "canary0secret"
 
 
@@ -70,7 +70,7 @@ def moto(tmp_path_factory):
 
 @dataclass
 class FaultServer:
-    """Answers each secret's requests with its script, the last entry for ever, and counts them."""
+    """Answers each secret's requests with its script, of which the last entry is repeated, and counts them."""
 
     scripts: dict[str, list[tuple[int, bytes]]]
     url: str = ""

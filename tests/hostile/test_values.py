@@ -245,13 +245,13 @@ def test_superuser_is_made_of_what_is_taken(name):
 
 @by_kind
 def test_encrypt_string(sources, kind):
-    """Encrypted by itself, a value is no template."""
+    """Encrypted by itself, a value is not a template."""
     assert sources["encrypt_string"][KEYS[kind]] == VALUES[kind]
 
 
 @by_kind
 def test_unsafe(sources, kind):
-    """Behind !unsafe Ansible reads a text as if it stood without quotes; what is no text then is refused."""
+    """After !unsafe Ansible reads a text as if it had no quotes; what is not text then is refused."""
     found = sources["unsafe"][KEYS[kind]]
     if kind in BECOMES_NO_TEXT:
         assert not isinstance(found, str)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The kinds of values that somebody's parser, shell or template takes for something else, and which path refuses which of them."""
+"""The kinds of values that a parser, shell or template takes for something else, and which path refuses which of them."""
 
 _PEM = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIJ+abc/def==\n-----END PRIVATE KEY-----\n"
 

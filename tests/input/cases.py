@@ -251,7 +251,7 @@ SERVICES = [
     ({"postgres": None}, "stack_services.api.needs.api-migrate.postgres", "Set stack_postgres_external, or take api out too"),
     (_mailer(replaced_by=ANY), "stack_services.mailer.replaced_by", "the name of a variable"),
     (_mailer(replaced_by="stack_redis_exernal"), "stack_services.mailer.replaced_by", "Did you mean stack_redis_external?"),
-    # What belongs to somebody else.
+    # What belongs to another entry.
     ({"mailer": {"base": {"services": {"redis": _MAILER}}}}, "stack_services.mailer: the container redis", "belongs to the entry redis"),
     (_mailer(settings={"API_PORT": {**_PORT, "default": 1}}), "stack_services.mailer.settings.API_PORT", "is a setting of api already"),
     (

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILES = sorted(ROOT.glob("files/**/Dockerfile"))
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|CREDENTIAL|(ACCESS|PRIVATE|API)_?KEY", re.IGNORECASE)
 MAX_AGE = datetime.timedelta(days=90)
-# Nothing of this serves a running service; each serves whoever broke into one.
+# No running service needs any of these; each helps whoever broke into one.
 TOOLS = ["cc", "gcc", "make", "go", "git", "ssh", "sshd", "wget", "nc", "telnet", "tcpdump", "gdb", "strace", "sudo"]
 SENSITIVE = re.compile(r"/($|(boot|dev|etc|lib|lib64|proc|root|run|sys|usr|var)(/|$))")
 CHECKS: dict[str, "Check"] = {}
@@ -324,7 +324,7 @@ def health(host):
 
 @check("5.28", "Ensure that Docker commands always make use of the latest version of their image")
 def latest_image(host):
-    # Runs what its reference stands for on the host now, and the reference is one that does not move by itself.
+    # It runs the image that its reference leads to on the host now, and the reference does not move by itself.
     def is_stale(container: dict) -> bool:
         reference = container["Config"]["Image"]
         return host.text("docker", "image", "inspect", "--format={{.Id}}", reference).strip() != container["Image"] or reference.endswith(":latest")

@@ -203,7 +203,7 @@ def test_what_is_wrong_is_named_without_its_value(variables, message):
     assert "canary" not in "".join(problems)
 
 
-# What somebody else's server knows already.
+# What an external server knows already.
 KNOWN_OUTSIDE = {
     name: f"{name} of somebody else" if name != "s3_access_key" else "key"
     for name in ("postgres_password", "redis_api_password", "redis_rules_engine_password", "redis_scheduler_password", "s3_access_key", "s3_secret_key")

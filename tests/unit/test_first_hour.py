@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What somebody meets who tries the project for the first time."""
+"""What a person sees who tries the project for the first time."""
 
 import os
 import subprocess
@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def play(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run ansible-playbook in the checkout, as somebody does who typed it there."""
+    """Run ansible-playbook in the checkout, as a person would type it there."""
     command = [str(Path(sys.executable).parent / "ansible-playbook"), *arguments]
     env = {**os.environ, "ANSIBLE_NOCOLOR": "1", "LC_ALL": "C.UTF-8", **environment}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120)

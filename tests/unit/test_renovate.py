@@ -36,7 +36,7 @@ def test_every_upstream_reference_of_the_catalogue_is_found(config, texts):
     references = {row["upstream"] for row in rows.values() if "upstream" in row}
     assert len(references) >= 5
     assert {f"{name}:{groups['currentValue']}" for name, groups in found(upstream, texts[path]).items()} == references
-    # A tag that an update cannot be computed from would be found, and left alone for ever.
+    # A tag that an update cannot be computed from would be found, and never updated.
     versionings = {name: rule["versioning"] for rule in config["packageRules"] if "versioning" in rule for name in rule["matchPackageNames"]}
     assert set(versionings) <= {reference.rpartition(":")[0] for reference in references}
     for reference in references:

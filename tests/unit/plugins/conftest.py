@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What the modules' tests share: a module run as Ansible runs it, and an Engine of one's own behind a Unix socket."""
+"""What the modules' tests share: a module run as Ansible runs it, and an Engine for the test behind a Unix socket."""
 
 import json
 import re
@@ -131,7 +131,7 @@ class FakeEngine(Answering, socketserver.ThreadingUnixStreamServer):
         return {**container, "State": state}
 
     def container(self, service: str, *states: dict, **more) -> None:
-        """Add a container: its states one after the other, the last one for ever. It is on loopback, so that tests can answer for it."""
+        """Add a container: its states one after the other, of which the last one stays. It is on loopback, so that tests can answer for it."""
         self.containers[service] = {
             "Id": service,
             "Image": "sha256:a",

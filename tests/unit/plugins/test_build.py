@@ -345,7 +345,7 @@ def test_the_same_inputs_give_the_same_release_and_others_another():
         for given in (PROD, LOCAL, PROD | {"stack_log_level": "warn"}, PROD | {"stack_secrets": {"jwt_secret": "another-secret-of-more-than-32-characters"}})
     ]
     assert len(set(releases)) == len(releases)
-    # Where the stack lies is not what it is.
+    # The directory of the stack is not part of what it is.
     assert build(PROD | {"stack_keep_releases": 9})["release"] == build(PROD)["release"]
 
 

@@ -286,7 +286,7 @@ def test_a_script_that_was_lost_or_changed_is_written_again(guard, script):
 def test_what_is_left_of_an_installation_is_removed(network, guard, script):
     before = network.rules()
     guard(OFFICE)
-    # As after somebody ran its last line by hand.
+    # As after a person ran its last line by hand.
     network.host.run("iptables", "-I", "DOCKER-USER", "-j", CHAIN)
     assert guard()["changed"]
     assert network.rules() == before

@@ -226,7 +226,7 @@ def test_every_reference_that_cannot_be_resolved_is_named_in_the_registry_s_word
         "- private:1: denied: requested access to the resource is denied",
         "- odd:1: Bad Gateway",
     ]
-    # Who asks what there is goes on with what there is.
+    # A module that asks what the Engine has continues with what it has.
     assert answer["digests"] == {"redis:8": "sha256:redis:8"}
     assert list(answer["problems"]) == ["foreign:1", "gone:1", "private:1", "odd:1"]
 

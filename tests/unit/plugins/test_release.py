@@ -200,7 +200,7 @@ def test_an_owner_that_differs_is_corrected(root):
 
 
 def test_files_and_links_are_replaced_in_one_step(root):
-    """Who has a file open goes on reading its old bytes, and there is no moment without the link."""
+    """A process that has a file open still reads its old bytes, and there is no moment without the link."""
     stage(root, ONE)
     activate(root, ONE)
     with (root / f"releases/{ONE}/.env").open() as held:
