@@ -87,7 +87,8 @@ def sign_in(page: Page, password: str) -> None:
 
 
 def create(page: Page, name: str) -> None:
-    page.get_by_label("Name").fill(name)
+    # Exactly, or it is "Username" as long as the answer to the sign-in is under way.
+    page.get_by_label("Name", exact=True).fill(name)
     page.get_by_label("Longitude").fill("12.5")
     page.get_by_label("Latitude").fill("41.9")
     page.get_by_role("button", name="Create campaign").click()
@@ -150,6 +151,6 @@ def test_a_session_that_ends_takes_nothing_away(page: Page, name: str, axe: str)
     assert_accessible(page, axe)
     page.unroute("**/api/campaigns")
     sign_in(page, PASSWORD)
-    expect(page.get_by_label("Name")).to_have_value(name)
+    expect(page.get_by_label("Name", exact=True)).to_have_value(name)
     page.get_by_role("button", name="Create campaign").click()
     expect(page.get_by_role("list", name="Campaigns").get_by_role("listitem").filter(has_text=name)).to_be_visible()

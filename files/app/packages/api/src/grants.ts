@@ -1,7 +1,7 @@
 const ROLES = "campaign_api, campaign_rules_engine, campaign_scheduler";
 
 /**
- * What each service may do in the schema, stated anew as a whole after the migrations of every deploy. So a grant that is gone
+ * What each service may do in the schema, stated again as a whole after the migrations of every deploy. So a grant that is gone
  * from this list is gone from the database, and one that somebody made by hand too.
  */
 export const grants: readonly string[] = [

@@ -25,7 +25,7 @@ export const Documented = (): ClassDecorator => (controller) => {
 /** The api in OpenAPI, from the schemas that it checks requests by. */
 export function describeApi(app: NestFastifyApplication): OpenAPIObject {
   const description =
-    "What an operator and the page ask of the platform. Sign in for a token; the rest of what changes something wants it.";
+    "What an operator and the page ask of the platform. Sign in for a token: what changes something needs it.";
   const config = new DocumentBuilder()
     .setTitle("Campaign api")
     .setDescription(description)
