@@ -11,7 +11,7 @@ import pytest
 import yaml
 from ansible_collections.campaign.platform.plugins.plugin_utils.texts import plain
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CANARY = "canary-4f1d"
 ROLE = {"ansible.builtin.import_role": {"name": "campaign.platform.stack", "rolespec_validate": False}}
 # The role's variables alone, because its validation would refuse before.

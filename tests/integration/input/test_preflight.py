@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RIGHT = {
     "distribution": {"id": "debian", "version_id": "13", "codename": "trixie"},
     "architecture": "amd64",
@@ -59,7 +59,7 @@ def answers(tmp_path_factory):
     hosts = {name: {"test_host": {**RIGHT, **changed}} for name, (changed, _told) in CASES.items()}
     shared = {"test_answers": str(directory), "ansible_python_interpreter": sys.executable}
     (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": shared}}))
-    command = ["ansible-playbook", "-i", str(directory / "hosts.yml"), "tests/input/preflight.yml"]
+    command = ["ansible-playbook", "-i", str(directory / "hosts.yml"), "tests/integration/input/preflight.yml"]
     done = subprocess.run(command, cwd=ROOT, env=os.environ | {"ANSIBLE_FORKS": "3", "ANSIBLE_NOCOLOR": "1"}, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     return {name: (directory / name).read_text() if (directory / name).exists() else None for name in CASES}

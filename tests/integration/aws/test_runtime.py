@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .conftest import CANARY, CREDENTIALS, REGION, error, free_port, value
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OWN = {"DATABASE_URL": f"postgres://api:{CANARY}@postgres:5432/db", "REDIS_URL": f"redis://api:{CANARY}@redis:6379"}
 LOADED = hashlib.sha256((OWN["DATABASE_URL"] + OWN["REDIS_URL"]).encode()).hexdigest()
 
@@ -20,7 +20,7 @@ def environment(secret_id: str, url: str, **more: str) -> dict[str, str]:
 def load(cases: dict[str, dict[str, str]]) -> dict[str, dict]:
     image = json.loads((ROOT / ".cache/tests/images.json").read_text())["dev"]
     command = ["docker", "run", "--rm", "--init", "--network", "host", "--user", "10001:10001", "--read-only", "--tmpfs", "/tmp"]
-    command += ["--volume", f"{ROOT}/tests/aws/probe.mjs:/app/probe.mjs:ro", "--env", f"CASES={json.dumps(cases)}", image, "node", "probe.mjs"]
+    command += ["--volume", f"{ROOT}/tests/integration/aws/probe.mjs:/app/probe.mjs:ro", "--env", f"CASES={json.dumps(cases)}", image, "node", "probe.mjs"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     return json.loads(done.stdout)

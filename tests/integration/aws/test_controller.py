@@ -13,7 +13,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.release import g
 
 from .conftest import CANARY, CREDENTIALS, REGION, error, free_port, value
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 # The role as a deploy has it, without the check of Ansible's own that comes before it. In check mode it stages nothing and starts nothing, and reads all

@@ -16,7 +16,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.texts import to_
 from .stack import TABLES, render
 from .values import KEYS, REFUSED, VALUES, password
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
 PROJECT = "campaign-hostile"
 # No environment variable, label, argument or YAML document of the engine can hold it.

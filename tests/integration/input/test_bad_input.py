@@ -24,7 +24,7 @@ import pytest
 import yaml
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, release
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
 _spec = importlib.util.spec_from_file_location("cases", HERE / "cases.py")
 table = importlib.util.module_from_spec(_spec)
@@ -221,7 +221,7 @@ def outcomes(tmp_path_factory) -> dict:
     places = planted(host)
     before = snapshot(*places)
     password = ("--vault-password-file", str(directory / "password"))
-    runs = [play(directory, *password, playbooks=(playbook,)) for playbook in ("tests/input/roles.yml", "site.yml")]
+    runs = [play(directory, *password, playbooks=(playbook,)) for playbook in ("tests/integration/input/roles.yml", "site.yml")]
     lines = [loads(line) for line in (directory / "outcomes").read_text().splitlines()]
     by_host: dict[str, list[dict]] = {}
     for line in lines:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from program import secret_names
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = secret_names()
 VAULT = "group_vars/campaign/vault.yml"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROJECT = "campaign-accidents"
 DIRECTORY = Path("/opt") / PROJECT
 PORTS = {name: 21080 + number for number, name in enumerate(("frontend", "api", "minio", "minio_console", "postgres", "redis"))}
