@@ -52,6 +52,8 @@ def test_the_tag_is_made_of_the_version_and_the_commit():
 def test_the_registry_may_have_another_name_on_this_machine():
     assert rendered("__images_publish_host") == "registry.example.com"
     assert rendered("__images_publish_host", images_publish_registry="127.0.0.1:5000/team/") == "127.0.0.1:5000"
+    # Beside a mirror of Docker Hub.
+    assert rendered("__images_publish_host", images_registry="mirror.example.com/", images_registry_host="own.example.com:5000") == "own.example.com:5000"
 
 
 @pytest.mark.parametrize(
@@ -61,8 +63,10 @@ def test_the_registry_may_have_another_name_on_this_machine():
         ({"images_publish_tag": "1.0.0", "__images_commit": {"skipped": True}, "__images_changes": {"skipped": True}}, None),
         ({"__images_changes": {"rc": 0, "stdout": " M app/main.ts"}}, "/srv/files has changes that are in no commit"),
         ({"__images_commit": {"rc": 128, "stdout": ""}, "__images_changes": {"rc": 128, "stdout": ""}}, "/srv/files is not in a git repository"),
-        ({"images_registry": ""}, "images_registry is empty"),
-        ({"images_registry": "", "images_publish_registry": "127.0.0.1:5000/"}, None),
+        ({"images_registry": ""}, "Neither images_registry nor images_registry_host is set"),
+        # It says where this machine pushes to, and nobody would know where the hosts pull from.
+        ({"images_registry": "", "images_publish_registry": "127.0.0.1:5000/"}, "Neither images_registry nor images_registry_host is set"),
+        ({"images_registry": "", "images_registry_host": "registry.example.com"}, None),
         ({"images_lock_file": None}, "images_lock_file is not defined"),
         ({"__images_published": []}, "there is nothing to publish"),
     ],
@@ -91,7 +95,11 @@ def lock_text(tmp_path, name: str, **given) -> dict:
 def test_the_lock_file_has_the_names_and_the_digests(tmp_path):
     pushed, beside = {"digests": {"api": "sha256:1", "redis": "sha256:2"}}, {"digests": {"registry.example.com/their/s3:1": "sha256:3"}}
     assert lock_text(tmp_path, "publish", __images_pushed=pushed, __images_resolved=beside, images_upstream={"minio": "their/s3:1"}) == {
-        "images_upstream": {"api": "campaign/api:1.0.0-0123456789ab", "minio": "their/s3:1", "redis": "campaign/redis:1.0.0-0123456789ab"},
+        "images_upstream": {
+            "api": "registry.example.com/campaign/api:1.0.0-0123456789ab",
+            "minio": "their/s3:1",
+            "redis": "registry.example.com/campaign/redis:1.0.0-0123456789ab",
+        },
         "images_lock": {
             "registry.example.com/campaign/api:1.0.0-0123456789ab": "sha256:1",
             "registry.example.com/campaign/redis:1.0.0-0123456789ab": "sha256:2",
