@@ -112,3 +112,11 @@ def test_every_collection_that_is_used_is_a_dependency(root, texts):
     assert (
         used - set(dependencies) - {"ansible.builtin", "ansible.module_utils", "ansible.plugins", "ansible.utils", "ansible.errors", "ansible.parsing"} == set()
     )
+
+
+def test_a_configuration_elsewhere_can_show_the_progress_of_steps(installed, tmp_path):
+    """By its full name: the callback is in the collection, and not where Ansible looks for others."""
+    (tmp_path / "ansible.cfg").write_text("[defaults]\ncallbacks_enabled = campaign.platform.progress\n[callback_campaign_progress]\nlog_interval = 1\n")
+    task = {"name": "Wait", "ansible.builtin.command": {"argv": ["sleep", "2.5"]}, "changed_when": False, "vars": {"any_expected_seconds": 9}}
+    (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]))
+    assert "Wait: running for 0:01, usually takes 0:09\n" in run(["ansible-playbook", "play.yml"], cwd=tmp_path, home=installed)
