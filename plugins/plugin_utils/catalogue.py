@@ -71,7 +71,8 @@ REPLACED = frozenset(["command", "entrypoint", "test"])
 _LISTS_OF_NAMES: dict[str, Any] = {"networks": None, "depends_on": {"condition": "service_started"}}
 _LISTS_OF_PAIRS = frozenset(["annotations", "environment", "extra_hosts", "labels", "sysctls"])
 
-_NAME = re.compile(r"[a-z][a-z0-9-]{0,40}\Z")
+# Compose takes a name that begins with x- for an extension of its own, and leaves the service out.
+_NAME = re.compile(r"(?!x-)[a-z][a-z0-9-]{0,40}\Z")
 _FILE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
@@ -101,11 +102,29 @@ def merge(left: Any, right: Any, key: str = "") -> Any:
     return right
 
 
-def without_nulls(value: Any) -> Any:
-    """Return mappings without the keys whose value is null, which is how a later entry takes something out."""
-    if isinstance(value, Mapping):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return value
+def change(known: Any, added: Any, key: str = "") -> Any:
+    """Merge, where a null takes out what is known. A null for what is not known stays: a volume or a network without options, a secret of that name."""
+    if isinstance(known, Mapping) != isinstance(added, Mapping):
+        known, added = _long_form(known, key), _long_form(added, key)
+    if not isinstance(known, Mapping) or not isinstance(added, Mapping):
+        return merge(known, added, key)
+    changed = dict(known)
+    for name, value in added.items():
+        if name not in known:
+            changed[name] = value
+        elif value is None:
+            del changed[name]
+        else:
+            changed[name] = change(known[name], value, str(name))
+    return changed
+
+
+def _named_files(entry: Entry) -> Entry:
+    """Return an entry with its secret files by name, so that a list of names and a mapping can be merged. An expression stays."""
+    files = entry.get("secrets")
+    if not isinstance(files, Mapping):
+        return entry
+    return {**entry, "secrets": {container: dict.fromkeys(named) if isinstance(named, (list, tuple)) else named for container, named in files.items()}}
 
 
 def combine(built_in: Mapping[str, Entry], added: Mapping[str, Entry | None]) -> Catalogue:
@@ -118,16 +137,32 @@ def combine(built_in: Mapping[str, Entry], added: Mapping[str, Entry | None]) ->
         if entry is None:
             combined.pop(name, None)
         elif name in combined:
-            combined[name] = without_nulls(merge(combined[name], entry))
+            combined[name] = change(_named_files(combined[name]), _named_files(entry))
         else:
             combined[name] = entry
     return combined
+
+
+def _expression_problems(where: str, known: Any, added: Any, key: str = "") -> Iterator[str]:
+    """Yield a message for what would replace an expression of the collection's own where it looks like an addition to it."""
+    if isinstance(known, Mapping) and isinstance(added, Mapping):
+        for name, value in added.items():
+            if name in known:
+                yield from _expression_problems(f"{where}.{name}", known[name], value, str(name))
+    elif isinstance(known, str) and "{{" in known and isinstance(added, (Mapping, list, tuple)) and key not in REPLACED:
+        yield f"{where} is an expression in the collection's own entry, so nothing can be added to it. Give all of it, as one expression: {known}"
 
 
 def _unknown(where: str, given: Mapping[str, Any], known: frozenset[str] | Mapping[str, str]) -> Iterator[str]:
     for key in given:
         if key not in known:
             yield f"{where}.{key} is not known. {did_you_mean(str(key), set(known))}"
+
+
+def _condition_problems(where: str, value: object) -> Iterator[str]:
+    """Yield a message for a condition that is a plain text, which would hold always: Ansible's own `when` has no braces, this one needs them."""
+    if isinstance(value, str) and "{{" not in value:
+        yield f"{where} must be true, false or an expression in braces, such as \"{{{{ variant == 'local' }}}}\"."
 
 
 def _mapping(where: str, value: object) -> Iterator[str]:
@@ -206,6 +241,8 @@ def _setting_problems(where: str, rows: Any, known: Entry) -> Iterator[str]:
     for name, row in rows.items():
         if not re.fullmatch(r"[A-Z][A-Z0-9_]{0,63}", str(name)):
             yield f"{where}.{name}: a setting's name is made of A-Z, 0-9 and _."
+        if str(name).startswith(("COMPOSE_", "DOCKER_")):
+            yield f"{where}.{name}: Docker Compose itself reads names that begin with COMPOSE_ or DOCKER_. Choose another name."
         if isinstance(row, Mapping):
             whole = {**_rows(known, "settings", str(name)), **row}
             if whole.get("hint") is None:
@@ -233,6 +270,7 @@ def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool
                 yield f"{where}.{container}: {name} must be an absolute path in the container."
             if isinstance(source, Mapping):
                 yield from _unknown(f"{where}.{container}.{name}", source, keys)
+                yield from _condition_problems(f"{where}.{container}.{name}.when", source.get("when"))
                 if not secret and len({"template", "content"} & set(source)) != 1:
                     yield f"{where}.{container}.{name} needs either template or content."
             elif not secret or (source is not None and not isinstance(source, str)):
@@ -242,9 +280,13 @@ def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool
 def _check_problems(where: str, checks: Any, known: Entry) -> Iterator[str]:
     yield from _row_problems(where, checks, CHECK_KEYS)
     for name, row in checks.items():
+        rows = _rows(known, "checks")
+        if row is None and name not in rows:
+            yield f"{where}.{name} is empty, which takes a check out, but there is no check of that name. {did_you_mean(str(name), rows)}"
         if not isinstance(row, Mapping):
             continue
         whole = {**_rows(known, "checks", str(name)), **row}
+        yield from _condition_problems(f"{where}.{name}.when", row.get("when"))
         kind = whole.get("kind")
         if kind not in CHECK_KINDS:
             yield f"{where}.{name}.kind must be one of {', '.join(CHECK_KINDS)}."
@@ -277,6 +319,8 @@ def entry_problems(where: str, entry: Any, known: Entry | None = None) -> Iterat
         if key in ("replaced_by", "when"):
             if not isinstance(value, (str, bool)):
                 yield f"{inner} must be {'the name of a variable' if key == 'replaced_by' else 'a condition'}."
+            elif key == "when":
+                yield from _condition_problems(inner, value)
             continue
         if not isinstance(value, Mapping):
             yield f"{inner} must be a mapping."
@@ -313,6 +357,7 @@ def added_problems(added: Mapping[str, Any], built_in: Mapping[str, Entry], sour
                 yield f"{where} is empty, which takes an entry out, but there is no entry of that name. {did_you_mean(str(name), built_in)}"
         else:
             problems = list(entry_problems(where, entry, built_in.get(name)))
+            problems += _expression_problems(where, built_in.get(name), entry)
             yield from problems
             if not problems and name not in built_in and not (entry.get("base") or {}).get("services"):
                 yield f"{where}.base.services is missing. A new service needs at least one container there. {did_you_mean(str(name), built_in)}"

@@ -392,7 +392,7 @@ def _needs_problems(declared: Declaration) -> Iterator[str]:
 
 def _is_wanted(name: str, entry: entries.Entry, declared: Declaration, renderer: Renderer) -> bool:
     """Return whether an entry's condition holds; one that cannot be evaluated is a problem."""
-    if "when" not in entry:
+    if entry.get("when") is None:
         return True
     try:
         return bool(renderer.render(entry["when"], declared.names()))

@@ -210,6 +210,17 @@ def test_a_service_of_the_stack_is_changed_in_place():
     assert (after, override_after) == (before, override_before)
 
 
+def test_a_volume_without_options_is_added_to_a_service_of_the_stack():
+    entry = {"base": {"services": {"api": {"volumes": ["uploads:/uploads"]}}, "volumes": {"uploads": None}}}
+    base, _override, _texts = released({**LOCAL, "stack_services": {"api": entry}})
+    assert "uploads" in base["volumes"]
+
+
+def test_an_empty_condition_is_none():
+    base, _override, _texts = released({**LOCAL, "stack_services": {"mailer": {**body(), "when": None}}})
+    assert "mailer" in base["services"]
+
+
 def test_a_check_is_taken_out_by_its_name():
     def checks(given):
         return [(check["service"], check["name"]) for check in build(given)["manifest"]["checks"]]

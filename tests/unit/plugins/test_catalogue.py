@@ -38,6 +38,7 @@ def entry(**keys):
         (entry(dev={"services": ["mailer"]}), "s.m.dev.services must be a mapping."),
         (entry(dev={"services": {"Mailer": {}}}), "s.m.dev.services: a service's name is made of a-z, 0-9 and -"),
         (entry(dev={"services": {"m" * 42: {}}}), "has at most 41 characters"),
+        (entry(dev={"services": {"x-mailer": {}}}), "s.m.dev.services: a service's name is made of a-z, 0-9 and -"),
         (entry(dev={"services": {"mailer": []}}), "s.m.dev.services.mailer must be a mapping."),
         (entry(prod={"services": {"mailer": {"imge": "x"}}}), "s.m.prod.services.mailer.imge is not known. Did you mean image?"),
         *[
@@ -65,7 +66,12 @@ def entry(**keys):
         (entry(logins={"s3": {"mailer": {"policy": {"template": "x"}, "user": "y"}}}), "s.m.logins.s3.mailer.user is not known."),
         (entry(logins={"s3": {"mailer": {"policy": "x"}}}), "s.m.logins.s3.mailer.policy must be an IAM policy with Statement"),
         (entry(logins={"s3": {"mailer": {"policy": {"statement": []}}}}), "s.m.logins.s3.mailer.policy must be an IAM policy with Statement"),
+        # Conditions.
+        (entry(when="tls"), "s.m.when must be true, false or an expression in braces"),
+        (entry(checks={"a": {"kind": "tcp", "port": 1, "when": "tls"}}), "s.m.checks.a.when must be true, false or an expression in braces"),
+        (entry(configs={"m": {"/a": {"content": "x", "when": "tls"}}}), "s.m.configs.m./a.when must be true, false or an expression in braces"),
         # Settings.
+        (entry(settings={"COMPOSE_PROFILES": {"pattern": ".", "hint": "x"}}), "s.m.settings.COMPOSE_PROFILES: Docker Compose itself reads names that begin"),
         (entry(settings={"MAILER_FROM": "x"}), "s.m.settings.MAILER_FROM must be a mapping."),
         (entry(settings={"mailer_from": {"pattern": ".", "hint": "x"}}), "s.m.settings.mailer_from: a setting's name is made of A-Z, 0-9 and _."),
         (entry(settings={"A": {"pattern": "."}}), "s.m.settings.A.hint is missing."),
@@ -118,7 +124,7 @@ def test_everything_that_is_wrong_is_reported_at_once():
         entry(secrets={"a": ["x"], "b": {"x": None, "y": "{{ secret.y }}", "z": {"strong": 32}}, "c": "{{ ['x'] }}"}),
         entry(configs={"a": {"/x/y.conf": {"content": "x", "when": "{{ tls }}"}, "/z": {"template": "z.j2"}}, "b": "{{ {} }}"}),
         entry(jobs={"a": None, "b": {"restores_logins": True}}),
-        entry(checks={"a check in words": {"kind": "tcp", "port": 1}, "gone": None}, when="{{ tls }}", replaced_by="stack_x"),
+        entry(checks={"a check in words": {"kind": "tcp", "port": 1}}, when="{{ tls }}", replaced_by="stack_x"),
         entry(hot_reload={"services": {"a": None, "b": "{{ x }}"}, "volumes": {}, "networks": {}}, tls={}, prod=None),
     ],
 )
@@ -144,6 +150,17 @@ def test_the_collection_s_own_entries_are_right_and_own_what_they_name():
         ({"schedular": {"base": {}}}, ["s.schedular.base.services is missing. A new service needs at least one container there. Did you mean scheduler?"]),
         ({"mailer": entry(bse={}), "scheduler": {"bse": {}}}, ["s.mailer.bse is not known.", "s.scheduler.bse is not known."]),
         ({"scheduler": None, "api": {"checks": {"ready": None}}, "mailer": SERVICE}, []),
+        ({"api": {"checks": {"redy": None}}}, ["s.api.checks.redy is empty, which takes a check out, but there is no check of that name. Did you mean ready?"]),
+        ({"mailer": entry(checks={"a": None})}, ["s.mailer.checks.a is empty, which takes a check out, but there is no check of that name."]),
+        (
+            {"postgres-bootstrap": {"base": {"services": {"postgres-bootstrap": {"environment": {"PGCONNECT_TIMEOUT": "5"}}}}}},
+            [
+                "s.postgres-bootstrap.base.services.postgres-bootstrap.environment is an expression in the collection's own entry, so nothing can be added to it. "
+                "Give all of it, as one expression: {{ server.postgres.libpq }}"
+            ],
+        ),
+        ({"frontend": {"secrets": {"frontend": ["extra"]}}}, ["s.frontend.secrets.frontend is an expression in the collection's own entry"]),
+        ({"api": {"base": {"services": {"api": {"healthcheck": {"test": ["CMD", "true"]}}}}}}, []),
     ],
 )
 def test_what_is_wrong_with_added_entries_is_reported(added, told):
@@ -252,3 +269,28 @@ def test_an_inventory_s_entries_are_merged_over_the_collection_s(added, changed)
     expected = {name: entry for name, entry in (BUILT_IN | changed).items() if entry is not None}
     assert combine(BUILT_IN, added) == expected
     assert repr(BUILT_IN) == before
+
+
+@pytest.mark.parametrize(
+    ("known", "added", "changed"),
+    [
+        # What is known is taken out by a null, in whatever form it stands.
+        ({"a": 1, "b": 2}, {"a": None}, {"b": 2}),
+        ({"networks": ["a", "b"]}, {"networks": {"a": None}}, {"networks": {"b": None}}),
+        ({"environment": {"A": "1"}}, {"environment": None}, {}),
+        # What is not known has no options: it must not be lost, nor take along what stands beside it.
+        ({"volumes": {"a": {}}}, {"volumes": {"b": None}}, {"volumes": {"a": {}, "b": None}}),
+        ({"networks": ["a"]}, {"networks": {"b": {"aliases": ["x"]}}}, {"networks": {"a": None, "b": {"aliases": ["x"]}}}),
+        ({"networks": ["a"]}, {"networks": {"b": None}}, {"networks": {"a": None, "b": None}}),
+    ],
+)
+def test_a_null_takes_out_only_what_is_known(known, added, changed):
+    assert catalogue.change(known, added) == changed
+
+
+@pytest.mark.parametrize("added", [["c"], {"c": None}, {"c": "{{ secret.d }}"}])
+def test_secret_files_are_added_to_those_of_a_service_in_either_form(added):
+    own = {"secrets": {"one": ["a", "b"]}}
+    files = combine({"one": own}, {"one": {"secrets": {"one": added}}})["one"]["secrets"]["one"]
+    assert list(files) == ["a", "b", "c"]
+    assert list(combine({"one": own}, {"one": {"secrets": {"one": {"a": None}}}})["one"]["secrets"]["one"]) == ["b"]
