@@ -40,7 +40,9 @@ def place_of(variables: Mapping[str, Any], *, is_local: bool) -> summary.Place:
         "verify": f"{playbook}campaign.platform.verify -e stack_verify_depth=full",
         "down": f"{playbook}campaign.platform.down",
     }
-    file = shown(os.path.expanduser(str(variables.get("stack_generated_secrets_file", ""))))
+    # Prod has no such file, and an empty path is none.
+    kept = variables.get("stack_generated_secrets_file")
+    file = shown(os.path.expanduser(str(kept))) if kept else ""
     vault = vault_of(inventories)
     password = {
         "env_local": "The password is OPERATOR_PASSWORD of .env.local.",

@@ -9,7 +9,7 @@ so that they do not grow into a language of their own. docs/adding-a-service.md 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
@@ -159,10 +159,23 @@ def _unknown(where: str, given: Mapping[str, Any], known: frozenset[str] | Mappi
             yield f"{where}.{key} is not known. {did_you_mean(str(key), set(known))}"
 
 
+def _is_expression(value: object) -> bool:
+    return isinstance(value, str) and "{{" in value
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+
+
 def _condition_problems(where: str, value: object) -> Iterator[str]:
-    """Yield a message for a condition that is a plain text, which would hold always: Ansible's own `when` has no braces, this one needs them."""
-    if isinstance(value, str) and "{{" not in value:
-        yield f"{where} must be true, false or an expression in braces, such as \"{{{{ variant == 'local' }}}}\"."
+    # A text without braces would be true, whatever it says.
+    if value is not None and not isinstance(value, bool) and not _is_expression(value):
+        yield f"{where} must be true, false or an expression in braces, such as '{{{{ variant == \"local\" }}}}'."
+
+
+def _variable_problems(where: str, value: object) -> Iterator[str]:
+    if not isinstance(value, str):
+        yield f"{where} must be the name of a variable."
 
 
 def _mapping(where: str, value: object) -> Iterator[str]:
@@ -215,6 +228,9 @@ def _login_problems(where: str, logins: Any, known: Entry) -> Iterator[str]:
                 # An expression shows its value later; PostgreSQL and Redis refuse what it must not be.
                 if key in row and "{{" not in str(row[key]) and not re.fullmatch(pattern, str(row[key])):
                     yield f"{where}.{kind}.{login}.{key} must be a name of letters, digits and _ that the server allows."
+            grants = row.get("grants")
+            if grants is not None and not _is_expression(grants) and not _is_texts(grants):
+                yield f"{where}.{kind}.{login}.grants must be a list of texts, such as [SELECT ON TABLE campaign.campaigns]."
             policy = row.get("policy")
             if policy is not None and not (isinstance(policy, Mapping) and len({"Statement", "template", "content"} & set(policy)) == 1):
                 yield f"{where}.{kind}.{login}.policy must be an IAM policy with Statement, or a template or content of one."
@@ -255,8 +271,8 @@ def _setting_problems(where: str, rows: Any, known: Entry) -> Iterator[str]:
 
 def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool) -> Iterator[str]:
     for container, named in files.items():
-        if isinstance(named, str):
-            # An expression; what it gives is looked at when it is rendered.
+        if _is_expression(named):
+            # What it gives is looked at when it is rendered.
             continue
         if secret and isinstance(named, (list, tuple)):
             named = dict.fromkeys(named)
@@ -279,19 +295,34 @@ def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool
 
 def _check_problems(where: str, checks: Any, known: Entry) -> Iterator[str]:
     yield from _row_problems(where, checks, CHECK_KEYS)
+    rows = _rows(known, "checks")
     for name, row in checks.items():
-        rows = _rows(known, "checks")
         if row is None and name not in rows:
             yield f"{where}.{name} is empty, which takes a check out, but there is no check of that name. {did_you_mean(str(name), rows)}"
         if not isinstance(row, Mapping):
             continue
         whole = {**_rows(known, "checks", str(name)), **row}
-        yield from _condition_problems(f"{where}.{name}.when", row.get("when"))
         kind = whole.get("kind")
         if kind not in CHECK_KINDS:
             yield f"{where}.{name}.kind must be one of {', '.join(CHECK_KINDS)}."
         elif whole.get(CHECK_KINDS[kind]) is None:
             yield f"{where}.{name}.{CHECK_KINDS[kind]} is missing. A check of the kind {kind} needs it."
+        else:
+            yield from _check_value_problems(f"{where}.{name}", kind, whole)
+
+
+def _check_value_problems(where: str, kind: str, row: Entry) -> Iterator[str]:
+    """Yield what the host would refuse in a check's values only after the services were started."""
+    port, command, expect = row.get("port"), row.get("command"), row.get("expect")
+    if port is not None and not _is_expression(port) and not re.fullmatch(r"[0-9]{1,5}", str(port)):
+        yield f"{where}.port must be a TCP port, 1 to 65535."
+    if command is not None and not _is_expression(command) and not isinstance(command, (list, tuple)):
+        yield f"{where}.command must be a list, such as [node, check.mjs]."
+    if row.get("depth") not in (None, "basic", "full") and not _is_expression(row["depth"]):
+        yield f"{where}.depth must be basic or full."
+    if kind == "tcp" and expect not in (None, "open", "loopback") and not _is_expression(expect):
+        yield f"{where}.expect must be open or loopback."
+    yield from _condition_problems(f"{where}.when", row.get("when"))
 
 
 def _needs_problems(where: str, needs: Any) -> Iterator[str]:
@@ -317,33 +348,29 @@ def entry_problems(where: str, entry: Any, known: Entry | None = None) -> Iterat
         if value is None or key not in KEYS:
             continue
         if key in ("replaced_by", "when"):
-            if not isinstance(value, (str, bool)):
-                yield f"{inner} must be {'the name of a variable' if key == 'replaced_by' else 'a condition'}."
-            elif key == "when":
-                yield from _condition_problems(inner, value)
+            yield from _condition_problems(inner, value) if key == "when" else _variable_problems(inner, value)
             continue
         if not isinstance(value, Mapping):
             yield f"{inner} must be a mapping."
             continue
-        match key:
-            case "images":
-                yield from _row_problems(inner, value, IMAGE_KEYS)
-            case "jobs":
-                yield from _row_problems(inner, value, JOB_KEYS)
-            case "settings":
-                yield from _setting_problems(inner, value, known)
-            case "logins":
-                yield from _login_problems(inner, value, known)
-            case "needs":
-                yield from _needs_problems(inner, value)
-            case "secrets":
-                yield from _file_problems(inner, value, SECRET_KEYS, secret=True)
-            case "configs":
-                yield from _file_problems(inner, value, CONFIG_KEYS, secret=False)
-            case "checks":
-                yield from _check_problems(inner, value, known)
-            case _:
-                yield from _layer_problems(inner, value)
+        yield from _FORMS.get(key, _layer_form)(inner, value, known)
+
+
+def _layer_form(where: str, value: Any, _known: Entry) -> Iterator[str]:
+    return _layer_problems(where, value)
+
+
+# What looks at the form of each key; the others are layers.
+_FORMS: dict[str, Callable[[str, Any, Entry], Iterator[str]]] = {
+    "images": lambda where, value, _known: _row_problems(where, value, IMAGE_KEYS),
+    "jobs": lambda where, value, _known: _row_problems(where, value, JOB_KEYS),
+    "settings": _setting_problems,
+    "logins": _login_problems,
+    "needs": lambda where, value, _known: _needs_problems(where, value),
+    "secrets": lambda where, value, _known: _file_problems(where, value, SECRET_KEYS, secret=True),
+    "configs": lambda where, value, _known: _file_problems(where, value, CONFIG_KEYS, secret=False),
+    "checks": _check_problems,
+}
 
 
 def added_problems(added: Mapping[str, Any], built_in: Mapping[str, Entry], source: str) -> Iterator[str]:

@@ -30,7 +30,7 @@ def entry(**keys):
         (entry(ports=[1]), "s.m.ports is not known."),
         (entry(base=[]), "s.m.base must be a mapping."),
         (entry(checks=[]), "s.m.checks must be a mapping."),
-        (entry(when=[]), "s.m.when must be a condition."),
+        (entry(when=[]), "s.m.when must be true, false or an expression in braces"),
         (entry(replaced_by={}), "s.m.replaced_by must be the name of a variable."),
         # Compose fragments.
         (entry(dev={"service": {}}), "s.m.dev.service is not known. Did you mean services?"),
@@ -100,6 +100,14 @@ def entry(**keys):
         (entry(checks={"health": {"kind": "http", "port": 1, "prot": 1}}), "s.m.checks.health.prot is not known. Did you mean port?"),
         (entry(checks={"health": {"kind": "http"}}), "s.m.checks.health.port is missing. A check of the kind http needs it."),
         (entry(checks={"health": "http"}), "s.m.checks.health must be a mapping."),
+        (entry(checks={"health": {"kind": "http", "port": "http"}}), "s.m.checks.health.port must be a TCP port, 1 to 65535."),
+        (entry(checks={"x": {"kind": "command", "command": "node check.mjs"}}), "s.m.checks.x.command must be a list, such as [node, check.mjs]."),
+        (entry(checks={"x": {"kind": "tcp", "port": 1, "depth": "deep"}}), "s.m.checks.x.depth must be basic or full."),
+        (entry(checks={"x": {"kind": "tcp", "port": 1, "expect": "closed"}}), "s.m.checks.x.expect must be open or loopback."),
+        (entry(checks={"x": {"kind": "tcp", "port": 1, "when": "tls"}}), "s.m.checks.x.when must be true, false or an expression in braces"),
+        (entry(when="variant == 'local'"), "s.m.when must be true, false or an expression in braces"),
+        (entry(logins={"postgres": {"m": {"grants": "SELECT ON TABLE x"}}}), "s.m.logins.postgres.m.grants must be a list of texts"),
+        (entry(secrets={"m": "token"}), "s.m.secrets.m must be a mapping or a list of names."),
     ],
 )
 def test_what_is_wrong_with_an_entry_is_reported_by_its_path(given, told):
@@ -125,11 +133,20 @@ def test_everything_that_is_wrong_is_reported_at_once():
         entry(configs={"a": {"/x/y.conf": {"content": "x", "when": "{{ tls }}"}, "/z": {"template": "z.j2"}}, "b": "{{ {} }}"}),
         entry(jobs={"a": None, "b": {"restores_logins": True}}),
         entry(checks={"a check in words": {"kind": "tcp", "port": 1}}, when="{{ tls }}", replaced_by="stack_x"),
+        entry(checks={"x": {"kind": "tcp", "port": "{{ setting.X_PORT }}", "expect": "{{ y }}", "depth": "full", "when": False}}),
         entry(hot_reload={"services": {"a": None, "b": "{{ x }}"}, "volumes": {}, "networks": {}}, tls={}, prod=None),
     ],
 )
 def test_what_is_right_is_taken(given):
     assert list(entry_problems("s.m", given)) == []
+
+
+def test_a_check_that_is_taken_out_has_to_be_there():
+    known = entry(checks={"ready": {"kind": "tcp", "port": 1}})
+    assert list(entry_problems("s.m", {"checks": {"ready": None}}, known)) == []
+    assert list(entry_problems("s.m", {"checks": {"redy": None}}, known)) == [
+        "s.m.checks.redy is empty, which takes a check out, but there is no check of that name. Did you mean ready?"
+    ]
 
 
 def test_the_collection_s_own_entries_are_right_and_own_what_they_name():

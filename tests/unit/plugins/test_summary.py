@@ -2,6 +2,7 @@
 """The last lines of a deploy are true: where everything is, how to sign in, what was changed and what to type next."""
 
 import pytest
+from ansible_collections.campaign.platform.plugins.action.summary import place_of
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary
 from program import SECRET, build
 
@@ -114,3 +115,9 @@ def test_a_check_says_that_nothing_was_changed(local, is_new, actions, expected)
 def test_a_release_of_an_earlier_version_has_no_addresses(local):
     older = {key: value for key, value in local.items() if key not in ("addresses", "sign_in")}
     assert told(older).splitlines()[1].startswith("Changed by this run")
+
+
+def test_without_a_file_of_generated_secrets_as_in_prod_the_way_to_the_password_is_told_all_the_same(tmp_path):
+    place = place_of({"inventory_hostname": "host.example.com", "ansible_inventory_sources": [str(tmp_path)]}, is_local=False)
+    assert place.password["stack_secrets"] == "The password is operator_password of stack_secrets."
+    assert place.deploy == f"ansible-playbook -i {tmp_path} campaign.platform.site"
