@@ -319,8 +319,7 @@ def entry_problems(where: str, entry: Any, known: Entry | None = None) -> Iterat
         if key in ("replaced_by", "when"):
             if not isinstance(value, (str, bool)):
                 yield f"{inner} must be {'the name of a variable' if key == 'replaced_by' else 'a condition'}."
-            elif key == "when":
-                yield from _condition_problems(inner, value)
+            yield from _condition_problems(inner, value) if key == "when" else ()
             continue
         if not isinstance(value, Mapping):
             yield f"{inner} must be a mapping."
