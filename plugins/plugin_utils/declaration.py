@@ -107,7 +107,13 @@ class Declaration:
 
     def names(self) -> dict[str, Any]:
         """Return the names that entries, templates and requirements may use, without secrets and images."""
-        jobs = [job for entry in self.catalogue.values() for job, row in (entry.get("jobs") or {}).items() if not (row or {}).get("first")]
+        layers = ("base", self.layer, *(layer for layer in ("hot_reload", "tls") if getattr(self, layer)))
+        jobs = [
+            job
+            for entry in self.catalogue.values()
+            for job, row in (entry.get("jobs") or {}).items()
+            if not (row or {}).get("first") and any(job in ((entry.get(layer) or {}).get("services") or {}) for layer in layers)
+        ]
         return {
             **self.arguments,
             "variant": self.arguments["stack_variant"],
@@ -282,6 +288,11 @@ def _declare_settings(declared: Declaration, renderer: Renderer, whole: entries.
     gone += left
     names = reserved(whole, tables.secrets)
     every = known_secrets(tables, {**removed, **whole})
+    for setting, (owner, _row) in rows.items():
+        if setting in every.env_local:
+            declared.problems.append(
+                f"{SOURCE}.{owner}.settings.{setting} has the name of the secret {every.env_local[setting]} in .env.local. Choose another."
+            )
     rules = left | {setting: resolved(row, names) for setting, (_owner, row) in rows.items()}
     rules |= {name: every.rules[secret] for name, secret in every.env_local.items()} | dict(tables.urls)
     external = [kind for kind, server in declared.servers.items() if server.external]

@@ -112,6 +112,15 @@ def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> 
             yield f"{declaration.SOURCE}.{name}.replaced_by: {variable} is not a variable of the role stack. {did_you_mean(str(variable), options)}"
 
 
+def _setting_problems(added: Mapping[str, Any], tables: declaration.Tables, options: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for every new setting whose variable the role has already, for something else: its value would come from there."""
+    own = {setting for entry in tables.services.values() for setting in entry.get("settings") or {}} | set(tables.settings)
+    for name, entry in added.items():
+        for setting in (entry or {}).get("settings") or {}:
+            if setting not in own and f"stack_{setting.lower()}" in options:
+                yield f"{declaration.SOURCE}.{name}.settings.{setting}: stack_{setting.lower()} is a variable of the role already. Choose another name."
+
+
 def declaration_of(
     variables: Mapping[str, Any], templar: Templar, loader: Any, *, check_mode: bool, with_secrets: bool = True
 ) -> tuple[declaration.Declaration | None, AnsibleRenderer, list[str]]:
@@ -126,7 +135,7 @@ def declaration_of(
     catalogue, wrong = declaration.combined(tables, added)
     rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue)
     checked = arguments_of(role_path, variables, renderer, rules)
-    problems += wrong or _replaced_problems(added, spec_of(role_path))
+    problems += wrong or [*_replaced_problems(added, spec_of(role_path)), *_setting_problems(added, tables, spec_of(role_path))]
     problems += checked.problems
     if problems:
         return None, renderer, problems

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary as summaries
 from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import containers_of, merge
@@ -24,7 +25,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.declaration impo
 )
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
-from ansible_collections.campaign.platform.plugins.plugin_utils.servers import CA_FILE, EGRESS, JOBS, URL_FILES, Login, Server, role_of
+from ansible_collections.campaign.platform.plugins.plugin_utils.servers import CA_FILE, EGRESS, JOBS, SERVICES, URL_FILES, Login, Server, role_of
 from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError, nul_problems, to_compose, to_env_file
 
 _USER = re.compile(r"(\d+):(\d+)\Z")
@@ -32,6 +33,10 @@ _IMAGE_NAME = re.compile(r"\bimage\.([A-Za-z0-9_]+)|\bimage\[['\"]([A-Za-z0-9._-
 # From this length on, a secret's value does not stand in another text by chance.
 LEAST_SECRET = 16
 JOB = {"profiles": ["job"], "restart": "no"}
+# An entry with one of these has limits of its own.
+_OWN_LIMITS = frozenset(["deploy", "cpus", "mem_limit", "mem_reservation"])
+# What Compose fills in: $$ is a dollar sign, and what has a default needs no setting.
+_VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<named>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:?[-+])?)")
 # What a service joins that names no network. Compose's `default` network would give it a way out.
 BACKEND = "backend-network"
 
@@ -59,6 +64,10 @@ class Rendered:
     outgoing: set[str] = field(default_factory=set)
     problems: list[str] = field(default_factory=list)
 
+    def has(self, container: str) -> bool:
+        """Return whether a container is there; one that is not is of the other variant."""
+        return any(container in (part.get("services") or {}) for part in (self.base, self.override))
+
     def services(self) -> dict[str, Any]:
         """Return all services as Compose merges them. Those of the override come first."""
         base, override = self.base.get("services") or {}, self.override.get("services") or {}
@@ -74,9 +83,14 @@ def image_names(declared: Declaration) -> dict[str, str]:
     return {key: f"image of {key}" for key in sorted(keys)}
 
 
+def _owner(declared: Declaration, kind: str, login: str) -> str:
+    """Return the name of the entry that a login stands in."""
+    return next((name for name, entry in declared.catalogue.items() if login in ((entry.get("logins") or {}).get(kind) or {})), "")
+
+
 def _login_problem(declared: Declaration, one: Login, error: Exception) -> str:
     """Return what is wrong with a login of the inventory; an error of the collection's own is raised again."""
-    owner = next((name for name, entry in declared.catalogue.items() if one.name in ((entry.get("logins") or {}).get(one.server) or {})), "")
+    owner = _owner(declared, one.server, one.name)
     if owner not in declared.added:
         raise error
     return f"{SOURCE}.{owner}.logins.{one.server}.{one.name} cannot be used: {why(error)}"
@@ -95,7 +109,31 @@ def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, 
                 rendered.problems.append(_login_problem(declared, one, error))
                 continue
             found[kind].append({**row, "name": one.name, "user": user, "password": secrets[one.password], "role": role_of(one.name, row)})
+    rendered.problems += _login_clashes(declared, found)
     return found
+
+
+def _added_logins(declared: Declaration, kind: str) -> set[str]:
+    """Return the names of the logins at a server that the inventory gives or changes."""
+    return {str(login) for entry in declared.added.values() for login in ((entry or {}).get("logins") or {}).get(kind) or {}}
+
+
+def _login_clashes(declared: Declaration, logins: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Yield a message for every name at a server that two logins have, or that the server has for itself: one would take the other's rights or password."""
+    reserved = {"postgres": ("public", "none"), "redis": ("default", "health"), "s3": ()}
+    for kind, rows in logins.items():
+        owners = dict.fromkeys(reserved[kind], f"{SERVICES[kind]} itself")
+        # Those of the collection first: POSTGRES_USER and the api may be one, which its own rules see to.
+        for row in sorted(rows, key=lambda row: row["name"] in _added_logins(declared, kind)):
+            names = {row["user"]} if kind != "postgres" or row.get("admin") else {row["user"], row["role"]}
+            for name in sorted(names):
+                if name in owners and row["name"] in _added_logins(declared, kind):
+                    what = "access key" if kind == "s3" else f"name {name}"
+                    yield (
+                        f"{SOURCE}.{_owner(declared, kind, row['name'])}.logins.{kind}.{row['name']}: the {what} belongs to {owners[name]} already. "
+                        "Give it one of its own."
+                    )
+                owners[name] = f"the login {row['name']}"
 
 
 def _needed(
@@ -139,11 +177,15 @@ def _source_text(source: Any, name: str, renderer: Renderer, names: Mapping[str,
 
 def _entry_files(entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any], secret_names: Mapping[str, Any], rendered: Rendered) -> None:
     for container, files in (entry.get("secrets") or {}).items():
+        if not rendered.has(container):
+            continue
         if isinstance(files, str):
             files = renderer.render(files, names)
         for name, source in files.items() if isinstance(files, Mapping) else [(name, None) for name in files]:
             rendered.secrets.setdefault(container, {})[name] = _source_text(source, name, renderer, secret_names)
     for container, configs in (entry.get("configs") or {}).items():
+        if not rendered.has(container):
+            continue
         for path, source in configs.items():
             if "when" not in source or renderer.render(source["when"], names):
                 rendered.configs.setdefault(container, {})[path] = _source_text(source, path, renderer, names)
@@ -171,6 +213,15 @@ def _checks(name: str, entry: Mapping[str, Any], renderer: Renderer, names: Mapp
             yield {"service": name, "name": check, **renderer.render(row, names)}
 
 
+def _fragment(entry: Mapping[str, Any], layer: str, renderer: Renderer, names: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a layer of an entry with its expressions rendered. Raises TextError where one of them should have given a mapping."""
+    fragment: dict[str, Any] = renderer.render(entry.get(layer) or {}, names)
+    for container, body in (fragment.get("services") or {}).items():
+        if body is not None and not isinstance(body, Mapping):
+            raise TextError(f"{layer}.services.{container} is a text. Give a mapping, or an expression that gives one.")
+    return fragment
+
+
 def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str], *, texts: bool = True) -> Rendered:
     """Return the rendered catalogue. Problems are those of the inventory's entries; the collection's own have none.
 
@@ -191,15 +242,13 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
     overrides = [declared.layer] + (["hot_reload"] if declared.hot_reload else [])
     for name, entry in declared.catalogue.items():
         try:
-            rendered.jobs.update({job: dict(row or {}) for job, row in (entry.get("jobs") or {}).items()})
             rendered.definitions.update(renderer.render({key: row or {} for key, row in (entry.get("images") or {}).items()}, names))
             for layer in layers:
-                rendered.base = merge(rendered.base, renderer.render(entry.get(layer) or {}, names))
+                rendered.base = merge(rendered.base, _fragment(entry, layer, renderer, names))
             for layer in overrides:
-                rendered.override = merge(rendered.override, renderer.render(entry.get(layer) or {}, names))
+                rendered.override = merge(rendered.override, _fragment(entry, layer, renderer, names))
             for container, needed in (entry.get("needs") or {}).items():
-                if not any(container in (part.get("services") or {}) for part in (rendered.base, rendered.override)):
-                    # The container belongs to the other variant.
+                if not rendered.has(container):
                     continue
                 for kind, chosen in needed.items():
                     fragment, files = _needed(container, kind, declared.logins[kind][chosen], declared, logins, is_job=container in jobs)
@@ -210,13 +259,14 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
                         rendered.outgoing.add(container)
                     if server.external and server.ca:
                         rendered.configs.setdefault(container, {})[CA_FILE] = authorities(declared)
+            rendered.jobs.update({job: dict(row or {}) for job, row in (entry.get("jobs") or {}).items() if rendered.has(job)})
             if texts:
                 _entry_files(entry, renderer, names, secret_names, rendered)
             rendered.checks += _checks(name, entry, renderer, names)
         except Exception as error:
             if name not in declared.added:
                 raise
-            rendered.problems.append(f"{SOURCE}.{name} cannot be used: {why(error)}")
+            rendered.problems.append(f"{SOURCE}.{name} cannot be used: {error if isinstance(error, TextError) else why(error)}")
     if texts and JOBS["s3"] in jobs:
         _s3_files(declared, renderer, names, logins, rendered)
     _complete(declared, renderer, names, rendered, jobs)
@@ -232,18 +282,27 @@ def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
     override = rendered.override.setdefault("services", {})
     for services in (base, override):
         for name, body in services.items():
-            body = body or {}
-            if isinstance(body.get("healthcheck"), Mapping):
+            # An empty key says nothing, and Compose refuses some of them.
+            body = {key: value for key, value in (body or {}).items() if value is not None}
+            first = services is base or name not in base
+            # The timing of a healthcheck that a layer above changes is that of the layer below.
+            if isinstance(body.get("healthcheck"), Mapping) and (first or "healthcheck" not in base[name]):
                 body = {**body, "healthcheck": {**health, **body["healthcheck"]}}
-            if services is base or name not in base:
+            if first:
                 body = {**common, **(JOB if name in jobs else {}), **body}
-                if not {"networks", "network_mode"} & set(body):
+                # Without any network Compose would take its `default`, which lets the container out.
+                if not body.get("networks") and not {"network_mode"} & {*body, *(override.get(name) or {})}:
                     body["networks"] = [BACKEND]
             services[name] = body
-    if declared.layer == "prod":
-        for name in base:
-            if "deploy" not in (override.get(name) or {}) and "deploy" not in base[name]:
-                override[name] = {**limits, **(override.get(name) or {})}
+    for name in {**base, **override}:
+        body = merge(base.get(name) or {}, override.get(name) or {})
+        if declared.layer == "prod" and name in base and not _OWN_LIMITS & set(body):
+            override[name] = {**limits, **(override.get(name) or {})}
+            body = {**body, **limits}
+        # Compose refuses limits that differ from, or leave out, the number of processes that stands beside them.
+        own = ((body.get("deploy") or {}).get("resources") or {}).get("limits")
+        if own and ("pids" not in own or own is limits["deploy"]["resources"]["limits"]) and own.get("pids") != body["pids_limit"]:
+            override[name] = merge(override.get(name) or {}, {"deploy": {"resources": {"limits": {"pids": body["pids_limit"]}}}})
     for name in rendered.outgoing:
         # In addition to its other networks, so that it still reaches the stack's own servers.
         services = base if name in base else override
@@ -261,13 +320,16 @@ def _from_aws(declared: Declaration, rendered: Rendered) -> dict[str, dict[str, 
     arguments = declared.arguments
     fetched = {}
     for service, secret_id in (arguments.get("stack_aws_runtime_secret_ids") or {}).items():
+        if not rendered.has(service):
+            # Its entry is left out by its condition.
+            continue
         files = rendered.secrets.pop(service, {})
         if files:
             fetched[service] = files
         environment = {"AWS_SECRETS_MANAGER_SECRET_ID": str(secret_id), "AWS_REGION": str(arguments.get("stack_aws_region", ""))}
         if arguments.get("stack_aws_endpoint_url"):
             environment["AWS_ENDPOINT_URL_SECRETS_MANAGER"] = str(arguments["stack_aws_endpoint_url"])
-        body = rendered.base["services"][service]
+        body = rendered.services()[service]
         joined = [] if EGRESS in body.get("networks", []) else [EGRESS]
         rendered.base = merge(rendered.base, {"services": {service: {"environment": environment, "networks": joined}}, "networks": {EGRESS: {}}})
     return fetched
@@ -382,6 +444,35 @@ def with_references(rendered: Rendered, images: Mapping[str, str]) -> None:
                 body["image"] = images[name]
 
 
+def _unset(fragment: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield place and name of every variable that Compose would fill in with nothing, or with what the host's environment happens to hold."""
+    for where, text in _leaves(fragment, ""):
+        for found in _VARIABLE.finditer(text):
+            name = found["named"] or found["braced"]
+            if name and not found["default"] and name not in settings and name not in ("COMPOSE_PROJECT_NAME", "COMPOSE_FILE"):
+                yield where.removeprefix("."), name
+
+
+def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered) -> Iterator[str]:
+    """Yield a message for what a container says of networks, volumes and files that is not so."""
+    networks = body.get("networks") or []
+    if networks and "network_mode" in body:
+        yield f"{where} has network_mode, which leaves no room for networks. Take its networks out in each layer: an empty value does that."
+    for key in ("secrets", "configs"):
+        if body.get(key):
+            yield f"{where} has {key} of Compose. They stand in the entry itself, beside base: {key} by container."
+    if body.get("profiles") and body["profiles"] != JOB["profiles"]:
+        yield f"{where} has profiles, so nothing would start it. Leave it out by `when` in the entry, or list it in jobs."
+    volumes = [item.get("source") if item.get("type") == "volume" else "" for item in body.get("volumes") or [] if isinstance(item, Mapping)]
+    volumes += [found[1] for item in body.get("volumes") or [] if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9_.-]*):", str(item)))]
+    for kind, names, always in (("networks", networks, {"default"}), ("volumes", volumes, {""})):
+        known = {*(rendered.base.get(kind) or {}), *(rendered.override.get(kind) or {})}
+        for name in names:
+            if name and name not in known | always:
+                hint = did_you_mean(str(name), known)
+                yield f"{where} names {name}, which is not among the {kind} of any layer. {hint} Write {kind}: {{{name}: {{}}}} beside services."
+
+
 def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
     """Yield a message for every container, image or service that the rendered services refer to and that is not there."""
     services = rendered.services()
@@ -399,13 +490,21 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
             if rendered.secrets.get(container) and not _USER.match(str(body.get("user", ""))):
                 yield f"{where}: the container {container} reads secret files, so it needs a numeric user, such as user: '10001:10001'."
             needed = body.get("depends_on") or {}
+            yield from _compose_references(f"{where}: the container {container}", body, rendered)
             for other in needed:
+                if other in rendered.jobs and container not in rendered.jobs:
+                    yield f"{where}: the container {container} depends on the job {other}. Jobs end before services are started, so take that out."
                 if other not in services:
                     yield f"{where}: the container {container} depends on {other}, which is not there. {did_you_mean(str(other), services)}"
     for check in rendered.checks:
         if check["service"] not in services:
             yield f"{SOURCE}: the check {check['name']} asks the service {check['service']}, which is not there. {did_you_mean(check['service'], services)}"
     # The path is the one in the Compose file, where an entry's layers are merged.
+    for where, name in sorted({found for part in (rendered.base, rendered.override) for found in _unset(part, declared.settings)}):
+        yield (
+            f"{SOURCE}: {where} refers to ${{{name}}}, which is not a setting, so it would be empty. {did_you_mean(name, declared.settings)} "
+            "Write $$ for a dollar sign that is to stay one."
+        )
     for fragment in (rendered.base, rendered.override):
         yield from (f"{SOURCE}: {problem}" for problem in nul_problems(fragment))
     yield from clash_problems(list(published(services, declared.settings)))
@@ -425,7 +524,8 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 def leak_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
     """Yield a message for every secret whose value stands where everybody on the host may read it: in a Compose file, a config file or a check."""
-    shown = {"services": rendered.services(), "configs": rendered.configs, "checks": rendered.checks, "images": rendered.definitions}
+    compose = merge(rendered.base, rendered.override)
+    shown = {**compose, "configs": rendered.configs, "checks": rendered.checks, "images": rendered.definitions, "settings": declared.settings}
     values = {
         value: name
         for name, value in declared.secrets.values.items()
@@ -435,7 +535,8 @@ def leak_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
     for kind, content in shown.items():
         for where, text in _leaves(content, kind):
             for value, name in values.items():
-                if value in text:
+                # As it stands, and as people write it into an address or keep Compose from filling it in.
+                if value in text or value in unquote(text) or value in text.replace("$$", "$"):
                     yield f"{where} holds the value of the secret {name}, and is not secret. Deliver the secret as a file: list it under secrets in the entry."
 
 

@@ -171,10 +171,7 @@ def test_the_collection_s_own_entries_are_right_and_own_what_they_name():
         ({"mailer": entry(checks={"a": None})}, ["s.mailer.checks.a is empty, which takes a check out, but there is no check of that name."]),
         (
             {"postgres-bootstrap": {"base": {"services": {"postgres-bootstrap": {"environment": {"PGCONNECT_TIMEOUT": "5"}}}}}},
-            [
-                "s.postgres-bootstrap.base.services.postgres-bootstrap.environment is an expression in the collection's own entry, so nothing can be added to it. "
-                "Give all of it, as one expression: {{ server.postgres.libpq }}"
-            ],
+            ["s.postgres-bootstrap.base.services.postgres-bootstrap.environment is an expression in the collection's own entry, so nothing can be added"],
         ),
         ({"frontend": {"secrets": {"frontend": ["extra"]}}}, ["s.frontend.secrets.frontend is an expression in the collection's own entry"]),
         ({"api": {"base": {"services": {"api": {"healthcheck": {"test": ["CMD", "true"]}}}}}}, []),

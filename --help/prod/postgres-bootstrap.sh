@@ -1,0 +1,24 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Waits for the server, then creates roles and rights. Run before every new release; what is there already is brought up to date.
+set -eu
+# Asked more often than a healthcheck does, and not for ever, because nobody else sets it an end. The name of a container that does not run is not known, so
+# a server that does not stay up is noticed soon.
+away=0
+tries=0
+until pg_isready --quiet; do
+  tries=$((tries + 1))
+  getent hosts "$PGHOST" > /dev/null || away=$((away + 1))
+  if [ "$away" -ge 15 ] || [ "$tries" -ge 900 ]; then
+    echo "$PGHOST does not answer: $away of $tries times its name was not known either" >&2
+    exit 1
+  fi
+  sleep 0.2
+done
+status=0
+psql --no-psqlrc --quiet -v ON_ERROR_STOP=1 -d postgres -f /run/secrets/bootstrap_sql || status=$?
+if [ "$status" -eq 2 ]; then
+  echo "The server refuses its own administrator. Its volume holds the data of other secrets, or its first start was interrupted in its middle." >&2
+  echo "Restore those secrets; where nothing was stored yet, take the stack down, remove the volume postgres-data of the project and deploy again." >&2
+fi
+exit "$status"
