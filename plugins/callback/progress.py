@@ -55,9 +55,14 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
 
 
-def text_of(name: str, elapsed: float, expected: float) -> str:
-    """Return the line. ``expected`` is in seconds, 0 where nobody knows."""
-    return f"{name}: running for {clock(elapsed)}" + (f", usually takes {clock(expected)}" if expected else "")
+def text_of(name: str, elapsed: float, expected: float, width: int = 0) -> str:
+    """Return the line. ``expected`` is in seconds, 0 where nobody knows; of a line that is wider than ``width`` the name is cut, and not the times."""
+    times = f": running for {clock(elapsed)}" + (f", usually takes {clock(expected)}" if expected else "")
+    # Without the role, whose part the name of the file says again.
+    name = name.rpartition(" : ")[2]
+    if width and len(name) + len(times) > width:
+        name = f"{name[: max(width - len(times) - 3, 0)]}..."
+    return f"{name}{times}"[: width or None]
 
 
 class Progress:
@@ -90,12 +95,12 @@ class Progress:
         if not self._running:
             return
         key, (name, began, expected, told) = next(iter(self._running.items()))
-        line = text_of(name, now - began, expected)
+        line = text_of(name, now - began, expected, self._width() - 1 if self._terminal else 0)
         if self._terminal:
             if now - began >= self._after:
                 self._shown = True
                 # Whoever prints next begins in the first column.
-                self._write(f"{ERASE}{line[: self._width() - 1]}\r")
+                self._write(f"{ERASE}{line}\r")
         elif now - told >= self._interval:
             self._running[key] = (name, began, expected, now)
             self._write(f"{line}\n")

@@ -67,11 +67,15 @@ def test_a_terminal_has_one_line_that_is_updated_and_goes():
     assert len(screen) == 3
 
 
-def test_a_line_is_never_wider_than_the_terminal():
-    screen = Screen(terminal=True, width=lambda: 20)
-    screen.begin("Build an image with a long name")
+@pytest.mark.parametrize(("width", "line"), [(40, "Build an image wit...: running for 0:05"), (20, "...: running for 0:")])
+def test_a_line_is_never_wider_than_the_terminal_and_keeps_the_time_as_long_as_it_can(width, line):
+    screen = Screen(terminal=True, width=lambda: width)
+    screen.begin("campaign.platform.images : Build an image with a long name")
     screen.wait(5)
-    assert screen == [f"{module.ERASE}Build an image with\r"]
+    (shown,) = screen
+    # The last column stays free, where some terminals begin a new line.
+    assert shown == f"{module.ERASE}{line}\r"
+    assert len(line) == width - 1
 
 
 def test_of_several_hosts_the_one_that_takes_longest_is_shown():
