@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.parser
 import json
 import os
 import re
+import sqlite3
+import struct
 import zipfile
 from dataclasses import dataclass
 
@@ -25,13 +28,18 @@ class Package:
     sha256: str | None = None
 
 
-def debian_packages(files: dict[str, bytes]) -> list[Package]:
-    """Return the installed packages of an image, from the files that its layers hold."""
+def _distribution(files: dict[str, bytes], unknown: str) -> tuple[str, str]:
+    """Return the name of an image's distribution, and that with its version."""
     release = (files.get("etc/os-release") or files.get("usr/lib/os-release") or b"").decode(errors="replace")
     fields = dict(re.findall(r'^([A-Z_]+)="?([^"\n]*)"?$', release, re.MULTILINE))
-    distribution = fields.get("ID", "debian")
-    # Testing has no number yet.
-    distro = f"{distribution}-{fields.get('VERSION_ID') or fields.get('VERSION_CODENAME') or 'unknown'}"
+    distribution = fields.get("ID", unknown)
+    # Debian's testing has no number yet.
+    return distribution, f"{distribution}-{fields.get('VERSION_ID') or fields.get('VERSION_CODENAME') or 'unknown'}"
+
+
+def debian_packages(files: dict[str, bytes]) -> list[Package]:
+    """Return the packages that dpkg installed in an image, from the files that its layers hold."""
+    distribution, distro = _distribution(files, "debian")
     found = []
     for path in sorted(files):
         if not path.startswith("var/lib/dpkg/"):
@@ -52,6 +60,50 @@ def debian_licences(text: bytes) -> tuple[str, ...]:
     if not content.startswith("Format:"):
         return ()
     return tuple(sorted({name.strip() for name in re.findall(r"^License: *(\S.*)$", content, re.MULTILINE)}))
+
+
+# https://rpm-software-management.github.io/rpm/manual/tags.html
+_RPM_TAGS = {1000: "name", 1001: "version", 1002: "release", 1003: "epoch", 1014: "licence", 1022: "arch"}
+_RPM_INT32, _RPM_STRINGS = 4, (6, 9)
+
+
+def _rpm_header(blob: bytes) -> dict[str, str]:
+    """Return what a header of RPM's database says of its package: numbers of entries and of bytes, entries of tag, type, offset and count, and the bytes."""
+    entries, _size = struct.unpack_from(">2I", blob)
+    data = 8 + 16 * entries
+    found = {}
+    for number in range(entries):
+        tag, kind, offset, _count = struct.unpack_from(">4I", blob, 8 + 16 * number)
+        if tag in _RPM_TAGS and kind == _RPM_INT32:
+            found[_RPM_TAGS[tag]] = str(struct.unpack_from(">I", blob, data + offset)[0])
+        elif tag in _RPM_TAGS and kind in _RPM_STRINGS:
+            found[_RPM_TAGS[tag]] = blob[data + offset : blob.index(b"\0", data + offset)].decode(errors="replace")
+    return found
+
+
+def rpm_packages(files: dict[str, bytes]) -> list[Package]:
+    """Return the packages that RPM installed in an image, from the files that its layers hold."""
+    distribution, distro = _distribution(files, "rpm")
+    headers = []
+    for path in sorted(files):
+        if not path.endswith("/rpmdb.sqlite"):
+            continue
+        with contextlib.closing(sqlite3.connect(":memory:")) as database:
+            # Its header says that there is a log beside it, which a database in memory has not.
+            database.deserialize(files[path][:18] + b"\1\1" + files[path][20:])
+            headers += [_rpm_header(blob) for (blob,) in database.execute("SELECT blob FROM Packages")]
+    found = []
+    for header in headers:
+        # Keys that a person trusts are kept as packages.
+        if header.get("arch") is None or header["name"] == "gpg-pubkey":
+            continue
+        epoch = (("epoch", header["epoch"]),) if header.get("epoch", "0") != "0" else ()
+        version = f"{header['version']}-{header['release']}"
+        licences = (header["licence"],) if header.get("licence") else ()
+        # As package URLs call the maker of Red Hat Enterprise Linux and its images.
+        maker = "redhat" if distribution == "rhel" else distribution
+        found.append(Package("rpm", header["name"], version, maker, (("arch", header["arch"]), ("distro", distro), *epoch), licences))
+    return sorted(set(found), key=lambda package: (package.name, package.version))
 
 
 def go_packages(build_info: str) -> list[Package]:

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 
 from ansible_collections.campaign.platform.plugins.module_utils.bundle_archive import BundleError
 
-_PACKAGE_DATA = re.compile(r"var/lib/dpkg/status(\.d/[^/]+)?|(usr/lib|etc)/os-release|usr/share/doc/[^/]+/copyright")
+_PACKAGE_DATA = re.compile(
+    r"var/lib/dpkg/status(\.d/[^/]+)?|(usr/lib|etc)/os-release|(var/lib|usr/lib/sysimage)/rpm/rpmdb\.sqlite|usr/share/doc/[^/]+/copyright"
+)
 _BINARY = re.compile(r"(usr/(local/)?)?s?bin/[^/]+|opt/bin/[^/]+")
 _WHITEOUT = re.compile(r"(.*/)?\.wh\.([^/]+)")
 _BLOCK = 1 << 20

@@ -56,7 +56,7 @@ def _component(package: Package) -> Component:
     purl = PackageURL(package.kind, package.namespace, package.name, package.version, dict(package.qualifiers))
     return Component(
         name=package.name,
-        group=package.namespace if package.kind != "deb" else None,
+        group=package.namespace if package.kind not in ("deb", "rpm") else None,
         version=package.version,
         purl=purl,
         bom_ref=purl.to_string(),

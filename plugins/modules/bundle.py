@@ -98,7 +98,14 @@ import tempfile
 
 from ansible.module_utils.basic import AnsibleModule, missing_required_lib
 from ansible_collections.campaign.platform.plugins.module_utils.bundle_archive import FORMAT, BundleError, check_space, file_digest, write_bundle
-from ansible_collections.campaign.platform.plugins.module_utils.packages import debian_packages, go_packages, node_packages, read_lock, wheel_package
+from ansible_collections.campaign.platform.plugins.module_utils.packages import (
+    debian_packages,
+    go_packages,
+    node_packages,
+    read_lock,
+    rpm_packages,
+    wheel_package,
+)
 from ansible_collections.campaign.platform.plugins.module_utils.saved_images import merged, take_apart
 from ansible_collections.campaign.platform.plugins.module_utils.sbom import HAS_CYCLONEDX, Image, sbom
 
@@ -173,7 +180,8 @@ def make(params: dict, inspected: dict[str, dict], platform: str) -> str:
             if image_id not in saved:
                 raise BundleError(f"docker save wrote {key} under another id than {image_id}. Bundles need an Engine without the containerd image store.")
             held = merged(saved[image_id], layers)
-            packages = debian_packages(held.files) + [module for program in held.programs.values() for module in go_packages(program)]
+            packages = debian_packages(held.files) + rpm_packages(held.files)
+            packages += [module for program in held.programs.values() for module in go_packages(program)]
             # An application of somebody's own may have other workspaces.
             workspaces = [name for name in params["npm_workspaces"].get(key, []) if lock and f"packages/{name}" in lock["packages"]]
             for workspace in workspaces:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """An air-gap bundle: what is in it, what it says of it, and what is refused."""
 
+import contextlib
 import datetime
 import gzip
 import hashlib
 import io
 import json
+import sqlite3
+import struct
 import tarfile
 import zipfile
 
@@ -116,6 +119,40 @@ def test_go_modules_are_read_from_a_program():
 @pytest.mark.parametrize("content", [b"\x7fELF" + bytes(100), go_program(flags=0)])
 def test_other_programs_have_no_build_information(content):
     assert saved_images.go_build_info(content) is None
+
+
+def rpm_database(directory, *packages: dict) -> bytes:
+    """What RPM keeps of the packages that it installed: a table of headers, in a file that says that its log is beside it."""
+    path = directory / "rpmdb.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE Packages (hnum INTEGER PRIMARY KEY, blob BLOB NOT NULL)")
+        for package in packages:
+            entries, data = b"", b""
+            for tag, value in package.items():
+                data += b"\0" * (-len(data) % 4)
+                entries += struct.pack(">4I", tag, 4 if isinstance(value, int) else 6, len(data), 1)
+                data += struct.pack(">I", value) if isinstance(value, int) else value.encode() + b"\0"
+            database.execute("INSERT INTO Packages (blob) VALUES (?)", [struct.pack(">2I", len(package), len(data)) + entries + data])
+        database.commit()
+    content = path.read_bytes()
+    return content[:18] + b"\2\2" + content[20:]
+
+
+def test_rpm_packages_are_read_with_their_licences(tmp_path):
+    bash = {1000: "bash", 1001: "5.1.8", 1002: "9.el9", 1014: "GPLv3+", 1022: "x86_64", 5000: "of no interest"}
+    ncurses = {1000: "ncurses", 1001: "6.2", 1002: "1", 1003: 2, 1022: "noarch"}
+    key = {1000: "gpg-pubkey", 1001: "1", 1002: "2"}
+    content = rpm_database(tmp_path, ncurses, bash, key)
+    files = {"var/lib/rpm/rpmdb.sqlite": content, "etc/os-release": b'ID="rhel"\nVERSION_ID="9.6"\n'}
+    qualifiers = (("arch", "x86_64"), ("distro", "rhel-9.6"))
+    assert packages.rpm_packages(files) == [
+        packages.Package("rpm", "bash", "5.1.8-9.el9", "redhat", qualifiers, ("GPLv3+",)),
+        packages.Package("rpm", "ncurses", "6.2-1", "redhat", (("arch", "noarch"), ("distro", "rhel-9.6"), ("epoch", "2"))),
+    ]
+    assert packages.debian_packages(files) == packages.rpm_packages({}) == []
+    # Wherever a distribution keeps it.
+    paths = {f"{directory}/rpm/rpmdb.sqlite" for directory in ("var/lib", "usr/lib/sysimage")}
+    assert set(saved_images.read_layer(io.BytesIO(tar(dict.fromkeys(paths, content)))).files) == paths
 
 
 def test_node_packages_are_the_production_closure_from_the_nearest_directory():
