@@ -191,6 +191,7 @@ CONNECT_TIMEOUT = 2
 PROBE_PATH = "/internal/probe"
 SUCCESS = "exited (exit code 0)"
 # The Engine waits twice as long before each new start, so these take three seconds and the time that the service runs in between.
+NO_HEALTHCHECK = "running without a healthcheck; give it one: healthcheck in its Compose text, or HEALTHCHECK in its image"
 CRASH_LOOP = 5
 # The kernel's own list of the host's addresses, whatever made them.
 ROUTES = "/proc/net/fib_trie"
@@ -319,7 +320,7 @@ class Stack:
             return f"{state['Status']} (exit code {state['ExitCode']})"
         health = state.get("Health")
         if health is None:
-            return "running without a healthcheck"
+            return NO_HEALTHCHECK
         if health["Status"] == "unhealthy" and health.get("Log"):
             return f"unhealthy: {shorten(health['Log'][-1]['Output'])}"
         return health["Status"]
@@ -339,10 +340,12 @@ class Stack:
             self.refresh()
             services = {service: self.state(service) for service in self.params["services"]}
             ill = {service: state for service, state in services.items() if state != "healthy"}
-            jobs = {job: self.state(job) for job in self.params["jobs"]}
+            # A job that runs needs no healthcheck.
+            jobs = {job: "running" if (state := self.state(job)) == NO_HEALTHCHECK else state for job in self.params["jobs"]}
             unfinished = {job: state for job, state in jobs.items() if state != SUCCESS}
             looping = {service: state for service, state in ill.items() if self.loops(service)}
-            failed = looping or any(state.startswith("exited") for state in unfinished.values())
+            # Nor does it help a service that nobody can ask.
+            failed = looping or NO_HEALTHCHECK in ill.values() or any(state.startswith("exited") for state in unfinished.values())
             if not (ill or unfinished) or failed or time.monotonic() >= deadline:
                 break
             time.sleep(0.1)

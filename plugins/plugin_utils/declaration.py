@@ -365,9 +365,10 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     # A secret of AWS that cannot be read is one problem, not one for each name in it.
     not_generated = [name for name in secrets.needed if name not in secrets.generated]
     missing = [] if answer.problems else [*_known_elsewhere(declared), *not_generated] if generating else secrets.needed
+    # Prod generates nothing, so a person is told there what writes a vault.
+    otherwise = ", or set stack_generate_secrets." if arguments["stack_variant"] == "local" else ". The playbook init_secrets writes a new vault."
     declared.problems += [
-        f"stack_secrets.{name} is missing. Give it in the vault or in AWS"
-        + (", or set stack_generate_secrets in local." if name in secrets.generated else "; it cannot be generated.")
+        f"stack_secrets.{name} is missing. Give it in the vault or in AWS" + (otherwise if name in secrets.generated else "; it cannot be generated.")
         for name in missing
         if name not in secrets.given
     ]

@@ -129,10 +129,9 @@ def test_what_aws_cannot_say_is_one_problem(aws):
     assert problems_of(AWS) == ["AWS Secrets Manager (stack_aws_secret_id): reading it was denied."]
 
 
-def test_every_missing_secret_is_reported_by_name():
-    assert problems_of({}) == [
-        f"stack_secrets.{name} is missing. Give it in the vault or in AWS, or set stack_generate_secrets in local." for name in secret_names()
-    ]
+@pytest.mark.parametrize(("variant", "remedy"), [("local", ", or set stack_generate_secrets."), ("prod", ". The playbook init_secrets writes a new vault.")])
+def test_every_missing_secret_is_reported_by_name(variant, remedy):
+    assert problems_of({"stack_variant": variant}) == [f"stack_secrets.{name} is missing. Give it in the vault or in AWS{remedy}" for name in secret_names()]
 
 
 @pytest.mark.parametrize(
