@@ -310,6 +310,8 @@ def test_the_timing_of_a_healthcheck_is_changed_by_a_layer_and_not_reset():
 def test_what_belongs_to_a_container_of_the_other_variant_is_left_out():
     seed = {"image": "x:1", "user": "1:1"}
     entry = body() | {"dev": {"services": {"seed": seed}}, "jobs": {"seed": {}}, "secrets": {"seed": ["token"]}, "configs": {"seed": {"/a": {"content": "x"}}}}
+    # The job that grants waits for all other jobs.
+    entry |= {"logins": {"postgres": {"mailer": {"grants": ["SELECT ON TABLE campaigns"]}}}}
     plan = build({**PROD, "stack_services": {"mailer": entry}}, ["mailer"])
     assert "seed" not in json.dumps(plan["manifest"]) + "".join(file["content"] for file in plan["files"])
     assert "seed" in build({**LOCAL, "stack_services": {"mailer": entry}}, ["mailer", "seed"])["manifest"]["jobs"]
