@@ -228,6 +228,11 @@ def _login_problems(where: str, logins: Any, known: Entry) -> Iterator[str]:
                 # An expression shows its value later; PostgreSQL and Redis refuse what it must not be.
                 if key in row and "{{" not in str(row[key]) and not re.fullmatch(pattern, str(row[key])):
                     yield f"{where}.{kind}.{login}.{key} must be a name of letters, digits and _ that the server allows."
+            for key in ("acl", "user", "schema", "grants"):
+                texts = row.get(key) if isinstance(row.get(key), (list, tuple)) else [row.get(key)]
+                # The server reads each from a line of a file, so a second line would be a second statement.
+                if any(isinstance(text, str) and re.search(r"[\r\n;]", text.strip()) for text in texts or ()):
+                    yield f"{where}.{kind}.{login}.{key} must be one line without a semicolon."
             grants = row.get("grants")
             if grants is not None and not _is_expression(grants) and not _is_texts(grants):
                 yield f"{where}.{kind}.{login}.grants must be a list of texts, such as [SELECT ON TABLE campaign.campaigns]."

@@ -273,6 +273,12 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
     return rendered
 
 
+def bytes_of(size: object) -> int:
+    """Return the number of bytes of a size as Compose spells it, such as 512m; 0 where it is something else, such as -1 for no limit."""
+    found = re.fullmatch(r"([0-9]+)([bkmg]?)b?", str(size).lower())
+    return int(found[1]) << {"": 0, "b": 0, "k": 10, "m": 20, "g": 30}[found[2]] if found else 0
+
+
 def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any], rendered: Rendered, jobs: set[str]) -> None:
     """Give every service what it has unless its own entry says otherwise."""
     common = renderer.render(declared.tables.common["service"], names)
@@ -303,6 +309,10 @@ def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
         own = ((body.get("deploy") or {}).get("resources") or {}).get("limits")
         if own and ("pids" not in own or own is limits["deploy"]["resources"]["limits"]) and own.get("pids") != body["pids_limit"]:
             override[name] = merge(override.get(name) or {}, {"deploy": {"resources": {"limits": {"pids": body["pids_limit"]}}}})
+        # The Engine refuses a limit of memory that is above that of memory and swap together, which a raised limit would be.
+        memory = (own or {}).get("memory")
+        if memory and bytes_of(memory) > bytes_of(body.get("memswap_limit", memory)):
+            override[name] = {**(override.get(name) or {}), "memswap_limit": memory}
     for name in rendered.outgoing:
         # In addition to its other networks, so that it still reaches the stack's own servers.
         services = base if name in base else override

@@ -597,3 +597,30 @@ def test_a_key_of_another_issuer_is_needed_and_never_generated():
     given = {**LOCAL, "stack_services": services, "stack_generate_secrets": True, "stack_generated_secrets_file": "/nowhere/secrets.json"}
     assert problems_of(given) == ["stack_secrets.smtp_password is missing. Give it in the vault or in AWS; it cannot be generated."]
     assert problems_of({**given, "stack_secrets": {"smtp_password": "given-for-the-test"}}) == []
+
+
+@pytest.mark.parametrize(("memory", "swap"), [("1g", "1g"), ("600m", "600m"), ("256m", "512m")])
+def test_a_raised_limit_of_memory_raises_that_of_swap(memory, swap):
+    limits = {"redis": {"prod": {"services": {"redis": {"deploy": {"resources": {"limits": {"memory": memory}}}}}}}}
+    files = {file["name"]: file["content"] for file in build({"stack_variant": "prod", "stack_services": limits})["files"]}
+    redis = yaml.safe_load(files["docker-compose.prod.yml"])["services"]["redis"]
+    assert redis["deploy"]["resources"]["limits"]["memory"] == memory
+    assert redis["memswap_limit"] == swap
+
+
+@pytest.mark.parametrize(("size", "number"), [("512m", 512 << 20), ("1g", 1 << 30), ("1GB", 1 << 30), ("64k", 65536), ("100", 100), (7, 7), ("-1", 0)])
+def test_sizes_are_read_as_compose_spells_them(size, number):
+    assert release.bytes_of(size) == number
+
+
+@pytest.mark.parametrize(
+    ("server", "row"),
+    [
+        ("redis", {"acl": "+ping\nuser evil on nopass +@all"}),
+        ("postgres", {"grants": ["SELECT ON TABLE x TO public; DROP TABLE x"]}),
+        ("postgres", {"schema": "a\nb"}),
+    ],
+)
+def test_what_a_login_may_do_is_one_line(server, row):
+    problems = problems_of({**LOCAL, "stack_services": {"api": {"logins": {server: {"x": row}}}}})
+    assert any("must be one line without a semicolon" in problem for problem in problems)
