@@ -313,8 +313,6 @@ class Stack:
         if container is None:
             return "no container"
         state = container["State"]
-        if state["Status"] == "restarting":
-            return f"restarting (exit code {state['ExitCode']}, started again {container.get('RestartCount', 0)} times)"
         if state["Status"] != "running":
             return f"{state['Status']} (exit code {state['ExitCode']})"
         health = state.get("Health")
@@ -341,6 +339,10 @@ class Stack:
             ill = {service: state for service, state in services.items() if state != "healthy"}
             jobs = {job: self.state(job) for job in self.params["jobs"]}
             unfinished = {job: state for job, state in jobs.items() if state != SUCCESS}
+            for service in ill:
+                count = self.containers.get(service, {}).get("RestartCount", 0)
+                if count:
+                    ill[service] += f", started again {count} times"
             looping = {service: state for service, state in ill.items() if self.loops(service)}
             failed = looping or any(state.startswith("exited") for state in unfinished.values())
             if not (ill or unfinished) or failed or time.monotonic() >= deadline:
