@@ -314,8 +314,6 @@ class Stack:
         if container is None:
             return "no container"
         state = container["State"]
-        if state["Status"] == "restarting":
-            return f"restarting (exit code {state['ExitCode']}, started again {container.get('RestartCount', 0)} times)"
         if state["Status"] != "running":
             return f"{state['Status']} (exit code {state['ExitCode']})"
         health = state.get("Health")
@@ -343,6 +341,10 @@ class Stack:
             # A job that runs needs no healthcheck.
             jobs = {job: "running" if (state := self.state(job)) == NO_HEALTHCHECK else state for job in self.params["jobs"]}
             unfinished = {job: state for job, state in jobs.items() if state != SUCCESS}
+            for service in ill:
+                count = self.containers.get(service, {}).get("RestartCount", 0)
+                if count:
+                    ill[service] += f", started again {count} times"
             looping = {service: state for service, state in ill.items() if self.loops(service)}
             # Nor does it help a service that nobody can ask.
             failed = looping or NO_HEALTHCHECK in ill.values() or any(state.startswith("exited") for state in unfinished.values())

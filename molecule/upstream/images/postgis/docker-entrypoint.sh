@@ -2,15 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Takes for whole whatever has a PG_VERSION.
 set -eu
-if [ "$(id -u)" = 0 ]; then
-  chown -R 999:999 /var/lib/postgresql /var/run/postgresql
-  exec setpriv --reuid=999 --regid=999 --clear-groups "$0" "$@"
-fi
 if [ "${1:-}" = postgres ] && [ ! -s "$PGDATA/PG_VERSION" ]; then
   mkdir -p "$PGDATA"
-  # Words of the user's choosing.
-  # shellcheck disable=SC2086
-  initdb --pgdata="$PGDATA" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE" ${POSTGRES_INITDB_ARGS:-}
+  echo "${POSTGRES_INITDB_ARGS:-}" | xargs initdb --pgdata="$PGDATA" --username="$POSTGRES_USER" --pwfile="$POSTGRES_PASSWORD_FILE"
   echo 'host all all all scram-sha-256' >> "$PGDATA/pg_hba.conf"
   echo "listen_addresses = '*'" >> "$PGDATA/postgresql.conf"
   pg_ctl --pgdata="$PGDATA" --options="-c listen_addresses=''" --wait --silent start
