@@ -2,6 +2,7 @@
 """A long step says for how long it has been running; a quick one says nothing, and no failure of the display reaches the run."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -157,7 +158,7 @@ PLAY = """
   gather_facts: false
   tasks:
     - name: Wait
-      ansible.builtin.command: {argv: [sleep, "2.5"]}
+      ansible.builtin.command: {argv: [sleep, "4"]}
       changed_when: false
       vars: {__test_expected_seconds: "{{ __test_row.seconds }}", __test_row: {seconds: 75}}
     - name: Show
@@ -174,5 +175,6 @@ def test_a_run_is_the_same_with_and_without_it(tmp_path, enabled):
         [Path(sys.executable).parent / "ansible-playbook", tmp_path / "play.yml"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert ("Wait: running for 0:02, usually takes 1:15\n" in done.stdout) == enabled
+    # A busy machine looks a moment later.
+    assert bool(re.search(r"^Wait: running for 0:0[2-5], usually takes 1:15$", done.stdout, re.MULTILINE)) == enabled
     assert "ok: [localhost] => \n    msg: |-\n        one\n        two\n" in done.stdout

@@ -56,7 +56,7 @@ def got(answer: dict) -> list[str]:
         ([STARTING], ["starting"]),
         ([ended(0)], ["exited (exit code 0)"]),
         ([{"Status": "restarting", "ExitCode": 7, "Health": {"Status": "healthy"}}], ["restarting (exit code 7)"]),
-        ([RUNNING], ["running without a healthcheck"]),
+        ([RUNNING], [module.NO_HEALTHCHECK]),
         (
             [{"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy", "Log": [{"Output": "old"}, {"Output": "no route"}]}}],
             ["unhealthy: no route"],
@@ -92,7 +92,7 @@ def test_a_crash_loop_ends_the_wait_at_once_and_is_named_first(engine, verify):
     started = time.monotonic()
     answer = verify(services=["api", "database"], jobs=["migrate"], timeout=30)
     assert time.monotonic() - started < 5
-    assert got(answer) == ["restarting (exit code 1), started again 5 times", "starting", "running without a healthcheck"]
+    assert got(answer) == ["restarting (exit code 1), started again 5 times", "starting", "running"]
     assert answer["failures"][0]["service"] == "database"
 
 
@@ -113,7 +113,7 @@ def test_a_job_that_still_runs_is_waited_for(engine, verify):
 def test_a_job_that_does_not_end_is_a_failure(engine, verify):
     engine.container("migrate", RUNNING)
     (failure,) = verify(services=[], jobs=["migrate"])["failures"]
-    assert (failure["expected"], failure["got"]) == ("exited (exit code 0)", "running without a healthcheck")
+    assert (failure["expected"], failure["got"]) == ("exited (exit code 0)", "running")
 
 
 @pytest.mark.parametrize(("job", "service"), [(ended(3), RUNNING), (ended(1), STARTING)])
@@ -643,3 +643,10 @@ def test_a_manifest_that_says_nothing_of_use_is_refused(verify, engine, written,
     assert answer["failed"]
     assert told.format(path=path) in answer["msg"]
     assert engine.requests == []
+
+
+def test_a_service_that_nobody_can_ask_ends_the_wait_at_once(engine, verify):
+    engine.container("api", RUNNING)
+    started = time.monotonic()
+    assert got(verify(timeout=30)) == [module.NO_HEALTHCHECK]
+    assert time.monotonic() - started < 5
