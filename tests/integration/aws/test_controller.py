@@ -27,7 +27,12 @@ def run(tmp_path, clean_environment):
 
     def run_play(hosts: dict[str, dict], environment: dict[str, str], tasks: tuple[dict, ...] = ()) -> tuple[str, dict[str, str]]:
         common = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}", "stack_variant": "prod"}
-        common |= {"stack_directory": str(tmp_path / "stack"), "stack_images": {key: f"campaign/{key}:none" for key in program.IMAGES}}
+        # Not the name of a stack that may run here.
+        common |= {
+            "stack_project": "campaign-aws",
+            "stack_directory": str(tmp_path / "stack"),
+            "stack_images": {key: f"campaign/{key}:none" for key in program.IMAGES},
+        }
         (tmp_path / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": common}}))
         play = {"name": "Deploy", "hosts": "all", "gather_facts": False, "tasks": [ROLE, *tasks]}
         (tmp_path / "play.yml").write_text(yaml.safe_dump([play]))

@@ -28,7 +28,12 @@ def run(tmp_path):
     def play(*tasks: dict, environment: dict[str, str] | None = None, configuration: str = "") -> tuple[str, list[Path]]:
         (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "all", "gather_facts": False, "tasks": list(tasks)}]))
         names = plain(program.secret_names())
-        given = {"stack_variant": "local", "stack_directory": str(tmp_path / "stack"), "stack_secrets": {name: f"{CANARY}-{name}" for name in names}}
+        given = {
+            "stack_variant": "local",
+            "stack_project": "campaign-kept-files",
+            "stack_directory": str(tmp_path / "stack"),
+            "stack_secrets": {name: f"{CANARY}-{name}" for name in names},
+        }
         given |= {"stack_images": STAGE["campaign.platform.release"]["images"], "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
         (tmp_path / "variables.json").write_text(json.dumps(given))
         (tmp_path / "ansible.cfg").write_text((ROOT / "ansible.cfg").read_text().replace("[defaults]", f"[defaults]\n{configuration}"))
