@@ -540,7 +540,7 @@ def leak_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
         value: name
         for name, value in declared.secrets.values.items()
         # A short value, as a laptop may have it, may be a word that stands there anyway.
-        if "strong" in declared.secrets.rules.get(name, {}) and len(value) >= LEAST_SECRET
+        if declared.secrets.rules.get(name, {}).get("strong") and len(value) >= LEAST_SECRET
     }
     for kind, content in shown.items():
         for where, text in _leaves(content, kind):

@@ -104,7 +104,8 @@ def entry(directory: Path) -> dict:
     }
     return {
         "settings": {KEYS[kind]: anything for kind in SENT},
-        "secrets": {"hostile": {secret_name(key): anything for key in KEYS.values()}},
+        # A value that anyone may know: the same one stands in the environment and in a config file, where a secret's is refused.
+        "secrets": {"hostile": {secret_name(key): {**anything, "strong": 0} for key in KEYS.values()}},
         "configs": {"hostile": {f"/etc/hostile/{key}": {"template": f"{directory}/{key}.j2"} for key in KEYS.values()}},
         "base": {"services": {"hostile": service}},
     }
