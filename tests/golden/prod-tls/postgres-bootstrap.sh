@@ -3,14 +3,17 @@
 # Waits for the server, then creates roles and rights. Run before every new release; what is there already is brought up to date.
 set -eu
 # Asked more often than a healthcheck does, and not for ever, because nobody else sets it an end. The name of a container that does not run is not known, so
-# a server that does not stay up is noticed soon.
+# a server that does not stay up is noticed soon. Nobody may answer for such a name in an internal network; a lookup is not given the usual half minute.
+started=$(date +%s)
 away=0
-tries=0
-until pg_isready --quiet; do
-  tries=$((tries + 1))
-  getent hosts "$PGHOST" > /dev/null || away=$((away + 1))
-  if [ "$away" -ge 15 ] || [ "$tries" -ge 900 ]; then
-    echo "$PGHOST does not answer: $away of $tries times its name was not known either" >&2
+until RES_OPTIONS='timeout:2 attempts:1' pg_isready --quiet; do
+  now=$(date +%s)
+  if ! RES_OPTIONS='timeout:2 attempts:1' getent hosts "$PGHOST" > /dev/null; then
+    away=$((away + 1))
+    [ "$away" -gt 1 ] || gone=$now
+  fi
+  if [ $((now - started)) -ge 180 ] || { [ "$away" -ge 3 ] && [ $((now - gone)) -ge 8 ]; }; then
+    echo "$PGHOST does not answer after $((now - started)) s; $away times its name was not known either" >&2
     exit 1
   fi
   sleep 0.2
