@@ -151,6 +151,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tempfile
 import time
 
@@ -247,10 +248,24 @@ def client_files(root: str, socket: str) -> dict[str, tuple[str, int]]:
     }
 
 
+def births(paths: list[str]) -> dict[str, str]:
+    """Return inode and time of birth of the directories that are on this machine, by path."""
+    there = [path for path in paths if path and os.path.isdir(path)]
+    if not there:
+        return {}
+    done = subprocess.run(["stat", "--format=%n|%i %.W", *there], capture_output=True, text=True, check=False)
+    return dict(line.rsplit("|", 1) for line in done.stdout.splitlines() if "|" in line)
+
+
 def volumes_of(engine: Engine, project: str) -> dict[str, str]:
-    """Return when each of a project's volumes was created, by name. One that was removed and created again has another time."""
-    found = engine.get("/volumes", filters=json.dumps({"label": [f"{PROJECT}={project}"]}))
-    return {volume["Name"]: volume.get("CreatedAt", "") for volume in found.get("Volumes") or []}
+    """Return what tells each of a project's volumes from one of the same name that was created later, by name.
+
+    That is when its directory was born. What the Engine calls the time of its creation is, before Engine 23, that of the last change at its top: a bucket that
+    somebody creates in MinIO changes it (https://github.com/moby/moby/blob/v20.10.24/volume/local/local_unix.go). It has to do where the directory is elsewhere.
+    """
+    found = engine.get("/volumes", filters=json.dumps({"label": [f"{PROJECT}={project}"]})).get("Volumes") or []
+    born = births([volume.get("Mountpoint", "") for volume in found])
+    return {volume["Name"]: born.get(volume.get("Mountpoint", "")) or volume.get("CreatedAt", "") for volume in found}
 
 
 def stale_containers(engine: Engine, containers: list[dict]) -> list[dict]:

@@ -4,6 +4,7 @@
 import json
 import os
 import subprocess
+import time
 
 import pytest
 from ansible_collections.campaign.platform.plugins.modules import release as module
@@ -520,3 +521,30 @@ def test_an_engine_that_does_not_answer_is_not_an_empty_one(run_module, root):
     answer = run_module(module, state="down", project="p", directory=str(root), socket="/nowhere/s")
     assert answer["failed"]
     assert "The Docker Engine did not do it" in answer["msg"]
+
+
+def test_a_volume_is_known_by_the_birth_of_its_directory(tmp_path):
+    """The Engine's own time changes with the volume's content; a volume that was removed and created again is another one."""
+    directory = tmp_path / "_data"
+    directory.mkdir()
+
+    class Volumes:
+        def get(self, path, filters):
+            assert (path, json.loads(filters)) == ("/volumes", {"label": ["com.docker.compose.project=p"]})
+            changed = str(directory.stat().st_ctime_ns)
+            return {
+                "Volumes": [
+                    {"Name": "data", "Mountpoint": str(directory), "CreatedAt": changed},
+                    {"Name": "far", "Mountpoint": "/nowhere", "CreatedAt": "then"},
+                ]
+            }
+
+    before = module.volumes_of(Volumes(), "p")
+    assert before["far"] == "then"
+    (directory / "bucket").mkdir()
+    assert module.volumes_of(Volumes(), "p") == before
+    (directory / "bucket").rmdir()
+    directory.rmdir()
+    time.sleep(0.02)
+    directory.mkdir()
+    assert module.volumes_of(Volumes(), "p") != before
