@@ -261,7 +261,7 @@ def volumes_of(engine: Engine, project: str) -> dict[str, str]:
     """Return what tells each of a project's volumes from one of the same name that was created later, by name.
 
     That is when its directory was born. What the Engine calls the time of its creation is, before Engine 23, that of the last change at its top: a bucket that
-    somebody creates in MinIO changes it (https://github.com/moby/moby/blob/v20.10.24/volume/local/local_unix.go). It has to do where the directory is elsewhere.
+    somebody creates in MinIO changes it (https://github.com/moby/moby/blob/v20.10.24/volume/local/local_unix.go). Elsewhere it has to do.
     """
     found = engine.get("/volumes", filters=json.dumps({"label": [f"{PROJECT}={project}"]})).get("Volumes") or []
     born = births([volume.get("Mountpoint", "") for volume in found])
