@@ -18,7 +18,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import catalogue
 from ansible_collections.campaign.platform.plugins.plugin_utils.aws import Answer
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean, secret_problems, setting_problems
-from ansible_collections.campaign.platform.plugins.plugin_utils.servers import EGRESS, SERVICES, VARIABLES, Login, Server, login, role_of, servers
+from ansible_collections.campaign.platform.plugins.plugin_utils.servers import SERVICES, VARIABLES, Login, Server, login, role_of, servers
 from ansible_collections.campaign.platform.plugins.plugin_utils.tls import tls_problems
 
 SOURCE = "stack_services"
@@ -478,6 +478,3 @@ def clash_problems(ports: Collection[tuple[str, str, int, str]]) -> Iterator[str
     for names in owners.values():
         if len(names) > 1:
             yield f"{' and '.join(names)} are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
-
-
-__all__ = ["EGRESS", "Declaration", "Tables", "declare", "tables"]
