@@ -29,6 +29,7 @@ class ActionModule(ActionBase):
             declared, renderer, problems = inputs.declaration_of(variables, self._templar, self._loader, check_mode=self._task.check_mode)
             if declared is None or problems:
                 raise inputs.RefusedError(inputs.told(problems))
+            arguments["compose_version"] = ((variables.get("ansible_facts") or {}).get("campaign_host") or {}).get("compose")
             try:
                 arguments["plan"] = release.build(declared, renderer, arguments.pop("images"))
             except TextError as error:

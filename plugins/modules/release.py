@@ -80,6 +80,16 @@ options:
             (those that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened), C(configs) and C(secrets).
         type: dict
         required: true
+  compose_version:
+    description: >-
+      Version of Docker Compose on the host. The hashes of a release's definitions are written down beside it, for this version; without it, Docker Compose is
+      asked for them each time. With O(state=staged).
+    type: str
+  verify_depth:
+    description: >-
+      Given with O(state=staged), a release that runs already and needs nothing done is verified to this depth in the same step, without waiting for anything.
+    type: str
+    choices: [basic, full]
   keep:
     description: How many releases to keep beside the current one when it is activated.
     type: int
@@ -127,6 +137,18 @@ is_new:
       activated, so that nothing of what the jobs did is in it; or a container is bound to a network that is gone.
   type: bool
   returned: always
+is_verified:
+  description: Whether nothing has to be done and every service is healthy and passed its checks. Where it is false, the module C(verify) says what is wrong.
+  type: bool
+  returned: when O(state=staged)
+plan:
+  description:
+    - What C(docker compose up) would do to the services' containers, and why. Empty where all of them are what the release asks for, so that it need not run.
+    - Each with C(service), C(action) (V(create), V(recreate), V(start) or V(remove)), C(reasons), which name what differs and hold no value of a setting or
+      a secret, and C(forced), which says that Docker Compose would not do it by itself.
+  type: list
+  elements: dict
+  returned: when O(state=staged)
 manifest:
   description: The release's manifest, with the path of its file as C(path).
   type: dict
@@ -147,6 +169,7 @@ pruned:
 """
 
 import concurrent.futures
+import contextlib
 import json
 import os
 import re
@@ -154,9 +177,12 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
+from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
+from ansible_collections.campaign.platform.plugins.module_utils import verification
 from ansible_collections.campaign.platform.plugins.module_utils.engine import (
     PROJECT,
     Engine,
@@ -168,6 +194,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import (
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
+HASHES = "hashes.json"
 REMOVAL_ATTEMPTS = 60
 REMOVAL_DELAY = 0.5
 # Longer than the longest time that a service is given to stop, because the Engine answers when it has stopped.
@@ -279,6 +306,63 @@ def stale_containers(engine: Engine, containers: list[dict]) -> list[dict]:
     ]
 
 
+class Compose:
+    """Docker Compose, asked about the files of a release. It starts nothing, and it needs no Engine."""
+
+    def __init__(self, module: AnsibleModule, engine: Engine, root: str):
+        self.module, self.root = module, root
+        # The configuration of the user matters for the places of plugins only.
+        settings = {"PATH": os.environ.get("PATH", os.defpath), "DOCKER_CONFIG": client_directory(), "DOCKER_HOST": f"unix://{engine.socket_path}"}
+        self.client = ["env", "-i", *(f"{name}={value}" for name, value in settings.items()), "docker", "compose"]
+        self._read: dict[str, Mapping[str, dict] | None] = {}
+
+    def _config(self, project: str, files: list[str], environment: str, *arguments: str, descriptors: tuple[int, ...] = ()) -> tuple[int, str, str]:
+        command = [*self.client, "--project-directory", self.root, "--project-name", project, "--env-file", environment]
+        command += [word for path in files for word in ("--file", path)]
+        return self.module.run_command([*command, "--profile", "*", "config", *arguments], cwd="/", pass_fds=descriptors)
+
+    @contextlib.contextmanager
+    def _in_memory(self, files: Mapping[str, bytes]) -> Iterator[tuple[list[str], str, tuple[int, ...]]]:
+        """Yield paths of Compose files and of the environment file that are nowhere on disk, and their descriptors."""
+        descriptors = {}
+        try:
+            for name, content in files.items():
+                if name.endswith(".yml") or name == ".env":
+                    descriptors[name] = os.memfd_create(name)
+                    with open(descriptors[name], "wb", closefd=False) as file:
+                        file.write(content)
+            paths = {name: f"/proc/self/fd/{descriptor}" for name, descriptor in descriptors.items()}
+            yield [path for name, path in paths.items() if name.endswith(".yml")], paths[".env"], tuple(descriptors.values())
+        finally:
+            for descriptor in descriptors.values():
+                os.close(descriptor)
+
+    def ask(self, project: str, files: Mapping[str, bytes], *arguments: str) -> tuple[int, str, str]:
+        """Return exit status, output and error of `docker compose config` over files that need not be on disk."""
+        with self._in_memory(files) as (paths, environment, descriptors):
+            return self._config(project, paths, environment, *arguments, descriptors=descriptors)
+
+    def definitions(self, directory: str) -> Mapping[str, dict] | None:
+        """Return the services of the release in a directory, None where they cannot be read."""
+        if directory not in self._read:
+            try:
+                manifest = manifests.read(os.path.join(directory, _MANIFEST))
+            except manifests.ManifestError:
+                return None
+            status, output, _error = self._config(manifest["project"], manifest["compose_files"], manifest["env_file"] or "/dev/null", "--format", "json")
+            self.remember(directory, output if status == 0 else "")
+        return self._read[directory]
+
+    def remember(self, directory: str, output: str) -> None:
+        """Take what Compose printed as the services of the release in a directory."""
+        self._read[directory] = json.loads(output)["services"] if output else None
+
+
+def hashes_of(output: str) -> dict[str, str]:
+    """Return the hashes of services from what `docker compose config --hash` prints."""
+    return dict(line.split(None, 1) for line in output.splitlines() if line.strip())
+
+
 class Release:
     """One release of a stack's directory."""
 
@@ -289,6 +373,7 @@ class Release:
         self.root = params["directory"]
         self.id = params["release"]
         self.path = os.path.join(self.root, "releases", self.id)
+        self.compose = Compose(module, engine, self.root)
         self.current_link = os.path.join(self.root, "current")
         current = self.current()
         # Names a release whose jobs may have run although it was never taken into use: what they changed is still in force.
@@ -363,6 +448,22 @@ class Release:
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
+        self._write(files, missing, stale)
+        self.result["plan"] = [change.as_dict() for change in self._plan(files, frozenset(path for path, *_rest in missing))]
+        # The steps that do it report it otherwise.
+        self.result["changed"] |= self.module.check_mode and bool(self.result["plan"])
+        self.result["is_verified"] = not (self.result["is_new"] or self.result["plan"]) and self._is_well()
+
+    def _is_well(self) -> bool:
+        """Return whether the release that runs passes its verification at once."""
+        if not (depth := self.module.params["verify_depth"]):
+            return False
+        params = {"manifest": os.path.join(self.path, _MANIFEST), "depth": depth, "timeout": 0, "jobs": [], **dict.fromkeys(verification.FROM_MANIFEST)}
+        verification.from_manifest(params)
+        _passed, failures = verification.Stack(self.engine, params).verify()
+        return not failures
+
+    def _write(self, files: dict[str, bytes], missing: list[tuple], stale: list[str]) -> None:
         if not missing and not stale:
             return
         self.result["changed"] = True
@@ -437,11 +538,10 @@ class Release:
         temporary = tempfile.mkdtemp(dir=os.path.dirname(self.path), prefix=f".{self.id}-")
         try:
             os.chmod(temporary, 0o755)
-            for name, content in files.items():
+            for name, content in {**files, HASHES: self._validate(files)}.items():
                 write(os.path.join(temporary, name), content, 0o644)
-            self._validate(temporary, files)
             if os.path.isdir(self.path):
-                for name in files:
+                for name in os.listdir(temporary):
                     os.replace(os.path.join(temporary, name), os.path.join(self.path, name))
                 shutil.rmtree(temporary)
             else:
@@ -451,18 +551,48 @@ class Release:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 
-    def _validate(self, directory: str, files: dict[str, bytes]) -> None:
-        command = [os.path.join(self.root, "client/docker"), "compose", "--project-directory", self.root, "--env-file", f"{directory}/.env"]
-        command += ["--project-name", self.module.params["plan"]["project"]]
-        for name in files:
-            if name.endswith(".yml"):
-                command += ["--file", os.path.join(directory, name)]
-        status, _output, error = self.module.run_command([*command, "--profile", "*", "config", "--quiet"], cwd=self.root)
+    def _validate(self, files: dict[str, bytes]) -> bytes:
+        """Return what to write down of the hashes of the release's services; fail where Docker Compose refuses its files."""
+        status, output, error = self.compose.ask(self.module.params["plan"]["project"], files, "--hash", "*")
         if status:
-            shutil.rmtree(directory, ignore_errors=True)
             self.module.fail_json(
                 msg=f"Docker Compose refuses the rendered files, so nothing was changed: {error.strip()}. Compare them with the service catalogue.",
             )
+        return (json.dumps({"compose": self.module.params["compose_version"], "hashes": hashes_of(output)}, indent=1, sort_keys=True) + "\n").encode()
+
+    def _hashes(self, files: dict[str, bytes]) -> dict[str, str]:
+        """Return the hashes of the services' definitions: as written down, where that was done for the Compose of this host, or as Compose says now."""
+        path, version = os.path.join(self.path, HASHES), self.module.params["compose_version"]
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            written = json.loads(read(path) or b"")
+            if version and written["compose"] == version:
+                return dict(written["hashes"])
+        said = self._validate(files)
+        if version and not self.module.check_mode:
+            write(path, said, 0o644)
+        return json.loads(said)["hashes"]
+
+    def _plan(self, files: dict[str, bytes], damaged: frozenset[str]) -> list[plans.Change]:
+        """Return what would be done to the services' containers."""
+        manifest, project = self.module.params["plan"]["manifest"], self.module.params["plan"]["project"]
+        if self.module.check_mode and not self.module.params["compose_version"]:
+            # A host that is not prepared yet.
+            return [plans.Change(service, plans.CREATE, ["there is no Docker Compose yet to be asked"]) for service in sorted(manifest["services"])]
+
+        def definitions(directory: str) -> Mapping[str, dict] | None:
+            if directory == self.path and not os.path.isdir(directory):
+                status, output, _error = self.compose.ask(project, files, "--format", "json")
+                self.compose.remember(directory, output if status == 0 else "")
+            return self.compose.definitions(directory)
+
+        wanted = plans.Wanted(project, self.path, manifest["images"], self._hashes(files), damaged)
+        try:
+            return plans.compute(self.engine, wanted, definitions)
+        except EngineError as error:
+            # Nothing runs where the Engine does not either, and a check does not start it.
+            if self.module.check_mode and not error.status:
+                return [plans.Change(service, plans.CREATE, ["the Docker Engine does not run"]) for service in sorted(manifest["services"])]
+            raise
 
     def activate(self) -> None:
         """Make this release the current one and remove what only old releases name."""
@@ -617,6 +747,8 @@ def main() -> None:
             "state": {"type": "str", "choices": ["staged", "attempted", "cleared", "current", "down"], "default": "staged"},
             "images": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
+            "compose_version": {"type": "str"},
+            "verify_depth": {"type": "str", "choices": ["basic", "full"]},
             "keep": {"type": "int", "default": 3},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },

@@ -20,6 +20,9 @@ _LOOPBACK = "127."
 _DONE = {"Recreate": "recreated", "Creating": "created", "Removing": "removed", "Restarting": "restarted", "Starting": "started", "Stopping": "stopped"}
 
 
+_PLANNED = {"create": "created", "recreate": "recreated", "start": "started", "remove": "removed"}
+
+
 @dataclass(frozen=True)
 class Place:
     """Where the deploy was started, and where it went to."""
@@ -114,18 +117,28 @@ def _places(rows: list[Mapping[str, Any]], place: Place) -> Iterator[str]:
         yield f"  ssh {' '.join(f'-L {port}:localhost:{port}' for port in hidden)} {place.ssh}"
 
 
-def _did(done: Mapping[str, list[str]], verb: str = "") -> str:
-    return "; ".join(f"{_listed(services)} {verb or ('was' if len(services) == 1 else 'were')} {kind}" for kind, services in done.items())
+def _did(done: Mapping[str, list[str]]) -> str:
+    return "; ".join(f"{_listed(services)} {'was' if len(services) == 1 else 'were'} {kind}" for kind, services in done.items())
+
+
+def _predicted(staged: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what a deploy would do."""
+    plan, jobs = staged["plan"], staged["manifest"]["first_jobs"] + staged["manifest"]["jobs"]
+    taken = f"take release {staged['release']} into use" if staged["is_new"] else "change containers" if plan else "change no container"
+    yield f"This was a check, and nothing was changed. A deploy would {taken}{':' if plan or (staged['is_new'] and jobs) else '.'}"
+    width = max((len(change["service"]) for change in plan), default=0)
+    for change in plan:
+        yield f"  {change['service']:{width}}  {_PLANNED[change['action']]}: {'; '.join(change['reasons'])}"
+    if staged["is_new"] and jobs:
+        yield f"  and run {_listed(jobs)}"
 
 
 def lines(staged: Mapping[str, Any], results: Iterable[Mapping[str, Any]], place: Place, *, directory: str, check_mode: bool) -> list[str]:
     """Return the lines. ``staged`` is what the module release returned, ``results`` what docker_compose_v2 did."""
     manifest = staged["manifest"]
-    done = changes(manifest["project"], results, manifest["jobs"])
     if check_mode:
-        new = [f"release {staged['release']} would be taken into use"] if staged["is_new"] else []
-        told = new or [_did(done, "would be")] if new or done else ["no container would change"]
-        return [f"This was a check, and nothing was changed. In a deploy {told[0]}:", f"  {place.deploy}"]
+        return [*_predicted(staged), "To deploy:", f"  {place.deploy}"]
+    done = changes(manifest["project"], results, manifest["jobs"])
     rows = manifest.get("addresses") or []
     user = manifest.get("sign_in")
     return [

@@ -1,122 +1,138 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""How secrets, configs, layers and settings become a release."""
+"""What is predicted for the containers of a release, and why."""
+
+import json
 
 import pytest
-from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import merge
-from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import url_credentials
-from ansible_collections.campaign.platform.plugins.plugin_utils.generated import GeneratedSecretsError, generated_secrets
-from ansible_collections.campaign.platform.plugins.plugin_utils.release import config_files, secret_files
-from ansible_collections.campaign.platform.plugins.plugin_utils.rules import setting_problems
-from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError
+from ansible_collections.campaign.platform.plugins.module_utils import plan
+from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
 
-SERVICES = {"api": {"user": "10001:10002"}}
+OLD, NEW = "/opt/stack/releases/old", "/opt/stack/releases/new"
+API = {"image": "api:1", "environment": {"LEVEL": "info", "PORT": "1"}, "secrets": [{"source": "jwt_1", "target": "jwt"}]}
 
 
-def generation(value: str, key: str = "key") -> str:
-    return secret_files({"api": {"jwt": value}}, SERVICES, key, "/s")[0]["source"]
+class Engine:
+    """Containers as the Engine lists them, images by reference, and one network."""
+
+    def __init__(self, containers, images):
+        self.containers, self.images = containers, images
+
+    def get(self, path, **query):
+        if path == "/containers/json":
+            assert json.loads(query["filters"])["label"] == ["com.docker.compose.project=p", "com.docker.compose.oneoff=False"]
+            assert query["all"] == "1"
+            return self.containers
+        if path == "/networks":
+            return [{"Id": "net"}]
+        reference = path.removeprefix("/images/").removesuffix("/json").replace("%3A", ":")
+        if reference not in self.images:
+            raise EngineError(path, "no such image", 404)
+        return {"Id": self.images[reference]}
 
 
-def test_a_secret_file_belongs_to_its_consumer():
-    (file,) = secret_files({"api": {"jwt": "value"}, "page": {}}, SERVICES, "key", "/s")
-    assert (file["uid"], file["gid"], file["target"], file["content"]) == (10001, 10002, "jwt", "value")
-    assert file["path"] == f"/s/{file['source']}"
+def container(service, config="h1", image="sha256:1", state="running", network="net", depends="", directory=OLD, mounts=()):
+    labels = {plan.SERVICE: service, plan.CONFIG_HASH: config, plan.CONFIG_FILES: f"{directory}/docker-compose.yml,{directory}/x.yml", plan.DEPENDS_ON: depends}
+    return {
+        "Labels": {**labels, **({plan.IMAGE: image} if image else {})},
+        "ImageID": "sha256:1",
+        "State": state,
+        "NetworkSettings": {"Networks": {"front": {"NetworkID": network}}},
+        "Mounts": [{"Source": path} for path in mounts],
+    }
 
 
-def test_a_generation_follows_value_and_key_and_shows_neither():
-    assert generation("one") == generation("one")
-    assert len({generation("one"), generation("two"), generation("one", "other")}) == 3
-    assert "one" not in generation("one")
+def computed(*containers, images=None, hashes=None, definitions=None, present=None, damaged=()):
+    services = images or {"api": "api:1"}
+    wanted = plan.Wanted("p", NEW, services, hashes or dict.fromkeys([*services, "migrate"], "h1"), frozenset(damaged))
+    known = definitions or {}
+    changes = plan.compute(Engine(list(containers), {"api:1": "sha256:1"} if present is None else present), wanted, known.get)
+    return [(change.service, change.action, change.reasons) for change in changes]
 
 
-@pytest.mark.parametrize("user", [None, "root", "1000", "node:node"])
-def test_a_consumer_needs_a_numeric_user(user):
-    with pytest.raises(TextError, match="api reads secrets"):
-        secret_files({"api": {"jwt": "value"}}, {"api": {"user": user}}, "key", "/s")
+def test_what_is_as_asked_stays():
+    assert computed(container("api")) == []
 
 
-def test_a_config_file_lies_under_its_content():
-    files = config_files({name: {"/etc/x.conf": text} for name, text in (("a", "1"), ("b", "2"), ("c", "1"))}, "/opt")
-    one, two, same = files
-    assert one["path"] == same["path"] != two["path"]
-    assert one["source"] == f"/opt/{one['path']}"
-    assert one["path"].endswith("/x.conf")
-    assert [file["service"] for file in files] == ["a", "b", "c"]
+def test_nothing_is_read_where_no_definition_differs():
+    def never(_directory):
+        raise AssertionError
 
-
-@pytest.mark.parametrize(
-    ("left", "right", "merged"),
-    [
-        ({"ports": ["1"], "image": "x"}, {"ports": ["2"], "image": "y"}, {"ports": ["1", "2"], "image": "y"}),
-        ({"command": ["a"]}, {"command": ["b"]}, {"command": ["b"]}),
-        ({"healthcheck": {"test": ["a"], "retries": 3}}, {"healthcheck": {"test": ["b"]}}, {"healthcheck": {"test": ["b"], "retries": 3}}),
-    ],
-)
-def test_layers_merge_as_compose_does(left, right, merged):
-    assert merge(left, right) == merged
-
-
-RULES = {
-    "PORT": {"minimum": 1, "maximum": 9, "hint": "a port"},
-    "NAME": {"pattern": "[a-z]+", "hint": "letters"},
-    "SOURCE": {"network": True, "hint": "a network"},
-}
+    wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"})
+    assert plan.compute(Engine([container("api", state="exited")], {"api:1": "sha256:1"}), wanted, never)[0].action == plan.START
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("given", "action", "reason"),
     [
-        ({"PORT": "0"}, "PORT must be a port, but it is out of range"),
-        ({"PORT": 10}, "out of range"),
-        ({"PORT": "http"}, "4 characters of letters"),
-        ({"PORT": True}, "PORT must be a port"),
-        ({"NAME": ""}, "it is empty"),
-        ({"NAME": "s3cret"}, "letters, digits"),
-        ({"NAME": "a\nb"}, "blanks, control characters"),
-        ({"NAMES": "a"}, "Did you mean NAME?"),
-        ({"name": "a"}, "Did you mean NAME?"),
-        ({"ELSE": "a"}, "Known are NAME, PORT"),
-        ({"SOURCE": "192.0.2.7/24"}, "SOURCE must be a network, but it is 12 characters"),
-        ({"SOURCE": "192.0.2.7"}, "SOURCE must be a network"),
-        ({"SOURCE": "2001:db8::/32"}, "SOURCE must be a network"),
-        ({4711: "a"}, "4711 is not a known setting"),
+        ([], "create", "it has no container"),
+        ([container("api"), container("api")], "recreate", "it has 2 containers"),
+        ([container("api", state="exited")], "start", "its container is exited"),
+        ([container("api", state="created")], "start", "its container is created"),
+        ([container("api", network="gone")], "recreate", "network front is gone"),
+        ([container("api", image="sha256:0123456789abcdef")], "recreate", "image api:1 has other content: 0123456789ab -> 1"),
+        ([container("api", config="h0")], "recreate", "its definition, which was not read from a release that is kept"),
+        ([container("api", mounts=["/opt/stack/secrets/x"])], "recreate", "/opt/stack/secrets/x was changed or removed by hand"),
     ],
 )
-def test_a_wrong_setting_is_named_and_not_shown(values, message):
-    (problem,) = setting_problems(values, RULES, "source")
-    assert problem.startswith("source: ")
-    assert message in problem
-    assert "s3cret" not in problem
+def test_each_difference_has_its_reason(given, action, reason):
+    assert computed(*given, damaged=["/opt/stack/secrets/x"]) == [("api", action, [reason])]
 
 
-def test_right_settings_are_no_problem():
-    assert setting_problems({"PORT": "9", "NAME": "abc", "SOURCE": "192.0.2.0/24"}, RULES, "source") == []
+def test_an_image_is_known_by_its_label_or_by_the_container():
+    # With containerd's store the two ids are of different kinds, and Compose compares the label.
+    assert computed(container("api", image=None)) == []
+    assert computed(container("api", image="sha256:2"), present={"api:1": "sha256:2"}) == []
 
 
-def test_credentials_are_taken_out_of_urls():
-    values = {"DATABASE_URL": "postgres://us%2Fer:p%40ss+word@postgres:5432/db", "REDIS_URL": "redis://redis:6379", "JWT_SECRET": "j"}
-    rows = {name: {"user": f"{kind}_user", "password": f"{kind}_password"} for name, kind in (("DATABASE_URL", "postgres"), ("REDIS_URL", "redis"))}
-    assert url_credentials(values, rows) == {"postgres_user": "us/er", "postgres_password": "p@ss+word"}
+def test_an_image_that_is_not_there_yet_is_no_reason():
+    assert computed(container("api"), present={}) == []
 
 
-def test_generated_secrets_are_kept(tmp_path):
-    path = tmp_path / "state" / "secrets.json"
-    first = generated_secrets(["a", "b"], str(path), persist=True)
-    assert generated_secrets(["a", "b", "c"], str(path), persist=True) == {**first, "c": generated_secrets(["c"], str(path), persist=True)["c"]}
-    assert len(set(first.values())) == 2
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert path.parent.stat().st_mode & 0o777 == 0o700
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        ({"image": "api:2"}, ["image api:1 -> api:2"]),
+        ({"environment": {"LEVEL": "debug", "EXTRA": "1"}}, ["environment: EXTRA", "environment: LEVEL", "environment: PORT"]),
+        ({"secrets": [{"source": "jwt_2", "target": "jwt"}]}, ["secret jwt"]),
+        ({"secrets": []}, ["secret jwt"]),
+        ({"volumes": [{"type": "bind", "source": "/opt/stack/config/2/x.conf", "target": "/etc/x.conf"}]}, ["mount /etc/x.conf"]),
+        ({"networks": {"front": None}}, ["networks: front"]),
+        ({"labels": {"a": "1"}}, ["labels: a"]),
+        ({"command": ["node", "other.js"]}, ["command"]),
+        ({}, ["its definition, as Docker Compose reads it"]),
+    ],
+)
+def test_a_definition_s_difference_is_named_without_its_value(change, reasons):
+    definitions = {OLD: {"api": API}, NEW: {"api": {**API, **change}}}
+    found = computed(container("api", config="h0"), definitions=definitions, present={"api:1": "sha256:1", "api:2": "sha256:2"})
+    assert found == [("api", "recreate", reasons)]
+    assert "debug" not in str(found)
 
 
-def test_a_check_run_keeps_nothing(tmp_path):
-    path = tmp_path / "secrets.json"
-    assert set(generated_secrets(["a"], str(path), persist=False)) == {"a"}
-    assert list(tmp_path.iterdir()) == []
+def test_an_image_is_named_once():
+    definitions = {OLD: {"api": {"image": "api:0"}}, NEW: {"api": {"image": "api:1"}}}
+    assert computed(container("api", config="h0", image="sha256:0"), definitions=definitions) == [("api", "recreate", ["image api:0 -> api:1"])]
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": ""}', '{"a": 1}', "no json"])
-def test_a_damaged_file_of_secrets_is_not_overwritten(tmp_path, content):
-    path = tmp_path / "secrets.json"
-    path.write_text(content)
-    with pytest.raises(GeneratedSecretsError, match=r"[Rr]estore"):
-        generated_secrets(["b"], str(path), persist=True)
-    assert path.read_text() == content
+def test_what_depends_on_a_recreated_service_is_recreated():
+    services = {"api": "api:1", "db": "api:1", "page": "api:1", "worker": "api:1"}
+    found = computed(
+        container("db", config="h0"),
+        container("api", depends="db:service_healthy:false"),
+        container("worker", depends="api:service_started:false"),
+        container("page"),
+        images=services,
+        definitions={OLD: {"db": {"command": "a"}}, NEW: {"db": {"command": "b"}}},
+    )
+    assert found == [("api", "recreate", ["it depends on db"]), ("db", "recreate", ["command"]), ("worker", "recreate", ["it depends on api"])]
+
+
+def test_what_depends_on_a_started_service_stays():
+    assert computed(container("db", state="exited"), container("api", depends="db:service_healthy:false"), images={"api": "api:1", "db": "api:1"}) == [
+        ("db", "start", ["its container is exited"])
+    ]
+
+
+def test_a_service_of_another_release_goes_and_a_job_of_this_one_does_not():
+    found = computed(container("api"), container("migrate", config="h9"), container("vite"))
+    assert found == [("vite", "remove", ["the release has no such service"])]

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A release is staged whole or not at all, and only what no release names is pruned."""
 
+import itertools
 import json
 import os
+import pathlib
 import subprocess
 import time
 
@@ -20,17 +22,28 @@ class Host:
     """Stands in for AnsibleModule: parameters, check mode, and a Compose that accepts or refuses."""
 
     def __init__(self, **params):
-        self.params = params
         self.check_mode = params.pop("check", False)
         self.refusal = params.pop("refusal", "")
+        self.asked = []
+        self.params = {"compose_version": "2.40.3", "verify_depth": None, **params}
 
     def fail_json(self, msg):
         raise Failed(msg)
 
-    def run_command(self, command, cwd):
-        assert "config" in command
-        assert cwd == self.params["directory"]
-        return (1, "", self.refusal) if self.refusal else (0, "", "")
+    def run_command(self, command, cwd, pass_fds):
+        """Compose reads the files where they are, on disk or not, and knows the services of one of them."""
+        assert command[:2] == ["env", "-i"]
+        assert (cwd, type(pass_fds)) == ("/", tuple)
+        arguments = command[command.index("config") + 1 :]
+        self.asked.append(arguments[0])
+        if self.refusal:
+            return 1, "", self.refusal
+        paths = [path for flag, path in itertools.pairwise(command) if flag in ("--file", "--env-file")]
+        text = "".join(pathlib.Path(path).read_text(encoding="utf-8") for path in paths)
+        if arguments == ["--hash", "*"]:
+            return 0, f"api {text.__hash__()}\nmigrate 2\n", ""
+        assert arguments == ["--format", "json"]
+        return 0, json.dumps({"services": {"api": {"image": "image:1", "command": [text]}}}), ""
 
 
 LABEL = "com.docker.compose.project"
@@ -44,7 +57,7 @@ class Engine:
     def __init__(self, status=204, volumes=None, **services):
         self.services, self.status = services, status
         self.networks, self.volumes = {"net": "p"}, volumes or {}
-        self.ports, self.bound, self.labels, self.done = {}, {}, {}, []
+        self.ports, self.bound, self.labels, self.mounts, self.done = {}, {}, {}, {}, []
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -54,10 +67,14 @@ class Engine:
         if path == "/volumes":
             assert filters
             return {"Volumes": [{"Name": name, "CreatedAt": created} for name, created in self.volumes.items()] or None}
+        if path.startswith("/images/"):
+            return {"Id": "sha256:1"}
         assert path == "/containers/json"
         return [
             {
                 "Id": name,
+                "State": "running",
+                "Mounts": self.mounts.get(name, []),
                 "Labels": {"com.docker.compose.service": service, **self.labels.get(name, {})},
                 "Ports": [{"PublicPort": port} for port in self.ports.get(name, ())],
                 "NetworkSettings": {"Networks": {"x": {"NetworkID": self.bound.get(name, "net")}}},
@@ -110,6 +127,16 @@ def stage(root, release, text="services: {}", secret="s3cret", uid=None, engine=
     staged = module.Release(Host(directory=str(root), release=release, plan=plan, **options), engine or Engine())
     staged.stage()
     return staged.result
+
+
+def as_deployed(root, release):
+    """Return the labels that Compose would have given the container of a release."""
+    hashes = json.loads((root / "releases" / release / "hashes.json").read_text(encoding="utf-8"))["hashes"]
+    return {
+        "com.docker.compose.config-hash": hashes["api"],
+        "com.docker.compose.image": "sha256:1",
+        "com.docker.compose.project.config_files": f"{root}/releases/{release}/docker-compose.yml",
+    }
 
 
 def attempt(root, release, engine=None, note=True, **options):
@@ -333,9 +360,11 @@ def test_pruning_keeps_what_a_release_names(root):
 def test_a_volume_that_is_new_since_the_release_was_activated_gets_its_jobs(root, now, is_new):
     stage(root, ONE)
     activate(root, ONE, engine=Engine(volumes={"p_data": "one"}))
-    assert stage(root, ONE, engine=Engine(volumes=now))["is_new"] is is_new
+    engine = Engine(volumes=now, one="api")
+    engine.labels["one"] = as_deployed(root, ONE)
+    assert stage(root, ONE, engine=engine)["is_new"] is is_new
     # In check mode there are no other steps that would report it.
-    assert stage(root, ONE, engine=Engine(volumes=now), check=True)["changed"] is is_new
+    assert stage(root, ONE, engine=engine, check=True)["changed"] is is_new
     # What activates it writes down what there is then.
     activate(root, ONE, engine=Engine(volumes=now))
     assert not stage(root, ONE, engine=Engine(volumes=now))["is_new"]
@@ -434,9 +463,90 @@ def test_the_client_s_configuration_is_empty_but_for_the_places_of_plugins(root,
 
 def test_compose_judges_a_release_without_the_caller_s_environment(root, monkeypatch):
     commands = []
-    monkeypatch.setattr(Host, "run_command", lambda _self, command, **_options: commands.append(command) or (0, "", ""))
+    monkeypatch.setattr(Host, "run_command", lambda _self, command, **_options: commands.append(command) or (0, "api 1\n", ""))
+    monkeypatch.setenv("DOCKER_CONFIG", "/etc/own")
+    monkeypatch.setenv("LOG_LEVEL", "debug")
     stage(root, ONE)
-    assert [command[0] for command in commands] == [f"{root}/client/docker"]
+    for command in commands:
+        assert command[: command.index("docker")] == [
+            "env",
+            "-i",
+            f"PATH={os.environ['PATH']}",
+            "DOCKER_CONFIG=/etc/own",
+            "DOCKER_HOST=unix:///run/engine.sock",
+        ]
+
+
+def test_compose_is_asked_once_for_a_release_and_its_version(root):
+    plan = plan_of(root, ONE)
+    asked = []
+    for version in ("2.26.1", "2.26.1", "2.40.3"):
+        host = Host(directory=str(root), release=ONE, plan=plan, compose_version=version)
+        module.Release(host, Engine()).stage()
+        asked.append(host.asked)
+    # Other versions make other hashes, which Compose compares with those on the containers.
+    assert asked == [["--hash"], [], ["--hash"]]
+    assert json.loads((root / "releases" / ONE / "hashes.json").read_text(encoding="utf-8"))["compose"] == "2.40.3"
+
+
+def test_a_check_of_a_new_release_asks_compose_about_files_that_are_nowhere(root):
+    stage(root, ONE)
+    activate(root, ONE)
+    engine = Engine(one="api")
+    engine.labels["one"] = as_deployed(root, ONE)
+    assert stage(root, ONE, engine=engine, check=True)["plan"] == []
+    before = sorted(root.rglob("*"))
+    planned = stage(root, TWO, text="services: {}  # two", engine=engine, check=True)["plan"]
+    assert planned == [{"service": "api", "action": "recreate", "reasons": ["command"], "forced": False}]
+    assert sorted(root.rglob("*")) == before
+
+
+def test_a_container_that_holds_a_file_changed_by_hand_is_replaced(root):
+    stage(root, ONE)
+    activate(root, ONE)
+    engine = Engine(one="api")
+    engine.labels["one"] = as_deployed(root, ONE)
+    path = root / "secrets" / f"x_{ONE}"
+    engine.mounts["one"] = [{"Source": str(path)}, {"Source": "/elsewhere"}]
+    path.chmod(0o600)
+    path.write_text("another")
+    expected = [{"service": "api", "action": "recreate", "reasons": [f"{path} was changed or removed by hand"], "forced": True}]
+    assert stage(root, ONE, engine=engine, check=True)["plan"] == expected
+    assert stage(root, ONE, engine=engine)["plan"] == expected
+    assert stage(root, ONE, engine=engine)["plan"] == []
+
+
+@pytest.mark.parametrize("ill", [False, True])
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_release_that_needs_nothing_done_is_verified_in_the_same_step(root, monkeypatch, ill, stopped):
+    asked = []
+
+    def verify(stack):
+        asked.append({name: stack.params[name] for name in ("project", "services", "images", "depth", "timeout")})
+        return 1, [{"service": "api"}] if ill else []
+
+    monkeypatch.setattr(module.verification.Stack, "verify", verify)
+    engine = Engine(one="api")
+    assert stage(root, ONE, engine=engine, verify_depth="full")["is_verified"] is False
+    activate(root, ONE)
+    engine.labels["one"] = {} if stopped else as_deployed(root, ONE)
+    assert stage(root, ONE, engine=engine)["is_verified"] is False
+    assert asked == []
+    assert stage(root, ONE, engine=engine, verify_depth="full")["is_verified"] is not (ill or stopped)
+    assert asked == ([] if stopped else [{"project": "p", "services": ["api"], "images": {"api": "image:1"}, "depth": "full", "timeout": 0}])
+
+
+@pytest.mark.parametrize(("version", "reason"), [(None, "there is no Docker Compose yet to be asked"), ("2.26.1", "the Docker Engine does not run")])
+def test_on_a_host_that_is_not_prepared_everything_would_be_created(root, version, reason):
+    class Silent(Engine):
+        def get(self, path, **query):
+            raise module.EngineError(f"{self.socket_path}: {path} {query}", "No such file or directory")
+
+    assert stage(root, ONE, engine=Silent(), check=True, compose_version=version)["plan"] == [
+        {"service": "api", "action": "create", "reasons": [reason], "forced": False}
+    ]
+    with pytest.raises(module.EngineError):
+        stage(root, ONE, engine=Silent(), compose_version=version)
 
 
 def test_without_its_client_a_check_asks_compose_nothing(root):

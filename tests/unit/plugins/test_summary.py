@@ -20,8 +20,8 @@ def manifest(**given) -> dict:
     return build(given)["manifest"]
 
 
-def told(manifest: dict, *results: dict, check_mode: bool = False, is_new: bool = True) -> str:
-    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest}
+def told(manifest: dict, *results: dict, check_mode: bool = False, is_new: bool = True, plan: list | None = None) -> str:
+    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest, "plan": plan or []}
     return "\n".join(summary.lines(staged, results, PLACE, directory="/opt/campaign", check_mode=check_mode))
 
 
@@ -98,18 +98,38 @@ def test_a_run_that_changed_something_says_what(local):
     assert "Changed by this run: api and frontend were recreated; vite was created." in told(local, results)
 
 
+API = {"service": "api", "action": "recreate", "reasons": ["image api:1 -> api:2", "environment: LOG_LEVEL"], "forced": False}
+WORKER = {"service": "rules-engine", "action": "start", "reasons": ["its container is exited"], "forced": False}
+
+
 @pytest.mark.parametrize(
-    ("is_new", "actions", "expected"),
+    ("is_new", "plan", "expected"),
     [
-        (True, [], "In a deploy release {release} would be taken into use:"),
-        (False, [], "In a deploy no container would change:"),
-        (False, [action("campaign-api-1", "Starting")], "In a deploy api would be started:"),
+        (False, [], ["A deploy would change no container."]),
+        (
+            False,
+            [API, WORKER],
+            [
+                "A deploy would change containers:",
+                "  api           recreated: image api:1 -> api:2; environment: LOG_LEVEL",
+                "  rules-engine  started: its container is exited",
+            ],
+        ),
+        (
+            True,
+            [API],
+            [
+                "A deploy would take release {release} into use:",
+                "  api  recreated: image api:1 -> api:2; environment: LOG_LEVEL",
+                "  and run minio-volume, api-migrate, minio-bootstrap and postgres-bootstrap",
+            ],
+        ),
     ],
 )
-def test_a_check_says_that_nothing_was_changed(local, is_new, actions, expected):
-    text = told(local, {"actions": actions}, check_mode=True, is_new=is_new)
-    assert text.splitlines()[0] == "This was a check, and nothing was changed. " + expected.format(release=local["release"])
-    assert "http://" not in text
+def test_a_check_says_what_a_deploy_would_do_and_why(local, is_new, plan, expected):
+    lines = told(local, check_mode=True, is_new=is_new, plan=plan).format(release=local["release"]).splitlines()
+    expected = [line.format(release=local["release"]) for line in expected]
+    assert lines == ["This was a check, and nothing was changed. " + expected[0], *expected[1:], "To deploy:", "  make deploy"]
 
 
 def test_a_release_of_an_earlier_version_has_no_addresses(local):

@@ -10,7 +10,7 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils import http
+from ansible_collections.campaign.platform.plugins.module_utils import http, verification
 from ansible_collections.campaign.platform.plugins.modules import verify as module
 
 HEALTHY = {"Status": "running", "ExitCode": 0, "Health": {"Status": "healthy"}}
@@ -56,7 +56,7 @@ def got(answer: dict) -> list[str]:
         ([STARTING], ["starting"]),
         ([ended(0)], ["exited (exit code 0)"]),
         ([{"Status": "restarting", "ExitCode": 7, "Health": {"Status": "healthy"}}], ["restarting (exit code 7)"]),
-        ([RUNNING], [module.NO_HEALTHCHECK]),
+        ([RUNNING], [verification.NO_HEALTHCHECK]),
         (
             [{"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy", "Log": [{"Output": "old"}, {"Output": "no route"}]}}],
             ["unhealthy: no route"],
@@ -405,7 +405,7 @@ def published(engine, port: int | None) -> None:
 @pytest.mark.parametrize(("open_on", "is_failure"), [("127.0.0.1", False), ("0.0.0.0", True)])
 def test_a_port_that_is_reachable_from_outside_is_a_failure(engine, verify, open_on, is_failure):
     # The machine's own addresses, as the kernel has them.
-    addresses = module.host_addresses()
+    addresses = verification.host_addresses()
     assert addresses
     assert not [address for address in addresses if address.startswith("127.")]
     with socket.create_server((open_on, 0)) as server:
@@ -415,7 +415,7 @@ def test_a_port_that_is_reachable_from_outside_is_a_failure(engine, verify, open
 
 
 def test_one_address_that_is_reachable_is_enough_for_a_failure(engine, verify, monkeypatch):
-    monkeypatch.setattr(module, "host_addresses", lambda: ["127.0.0.3", "127.0.0.2"])
+    monkeypatch.setattr(verification, "host_addresses", lambda: ["127.0.0.3", "127.0.0.2"])
     with socket.create_server(("127.0.0.2", 0)) as server:
         port = server.getsockname()[1]
         published(engine, port)
@@ -432,14 +432,14 @@ def test_a_port_that_the_service_does_not_publish_is_not_its_affair(engine, veri
 
 
 def test_a_host_that_does_not_tell_its_addresses_proves_nothing(engine, verify, monkeypatch):
-    monkeypatch.setattr(module, "ROUTES", "/nowhere")
+    monkeypatch.setattr(verification, "ROUTES", "/nowhere")
     published(engine, 5432)
     assert got(verify(tcp(5432, expect="loopback"))) == ["No such file or directory"]
 
 
 def test_the_host_s_addresses_are_those_that_the_kernel_lists():
     listed = json.loads(subprocess.run(["ip", "-4", "-json", "address"], check=True, capture_output=True).stdout)
-    assert set(module.host_addresses()) == {
+    assert set(verification.host_addresses()) == {
         info["local"] for link in listed for info in link["addr_info"] if "UP" in link["flags"] and not info["local"].startswith("127.")
     }
 
@@ -648,5 +648,5 @@ def test_a_manifest_that_says_nothing_of_use_is_refused(verify, engine, written,
 def test_a_service_that_nobody_can_ask_ends_the_wait_at_once(engine, verify):
     engine.container("api", RUNNING)
     started = time.monotonic()
-    assert got(verify(timeout=30)) == [module.NO_HEALTHCHECK]
+    assert got(verify(timeout=30)) == [verification.NO_HEALTHCHECK]
     assert time.monotonic() - started < 5

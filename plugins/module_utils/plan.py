@@ -1,0 +1,182 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What `docker compose up` would do to the containers of a release, and why.
+
+Compose writes a hash of a service's definition and the id of its image on each container, and recreates the container when either differs. So both are compared
+here with what the release asks for. What nobody sees in a definition comes beside it: a container that does not run, one that is bound to a network that is
+gone, and a file that a container mounts and that somebody else changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
+from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
+
+SERVICE = "com.docker.compose.service"
+CONFIG_HASH = "com.docker.compose.config-hash"
+IMAGE = "com.docker.compose.image"
+CONFIG_FILES = "com.docker.compose.project.config_files"
+DEPENDS_ON = "com.docker.compose.depends_on"
+CREATE, RECREATE, START, REMOVE = "create", "recreate", "start", "remove"
+_SHORT = 12
+
+# The definitions of the services of a release, by the directory of its files; None where they cannot be read.
+Definitions = Callable[[str], Mapping[str, Any] | None]
+
+
+@dataclass
+class Change:
+    """What would be done to the containers of one service; ``reasons`` name what differs and hold no value of a setting or a secret."""
+
+    service: str
+    action: str
+    reasons: list[str] = field(default_factory=list)
+    # Docker Compose would not do it by itself, because no definition differs.
+    forced: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what a module returns."""
+        return {"service": self.service, "action": self.action, "reasons": self.reasons, "forced": self.forced}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A release as Compose sees it: its services with their images and the hashes of their definitions, and the directory of its files."""
+
+    project: str
+    directory: str
+    images: Mapping[str, str]
+    hashes: Mapping[str, str]
+    # Files that were not on the host as the release has them. A container that mounts one holds what it was.
+    damaged: frozenset[str] = frozenset()
+
+
+def image_ids(engine: Engine, references: Iterable[str]) -> dict[str, str | None]:
+    """Return the ids of images by reference, None for one that the Engine does not have; raise EngineError."""
+    found: dict[str, str | None] = {}
+    for reference in sorted(set(references)):
+        try:
+            found[reference] = engine.get(image_path(reference))["Id"]
+        except EngineError as error:
+            if error.status != 404:
+                raise
+            found[reference] = None
+    return found
+
+
+def _named(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in {*new, *old} if (name in new, new.get(name)) != (name in old, old.get(name)))
+
+
+def _by(items: Iterable[Any], key: str) -> dict[str, Any]:
+    """Return mappings of a list by one of their keys; what is no mapping stands for itself."""
+    return {str(item.get(key, item)) if isinstance(item, Mapping) else str(item): item for item in items or ()}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else _by(value or (), "name")
+
+
+def differences(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
+    """Return what differs between two definitions of a service, in words that hold no value but references of images."""
+    reasons = []
+    for key in _named(new, old):
+        after, before = new.get(key), old.get(key)
+        if key == "image":
+            reasons.append(f"image {before} -> {after}")
+        elif key in ("environment", "labels", "networks", "depends_on"):
+            reasons += [f"{key}: {name}" for name in _named(_mapping(after), _mapping(before))]
+        elif key in ("secrets", "configs"):
+            what = key.removesuffix("s")
+            reasons += [f"{what} {name}" for name in _named(_by(after or (), "target"), _by(before or (), "target"))]
+        elif key == "volumes":
+            reasons += [f"mount {name}" for name in _named(_by(after or (), "target"), _by(before or (), "target"))]
+        else:
+            reasons.append(key)
+    return reasons
+
+
+def _release_directory(container: Mapping[str, Any]) -> str:
+    """Return the directory of the files that a container was started from."""
+    first = container["Labels"].get(CONFIG_FILES, "").partition(",")[0]
+    return first.rpartition("/")[0]
+
+
+def _why_recreated(container: Mapping[str, Any], service: str, wanted: Wanted, definitions: Definitions) -> list[str]:
+    new, old = definitions(wanted.directory), definitions(_release_directory(container))
+    known = (new or {}).get(service), (old or {}).get(service)
+    if known[0] is None or known[1] is None:
+        return ["its definition, which was not read from a release that is kept"]
+    return differences(known[0], known[1]) or ["its definition, as Docker Compose reads it"]
+
+
+def _of_service(
+    service: str, containers: list[dict[str, Any]], wanted: Wanted, ids: Mapping[str, str | None], networks: set[str], definitions: Definitions
+) -> Change | None:
+    reference = wanted.images.get(service, "")
+    if not containers:
+        return Change(service, CREATE, ["it has no container"])
+    if len(containers) > 1:
+        return Change(service, RECREATE, [f"it has {len(containers)} containers"])
+    container = containers[0]
+    reasons = []
+    if container["Labels"].get(CONFIG_HASH) != wanted.hashes.get(service):
+        reasons += _why_recreated(container, service, wanted, definitions)
+    runs, asked = container["Labels"].get(IMAGE) or container.get("ImageID"), ids.get(reference)
+    if asked is not None and runs != asked and not any(reason.startswith("image ") for reason in reasons):
+        reasons.append(f"image {reference} has other content: {_shortened(runs)} -> {_shortened(asked)}")
+    bound = (container.get("NetworkSettings") or {}).get("Networks") or {}
+    reasons += [f"network {name} is gone" for name, network in sorted(bound.items()) if network["NetworkID"] and network["NetworkID"] not in networks]
+    held = sorted(mount["Source"] for mount in container.get("Mounts") or [] if mount.get("Source") in wanted.damaged)
+    reasons += [f"{path} was changed or removed by hand" for path in held]
+    if reasons:
+        return Change(service, RECREATE, reasons, forced=bool(held))
+    if container["State"] != "running":
+        return Change(service, START, [f"its container is {container['State']}"])
+    return None
+
+
+def _shortened(identifier: Any) -> str:
+    return str(identifier).removeprefix("sha256:")[:_SHORT]
+
+
+def _followers(changes: dict[str, Change], containers: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Add what Compose recreates because it depends on what is recreated."""
+    waiting = True
+    while waiting:
+        waiting = False
+        for service, found in containers.items():
+            if service in changes or not found:
+                continue
+            needed = [item.split(":")[0] for item in found[0]["Labels"].get(DEPENDS_ON, "").split(",") if item]
+            because = [other for other in needed if other in changes and changes[other].action == RECREATE]
+            if because:
+                changes[service] = Change(service, RECREATE, [f"it depends on {other}" for other in because])
+                waiting = True
+
+
+def compute(engine: Engine, wanted: Wanted, definitions: Definitions) -> list[Change]:
+    """Return what would be done to each service that would not stay as it is, by name; raise EngineError.
+
+    ``definitions`` is called only where a definition differs, because asking Docker Compose takes a while.
+    """
+    found: dict[str, list[dict[str, Any]]] = {service: [] for service in wanted.images}
+    strangers: dict[str, list[dict[str, Any]]] = {}
+    for container in project_containers(engine, wanted.project):
+        service = container["Labels"].get(SERVICE, "")
+        if service in found:
+            found[service].append(container)
+        elif service not in wanted.hashes:
+            # Not a job of the release either.
+            strangers.setdefault(service, []).append(container)
+    ids = image_ids(engine, wanted.images.values())
+    networks = {network["Id"] for network in engine.get("/networks")}
+    each = {service: _of_service(service, containers, wanted, ids, networks, definitions) for service, containers in found.items()}
+    changes = {service: change for service, change in each.items() if change}
+    _followers(changes, found)
+    removed = [Change(service, REMOVE, ["the release has no such service"]) for service in sorted(strangers)]
+    return [changes[service] for service in sorted(changes)] + removed
