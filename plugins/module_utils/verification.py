@@ -18,6 +18,7 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, EngineTimeout, demultiplex, message_of, project_containers
 from ansible_collections.campaign.platform.plugins.module_utils.http import HttpError, Target, Tls, exchange
+from ansible_collections.campaign.platform.plugins.module_utils.lock import Pulse
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 CONNECT_TIMEOUT = 2
@@ -136,6 +137,7 @@ class Stack:
         self.engine = engine
         self.params = params
         self.containers: dict[str, dict] = {}
+        self.pulse = Pulse(params.get("lock_directory"))
 
     def refresh(self) -> None:
         """Read the state of every container of the project."""
@@ -176,6 +178,7 @@ class Stack:
         """
         deadline = time.monotonic() + self.params["timeout"]
         while True:
+            self.pulse()
             self.refresh()
             services = {service: self.state(service) for service in self.params["services"]}
             ill = {service: state for service, state in services.items() if state != "healthy"}
@@ -195,6 +198,33 @@ class Stack:
         return [self.failure(service, "health", "healthy", state) for service, state in {**looping, **ill}.items()] + [
             self.failure(job, "run to its end", SUCCESS, state) for job, state in unfinished.items()
         ]
+
+    def _running(self) -> dict[str, tuple[str, str, int]]:
+        """Return what tells each service's container, and its present start, from another one."""
+        return {
+            service: (container["Id"], container["State"].get("StartedAt", ""), container.get("RestartCount", 0))
+            for service in self.params["services"]
+            if (container := self.containers.get(service))
+        }
+
+    def settle(self) -> list[dict[str, str]]:
+        """Watch the services, which are healthy now, for as long as was asked, and return a failure for each that does not stay so."""
+        seconds, began = self.params["settle"], time.monotonic()
+        expected = f"to stay healthy for {seconds} s"
+        self.refresh()
+        first = self._running()
+        while True:
+            lost = {}
+            for service, start in self._running().items():
+                if start != first.get(service):
+                    code = self.containers[service]["State"]["ExitCode"]
+                    lost[service] = f"it ended and was started again (exit code {code})"
+            lost |= {service: state for service in self.params["services"] if (state := self.state(service)) not in ("healthy", NO_HEALTHCHECK)}
+            if lost or time.monotonic() - began >= seconds:
+                return [self.failure(service, "stability", expected, got) for service, got in lost.items()]
+            time.sleep(0.5)
+            self.pulse()
+            self.refresh()
 
     def failure(self, service: str, check: str, expected: str, got: str) -> dict[str, str]:
         """Describe one failure."""
@@ -350,6 +380,9 @@ class Stack:
         tasks = self.tasks()
         with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
             failures += [failure for failure in pool.map(self.ask, tasks) if failure]
+        # Last, so that the checks are a part of what the services have to bear.
+        if not failures and self.params.get("settle"):
+            failures += self.settle()
         return len(tasks) + len(self.params["services"]) + len(self.params["jobs"]) - len(failures), failures
 
 

@@ -33,9 +33,10 @@ options:
         the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
         another service.
       - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are.
+      - V(ended) ends a run that failed: it writes the O(outcome) down and gives the lock back.
       - V(down) stops and removes all containers and networks of the project, whichever release they are of. Volumes stay.
     type: str
-    choices: [staged, attempted, cleared, current, down]
+    choices: [staged, attempted, cleared, current, ended, down]
     default: staged
   images:
     description: >-
@@ -85,6 +86,31 @@ options:
       Version of Docker Compose on the host. The hashes of a release's definitions are written down beside it, for this version; without it, Docker Compose is
       asked for them each time. With O(state=staged).
     type: str
+  holder:
+    description:
+      - Who works on the stack, which the controller fills in. One run at a time does, under a lock in O(directory); another one is refused.
+        The lock is held from V(staged) on to V(current) or V(ended), or not beyond V(staged) where nothing has to be done. V(down) holds it while it works.
+      - What was started, taken into use, failed, aborted or taken down is appended to C(history.jsonl) in that directory, with the holder.
+    type: dict
+    suboptions:
+      user: {description: Who., type: str, required: true}
+      controller: {description: Name of the controller., type: str, required: true}
+      machine: {description: What tells the controller from any other machine., type: str, required: true}
+      pid: {description: The run's process there., type: int, required: true}
+      run: {description: What tells the run from any other one., type: str, required: true}
+      commit: {description: The commit of the inventory., type: str}
+  takeover:
+    description: Take the lock from whoever holds it. What its Docker Compose still does is waited for.
+    type: bool
+    default: false
+  ended_run:
+    description: A run that is known to have ended, so that its lock counts no longer.
+    type: str
+  outcome:
+    description: What to write down with O(state=ended).
+    type: str
+    choices: [failed, rolled_back, not_rolled_back]
+    default: failed
   verify_depth:
     description: >-
       Given with O(state=staged), a release that runs already and needs nothing done is verified to this depth in the same step, without waiting for anything.
@@ -161,6 +187,10 @@ current:
   description: The id of the current release before this run, or null.
   type: str
   returned: always
+locked_by:
+  description: Who holds the lock, with C(user), C(controller), C(machine), C(pid), C(run) and C(since).
+  type: dict
+  returned: when another run works on the stack
 pruned:
   description: Ids of the releases that were removed.
   type: list
@@ -180,9 +210,9 @@ import time
 from collections.abc import Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.campaign.platform.plugins.module_utils import lock, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
-from ansible_collections.campaign.platform.plugins.module_utils import verification
 from ansible_collections.campaign.platform.plugins.module_utils.engine import (
     PROJECT,
     Engine,
@@ -202,7 +232,12 @@ ENGINE_SECONDS = 300
 VOLUMES = "volumes.json"
 CLIENT = """#!/bin/sh
 # Docker's client without the environment and the configuration of the user who calls it: Docker Compose ranks both above the release's own values.
-exec env -i PATH="$PATH" DOCKER_CONFIG={directory} DOCKER_HOST=unix://{socket} docker "$@"
+# While it works, nobody else takes the stack's lock, whatever became of the run that called it.
+exec 9<{directory}/running && flock --shared 9
+env -i PATH="$PATH" DOCKER_CONFIG={directory} DOCKER_HOST=unix://{socket} docker "$@"
+status=$?
+touch -c {directory}/../lock.json 2>/dev/null
+exit $status
 """
 
 
@@ -271,6 +306,7 @@ def client_files(root: str, socket: str) -> dict[str, tuple[str, int]]:
     configuration = {"cliPluginsExtraDirs": plugins} if plugins else {}
     return {
         "client/docker": (CLIENT.format(directory=os.path.join(root, "client"), socket=socket), 0o755),
+        lock.RUNNING: ("", 0o644),
         "client/config.json": (json.dumps(configuration) + "\n", 0o644),
     }
 
@@ -304,6 +340,20 @@ def stale_containers(engine: Engine, containers: list[dict]) -> list[dict]:
         for container, settings in bound
         if any(network["NetworkID"] and network["NetworkID"] not in there for network in (settings.get("Networks") or {}).values())
     ]
+
+
+def lock_of(module: AnsibleModule) -> lock.Lock | None:
+    """Return the lock of the stack for who asks, None where nobody is named."""
+    return lock.Lock(module.params["directory"], module.params["holder"]) if module.params["holder"] else None
+
+
+def acquire(wanted: lock.Lock | None, module: AnsibleModule) -> None:
+    """Hold the lock, or fail by naming who does. A check changes nothing, so it needs none."""
+    if wanted and not module.check_mode:
+        try:
+            wanted.acquire(takeover=module.params["takeover"], dead=module.params["ended_run"])
+        except lock.LockedError as error:
+            module.fail_json(msg=str(error), locked_by=error.holder)
 
 
 class Compose:
@@ -374,6 +424,7 @@ class Release:
         self.id = params["release"]
         self.path = os.path.join(self.root, "releases", self.id)
         self.compose = Compose(module, engine, self.root)
+        self.lock = lock_of(module)
         self.current_link = os.path.join(self.root, "current")
         current = self.current()
         # Names a release whose jobs may have run although it was never taken into use: what they changed is still in force.
@@ -437,6 +488,7 @@ class Release:
     def stage(self) -> None:
         """Write what is missing, the release's own directory last."""
         self._check_paths()
+        acquire(self.lock, self.module)
         files = {item["name"]: item["content"].encode() for item in self.module.params["plan"]["files"]}
         files[_MANIFEST] = self._manifest()
         missing = [item for item in self._wanted() if not self._is_right(*item[:4])]
@@ -452,7 +504,10 @@ class Release:
         self.result["plan"] = [change.as_dict() for change in self._plan(files, frozenset(path for path, *_rest in missing))]
         # The steps that do it report it otherwise.
         self.result["changed"] |= self.module.check_mode and bool(self.result["plan"])
-        self.result["is_verified"] = not (self.result["is_new"] or self.result["plan"]) and self._is_well()
+        is_idle = not (self.result["is_new"] or self.result["plan"])
+        self.result["is_verified"] = is_idle and self._is_well()
+        if self.lock and self.result["is_verified"]:
+            self.lock.release()
 
     def _is_well(self) -> bool:
         """Return whether the release that runs passes its verification at once."""
@@ -502,6 +557,7 @@ class Release:
     def attempt(self, note: bool = True) -> None:
         """Remove what would stop this release from starting; with ``note``, also write down that it is about to be started."""
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
+        acquire(self.lock, self.module)
         containers = project_containers(self.engine, manifest["project"])
         stale = [container["Id"] for container in stale_containers(self.engine, containers)]
         # Those that run still too, of a deploy that was killed.
@@ -518,6 +574,9 @@ class Release:
         if self.module.check_mode:
             return
         if note:
+            if self.lock:
+                self.lock.note(self.id)
+                self.lock.record("started", release=self.id, previous=self.result["current"])
             link(self.attempt_link, os.path.join("releases", self.id))
             environment = os.path.join(self.root, ".env")
             if not os.path.lexists(environment):
@@ -598,13 +657,14 @@ class Release:
         """Make this release the current one and remove what only old releases name."""
         if not os.path.isdir(self.path):
             self.module.fail_json(msg=f"The release {self.id} is not below {self.root}/releases. Stage it first.")
+        acquire(self.lock, self.module)
         environment = os.path.join(self.root, ".env")
         wrong = self.current() != self.id or not os.path.islink(environment) or os.path.lexists(self.attempt_link)
         volumes = json.dumps(volumes_of(self.engine, self._project()), indent=1, sort_keys=True).encode() + b"\n"
         wrong = wrong or read(os.path.join(self.root, VOLUMES)) != volumes
         doomed = self._doomed()
         self.result.update(changed=bool(wrong or doomed), pruned=doomed)
-        if self.module.check_mode or not self.result["changed"]:
+        if self.module.check_mode:
             return
         if wrong:
             link(self.current_link, os.path.join("releases", self.id))
@@ -617,6 +677,15 @@ class Release:
             shutil.rmtree(os.path.join(self.root, "releases", name))
         if doomed:
             self._prune()
+        if self.lock:
+            self.lock.record("succeeded", release=self.id, previous=self.result["current"])
+            self.lock.release()
+
+    def end(self) -> None:
+        """Write down that a run failed, and give the lock back."""
+        if self.lock and not self.module.check_mode:
+            self.lock.record(self.module.params["outcome"], release=self.id, previous=self.result["current"])
+            self.lock.release()
 
     def _project(self) -> str:
         return manifests.read(os.path.join(self.path, _MANIFEST))["project"]
@@ -708,6 +777,9 @@ def take_down(engine: Engine, project: str, directory: str, *, check_mode: bool)
 def down(module: AnsibleModule, engine: Engine) -> None:
     """Take a stack down and exit."""
     project, directory = module.params["project"], module.params["directory"]
+    # Where there is no directory there may still be containers.
+    held = lock_of(module) if os.path.isdir(directory) else None
+    acquire(held, module)
     try:
         changed, elsewhere = take_down(engine, project, directory, check_mode=module.check_mode)
     except EngineError as error:
@@ -717,7 +789,21 @@ def down(module: AnsibleModule, engine: Engine) -> None:
             msg=f"Nothing was changed. Containers of a Compose project named {project} were started from {elsewhere}, and not from {directory}. "
             "Take them down there, or name the stack's own project in stack_project.",
         )
+    if held and not module.check_mode:
+        if changed:
+            held.record("taken_down")
+        held.release()
     module.exit_json(changed=changed)
+
+
+def stage_locked(release: Release) -> None:
+    """Stage; where that fails, nothing was started, and nobody has to wait for the lock."""
+    try:
+        release.stage()
+    except BaseException:
+        if release.lock and not release.module.check_mode:
+            release.lock.release()
+        raise
 
 
 def main() -> None:
@@ -744,10 +830,14 @@ def main() -> None:
             "directory": {"type": "path"},
             "release": {"type": "str"},
             "project": {"type": "str"},
-            "state": {"type": "str", "choices": ["staged", "attempted", "cleared", "current", "down"], "default": "staged"},
+            "state": {"type": "str", "choices": ["staged", "attempted", "cleared", "current", "ended", "down"], "default": "staged"},
             "images": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
             "compose_version": {"type": "str"},
+            "holder": {"type": "dict", "options": lock.OPTIONS},
+            "takeover": {"type": "bool", "default": False},
+            "ended_run": {"type": "str"},
+            "outcome": {"type": "str", "choices": ["failed", "rolled_back", "not_rolled_back"], "default": "failed"},
             "verify_depth": {"type": "str", "choices": ["basic", "full"]},
             "keep": {"type": "int", "default": 3},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
@@ -755,7 +845,7 @@ def main() -> None:
         supports_check_mode=True,
         required_if=[
             ("state", "staged", ("plan",)),
-            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "current")),
+            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "current", "ended")),
             ("state", "down", ("directory", "project")),
         ],
     )
@@ -768,11 +858,15 @@ def main() -> None:
     release = Release(module, engine)
     try:
         if module.params["state"] == "staged":
-            release.stage()
+            stage_locked(release)
         elif module.params["state"] in ("attempted", "cleared"):
             release.attempt(note=module.params["state"] == "attempted")
+        elif module.params["state"] == "ended":
+            release.end()
         else:
             release.activate()
+    except lock.LockedError as error:
+        module.fail_json(msg=str(error), locked_by=error.holder)
     except manifests.ManifestError as error:
         module.fail_json(msg=f"{error} No service was changed.")
     except EngineError as error:

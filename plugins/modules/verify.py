@@ -121,6 +121,15 @@ options:
     description: Seconds to wait for all services to become healthy and all jobs to end.
     type: int
     default: 120
+  settle:
+    description:
+      - Seconds to watch the services once they are healthy and have passed their checks. One that ends, starts again or becomes unhealthy
+        meanwhile is a failure, because a service may be healthy for a while and then die.
+    type: int
+    default: 0
+  lock_directory:
+    description: The stack's directory, where this run holds the lock. It gets signs of life while the module waits.
+    type: path
   socket:
     description: The Engine's socket.
     type: path
@@ -184,6 +193,8 @@ def main() -> None:
         **FROM_MANIFEST,
         "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
         "timeout": {"type": "int", "default": 120},
+        "settle": {"type": "int", "default": 0},
+        "lock_directory": {"type": "path"},
         "socket": {"type": "path", "default": "/var/run/docker.sock"},
     }
     module = AnsibleModule(argument_spec=spec, required_one_of=[("manifest", "project"), ("manifest", "services")], supports_check_mode=True)

@@ -8,7 +8,9 @@ deploys again.
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -86,6 +88,7 @@ def inventory(tmp_path_factory) -> Iterator[Path]:
         "stack_project": PROJECT,
         "stack_directory": str(DIRECTORY),
         "stack_generate_secrets": True,
+        "stack_settle_seconds": 1,
         "stack_generated_secrets_file": str(directory / "secrets.json"),
         **{f"stack_{name}_port": port for name, port in PORTS.items()},
         "images_source": "build",
@@ -253,3 +256,67 @@ def test_the_whole_stack_goes_down_from_another_variant(deployed):
     assert deployed(playbook="down", stack_variant="prod") > 0
     assert (names("container"), names("network")) == ([], [])
     assert len(names("volume")) == 3
+
+
+# --- What goes wrong in a deploy
+
+
+def test_a_service_that_listens_late_is_waited_for(deployed):
+    late = {"command": ["-c", "sleep 30; exec node dist/main.js"], "entrypoint": ["/bin/sh"]}
+    health = {"interval": "1s", "retries": 2, "start_period": "1s"}
+    entry = {"base": {"services": {"api": {**late, "healthcheck": health}}}}
+    deployed(stack_hot_reload=False, stack_services={"api": entry}, stack_health_timeout=200)
+
+
+def test_a_service_that_was_healthy_and_dies_is_not_taken_into_use(play, deployed):
+    deployed(stack_hot_reload=False)
+    entry = {"base": {"services": {"scheduler": {"command": ["-c", "node dist/main.js & sleep 12; exit 9"], "entrypoint": ["/bin/sh"]}}}}
+    status, _changed, output = play(stack_hot_reload=False, stack_services={"scheduler": entry}, stack_settle_seconds=20)
+    assert status == 2
+    assert "scheduler, stability: expected to stay healthy for 20 s" in output, output[-3000:]
+    assert "was started again and is verified" in output
+    assert play("verify")[0] == 0
+
+
+def test_the_way_back_leads_over_a_change_of_hot_reload(play, deployed):
+    deployed(stack_hot_reload=True)
+    assert containers()["vite"]["State"]["Running"]
+    image = containers()["frontend"]["Config"]["Image"]
+    status, _changed, output = play(stack_hot_reload=False, images_upstream={"redis": image}, stack_health_timeout=30)
+    assert status == 2
+    assert "was started again and is verified" in output, output[-3000:]
+    assert containers()["vite"]["State"]["Running"]
+    assert play("verify")[0] == 0
+    last = json.loads((DIRECTORY / "history.jsonl").read_text().splitlines()[-1])
+    assert (last["event"], last["release"]) == ("rolled_back", os.readlink(DIRECTORY / "attempted").rpartition("/")[2])
+
+
+def test_of_two_deploys_at_once_one_wins_and_the_other_names_it(play):
+    # Each wants something else.
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(play, stack_log_level=level) for level in ("debug", "warn")]
+        results = [run.result() for run in runs]
+    assert sorted(status for status, _changed, _output in results) == [0, 2], results
+    lost = next(output for status, _changed, output in results if status == 2)
+    assert "Another run works on this stack" in lost
+    assert "Nothing was changed" in lost
+    won = ("debug", "warn")[next(number for number, (status, *_rest) in enumerate(results) if status == 0)]
+    assert f"LOG_LEVEL={won}" in containers()["api"]["Config"]["Env"]
+    assert (DIRECTORY / "lock.json").read_text() == ""
+
+
+def test_a_deploy_that_was_killed_stops_nobody(deployed, inventory):
+    command = ["ansible-playbook", "-i", str(inventory), "playbooks/site.yml", "-e", json.dumps({"stack_log_level": "error"})]
+    killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (DIRECTORY / "lock.json").read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(2)
+    killed.kill()
+    killed.wait()
+    assert (DIRECTORY / "lock.json").read_text() != ""
+    # At once, because this machine knows that the run has ended.
+    deployed(stack_log_level="error")
+    events = [json.loads(line)["event"] for line in (DIRECTORY / "history.jsonl").read_text().splitlines()]
+    assert "aborted" in events[-3:]
+    assert not [container["Name"] for container in containers().values() if not container["Name"].startswith(f"/{PROJECT}-")]

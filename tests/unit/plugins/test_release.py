@@ -25,9 +25,9 @@ class Host:
         self.check_mode = params.pop("check", False)
         self.refusal = params.pop("refusal", "")
         self.asked = []
-        self.params = {"compose_version": "2.40.3", "verify_depth": None, **params}
+        self.params = {"compose_version": "2.40.3", "verify_depth": None, "holder": None, "takeover": False, "ended_run": None, "outcome": "failed", **params}
 
-    def fail_json(self, msg):
+    def fail_json(self, msg, **_more):
         raise Failed(msg)
 
     def run_command(self, command, cwd, pass_fds):

@@ -2,6 +2,7 @@
 """The verification notices what is wrong: for each kind of check there is a service that fails it, beside one that does not."""
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -71,6 +72,41 @@ def test_a_service_that_is_not_healthy_is_named(engine, verify, states, found):
     assert got(answer) == found
     if found:
         assert (answer["failures"][0]["service"], answer["failures"][0]["look"]) == ("api", "docker compose -p p logs api")
+
+
+@pytest.mark.parametrize(
+    ("later", "found"),
+    [
+        ({**HEALTHY, "StartedAt": "1"}, []),
+        ({**HEALTHY, "StartedAt": "2", "ExitCode": 0}, ["it ended and was started again (exit code 0)"]),
+        (ended(7), ["exited (exit code 7)"]),
+        ({**HEALTHY, "Health": {"Status": "unhealthy", "Log": [{"Output": "gone"}]}, "StartedAt": "1"}, ["unhealthy: gone"]),
+    ],
+)
+def test_a_service_that_does_not_stay_healthy_fails(engine, verify, later, found):
+    first = {**HEALTHY, "StartedAt": "1"}
+    engine.container("api", first, first, later)
+    engine.container("worker", {**HEALTHY, "StartedAt": "1"})
+    answer = verify(settle=1)
+    assert got(answer) == found
+    if found:
+        assert (answer["failures"][0]["service"], answer["failures"][0]["check"]) == ("api", "stability")
+
+
+def test_what_failed_already_is_not_watched(engine, verify):
+    engine.container("api", ended(1))
+    began = time.monotonic()
+    assert got(verify(settle=30)) == ["exited (exit code 1)"]
+    assert time.monotonic() - began < 10
+
+
+def test_the_lock_gets_signs_of_life_while_a_service_is_waited_for(engine, verify, tmp_path):
+    path = tmp_path / "lock.json"
+    path.write_text("{}")
+    os.utime(path, (0, 0))
+    engine.container("api", STARTING, HEALTHY)
+    verify(timeout=30, lock_directory=str(tmp_path))
+    assert path.stat().st_mtime > 0
 
 
 def test_a_service_that_becomes_healthy_is_waited_for(engine, verify):

@@ -1,0 +1,188 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One run at a time works on a stack: a lock in its directory on the host, with who holds it, and a trail of what was done.
+
+The lock is a file whose content names the holder and whose time of change is the holder's last sign of life. It is held while the sign is younger than the
+lease, or while a Docker Compose of the stack's own client still works, which it does after its run was killed, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LOCK, RUNNING, HISTORY = "lock.json", "client/running", "history.jsonl"
+# Seconds. A holder gives a sign of life with each step, and every BEAT seconds while it waits.
+LEASE = 60.0
+BEAT = 5.0
+# How long an orphaned Docker Compose is waited for, and how long anything else is.
+PATIENCE = 120.0
+SOON = 3.0
+INTERVAL = 0.2
+
+OPTIONS = {
+    "user": {"type": "str", "required": True},
+    "controller": {"type": "str", "required": True},
+    "machine": {"type": "str", "required": True},
+    "pid": {"type": "int", "required": True},
+    "run": {"type": "str", "required": True},
+    "commit": {"type": "str"},
+}
+
+
+class LockedError(Exception):
+    """Another run holds the lock; ``holder`` says which."""
+
+    def __init__(self, holder: Mapping[str, Any], age: float):
+        self.holder = dict(holder)
+        name = f"{holder.get('user')}@{holder.get('controller')}, process {holder.get('pid')}"
+        super().__init__(
+            f"Another run works on this stack: {name}, since {holder.get('since')} (last sign of life {age:.0f} s ago). Nothing was changed. "
+            "Wait until it has ended. If it was killed, its lock ends by itself a minute after its last sign of life, or with -e stack_lock_takeover=true."
+        )
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+class Lock:
+    """The lock of the stack in a directory; ``holder`` is who asks for it."""
+
+    def __init__(self, directory: str, holder: Mapping[str, Any]):
+        self.directory, self.holder = directory, dict(holder)
+        self.path = os.path.join(directory, LOCK)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Open the file, for this process alone; raise LockedError where another one is taking the lock over, which may take a while."""
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            deadline = time.monotonic() + SOON
+            while not _is_locked(descriptor):
+                if time.monotonic() >= deadline:
+                    raise LockedError(_read(descriptor) or {}, time.time() - os.fstat(descriptor).st_mtime)
+                time.sleep(INTERVAL)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def acquire(self, *, takeover: bool = False, dead: str | None = None) -> None:
+        """Hold the lock from now on, or raise LockedError.
+
+        ``dead`` is the run of a holder that is known to have ended, ``takeover`` means whoever holds it.
+        """
+        os.makedirs(self.directory, mode=0o755, exist_ok=True)
+        with self._opened() as descriptor:
+            held = _read(descriptor)
+            age = time.time() - os.fstat(descriptor).st_mtime
+            another = held if held and held.get("run") != self.holder["run"] else None
+            is_over = takeover or (another or {}).get("run") == dead
+            if another and not is_over and (age < LEASE or self._is_client_running()):
+                raise LockedError(another, age)
+            if another:
+                self._await_client(another, age)
+                self.record("aborted", another, release=another.get("release"))
+            _write(descriptor, {**self.holder, "since": held["since"] if held and not another else _now()})
+
+    def _is_client_running(self) -> bool:
+        try:
+            with open(os.path.join(self.directory, RUNNING), "rb") as file:
+                return not _is_locked(file.fileno())
+        except OSError:
+            # The client has never been used here.
+            return False
+
+    def _await_client(self, another: Mapping[str, Any], age: float) -> None:
+        """Wait until what an ended run left working has ended too."""
+        deadline = time.monotonic() + PATIENCE
+        while self._is_client_running():
+            if time.monotonic() >= deadline:
+                raise LockedError(another, age)
+            time.sleep(INTERVAL)
+
+    def note(self, release: str) -> None:
+        """Write down which release is being worked on."""
+        with self._opened() as descriptor:
+            held = _read(descriptor)
+            if held and held.get("run") == self.holder["run"]:
+                _write(descriptor, {**held, "release": release})
+
+    def release(self) -> None:
+        """Hold it no longer; that of another run stays."""
+        if not os.path.exists(self.path):
+            return
+        with self._opened() as descriptor:
+            held = _read(descriptor)
+            if held and held.get("run") == self.holder["run"]:
+                _write(descriptor, {})
+
+    def record(self, event: str, holder: Mapping[str, Any] | None = None, **details: Any) -> None:
+        """Append one line to the stack's history; ``details`` must hold no secret."""
+        who = holder or self.holder
+        line = {"time": _now(), "event": event, **{key: value for key, value in details.items() if value is not None}}
+        line |= {key: who[key] for key in ("user", "controller", "pid", "commit") if who.get(key) is not None}
+        descriptor = os.open(os.path.join(self.directory, HISTORY), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(descriptor, (json.dumps(line) + "\n").encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Lock an open file for this process, and return whether nobody else had."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(descriptor: int) -> dict[str, Any] | None:
+    """Return who holds the lock, None where nobody does."""
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        found = json.loads(os.read(descriptor, 65536) or b"{}")
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and found else None
+
+
+def _write(descriptor: int, content: Mapping[str, Any]) -> None:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, json.dumps(content, sort_keys=True).encode() if content else b"")
+
+
+def read(directory: str) -> dict[str, Any] | None:
+    """Return who holds the lock of a stack's directory with the age of the last sign of life in seconds, None where nobody does."""
+    try:
+        descriptor = os.open(os.path.join(directory, LOCK), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        held = _read(descriptor)
+        return {**held, "age": time.time() - os.fstat(descriptor).st_mtime} if held else None
+    finally:
+        os.close(descriptor)
+
+
+class Pulse:
+    """Gives a sign of life of whoever holds the lock, not more often than is needed. Called while something is waited for."""
+
+    def __init__(self, directory: str | None):
+        self.path = os.path.join(directory, LOCK) if directory else None
+        self.last = 0.0
+
+    def __call__(self) -> None:
+        """Give the sign if it is time."""
+        if self.path and time.monotonic() - self.last >= BEAT:
+            self.last = time.monotonic()
+            with contextlib.suppress(OSError):
+                os.utime(self.path)

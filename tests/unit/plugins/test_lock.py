@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One run at a time works on a stack, and a run that was killed stops nobody for long."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils import lock as module
+from ansible_collections.campaign.platform.plugins.plugin_utils import holder as controller
+
+
+def who(run="one", **more):
+    return {"user": "ada", "controller": "desk", "machine": "m", "pid": 7, "run": run, "commit": None, **more}
+
+
+@pytest.fixture
+def lock(tmp_path):
+    def of(run="one", **more):
+        return module.Lock(str(tmp_path), who(run, **more))
+
+    return of
+
+
+def age(tmp_path, seconds):
+    os.utime(tmp_path / "lock.json", (time.time() - seconds,) * 2)
+
+
+def history(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def test_another_run_is_refused_and_told_who_holds_it(lock, tmp_path):
+    lock().acquire()
+    began = time.monotonic()
+    with pytest.raises(module.LockedError, match=r"ada@desk, process 7, since 20.*stack_lock_takeover") as refused:
+        lock("two").acquire()
+    assert time.monotonic() - began < 1
+    assert refused.value.holder["run"] == "one"
+    assert module.read(str(tmp_path))["user"] == "ada"
+
+
+def test_the_same_run_holds_it_through_all_its_steps(lock, tmp_path):
+    lock().acquire()
+    since = module.read(str(tmp_path))["since"]
+    age(tmp_path, 50)
+    lock().acquire()
+    found = module.read(str(tmp_path))
+    assert found["age"] < 10
+    assert found["since"] == since
+
+
+def test_what_was_given_back_is_free(lock, tmp_path):
+    lock().acquire()
+    lock().release()
+    assert module.read(str(tmp_path)) is None
+    lock("two").acquire()
+    # Not by a run that has lost it.
+    lock().release()
+    assert module.read(str(tmp_path))["run"] == "two"
+
+
+def test_nobody_holds_what_is_not_there(tmp_path):
+    assert module.read(str(tmp_path)) is None
+    module.Lock(str(tmp_path / "nowhere"), who()).release()
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", "no JSON"])
+def test_a_damaged_lock_is_none(lock, tmp_path, content):
+    (tmp_path / "lock.json").write_text(content)
+    lock().acquire()
+    assert module.read(str(tmp_path))["run"] == "one"
+
+
+@pytest.mark.parametrize(("seconds", "is_held"), [(module.LEASE - 5, True), (module.LEASE + 5, False)])
+def test_it_ends_by_itself_after_the_last_sign_of_life(lock, tmp_path, seconds, is_held):
+    lock().acquire()
+    lock().note("0123456789ab")
+    age(tmp_path, seconds)
+    if is_held:
+        with pytest.raises(module.LockedError):
+            lock("two").acquire()
+        return
+    lock("two").acquire()
+    assert module.read(str(tmp_path))["run"] == "two"
+    # Who disappeared is written down.
+    assert [(line["event"], line["release"], line["user"]) for line in history(tmp_path)] == [("aborted", "0123456789ab", "ada")]
+
+
+@pytest.mark.parametrize("options", [{"takeover": True}, {"dead": "one"}])
+def test_it_is_taken_over_at_once_from_a_run_that_has_ended(lock, tmp_path, options):
+    lock().acquire()
+    lock("two").acquire(**options)
+    assert module.read(str(tmp_path))["run"] == "two"
+
+
+def test_it_is_not_taken_from_another_run_than_the_one_that_ended(lock):
+    lock().acquire()
+    with pytest.raises(module.LockedError):
+        lock("three").acquire(dead="two")
+
+
+@pytest.fixture
+def client(tmp_path):
+    """A Docker Compose of the stack's client that still works, which ends after the given seconds."""
+    (tmp_path / "client").mkdir()
+    path = tmp_path / module.RUNNING
+    path.touch()
+
+    def work(seconds):
+        file = path.open("rb")
+        fcntl.flock(file, fcntl.LOCK_SH)
+        threading.Timer(seconds, file.close).start()
+
+    return work
+
+
+def test_a_client_that_still_works_holds_it(lock, tmp_path, client, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    lock().acquire()
+    age(tmp_path, module.LEASE + 5)
+    client(2)
+    for options in ({}, {"takeover": True}, {"dead": "one"}):
+        with pytest.raises(module.LockedError):
+            lock("two").acquire(**options)
+
+
+def test_a_client_that_ends_is_waited_for(lock, tmp_path, client):
+    lock().acquire()
+    client(0.5)
+    began = time.monotonic()
+    lock("two").acquire(dead="one")
+    assert 0.3 < time.monotonic() - began < 5
+    assert module.read(str(tmp_path))["run"] == "two"
+
+
+def test_while_one_takes_it_over_a_third_is_told_soon(lock, client, monkeypatch):
+    monkeypatch.setattr(module, "SOON", 0.3)
+    lock().acquire()
+    client(3)
+    taking = threading.Thread(target=lambda: lock("two").acquire(dead="one"))
+    taking.start()
+    time.sleep(0.1)
+    with pytest.raises(module.LockedError):
+        lock("three").acquire()
+    taking.join()
+
+
+def test_of_many_at_once_one_wins(tmp_path):
+    code = (
+        "import importlib.util as of, sys; spec = of.spec_from_file_location('lock', sys.argv[1]); lock = of.module_from_spec(spec)\n"
+        "spec.loader.exec_module(lock)\n"
+        "try:\n    lock.Lock(sys.argv[2], {'run': sys.argv[3]}).acquire()\nexcept lock.LockedError:\n    sys.exit(3)\n"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", code, module.__file__, str(tmp_path), str(number)]) for number in range(8)]
+    assert sorted(run.wait() for run in runs) == [0] + [3] * 7
+
+
+def test_the_history_is_appended_to_and_says_who(lock, tmp_path):
+    lock(commit="abc").record("started", release="r1", previous=None)
+    lock().record("succeeded", release="r1")
+    first, second = history(tmp_path)
+    assert list(first) == ["time", "event", "release", "user", "controller", "pid", "commit"]
+    assert (first["event"], second["event"], "commit" in second) == ("started", "succeeded", False)
+
+
+def test_a_sign_of_life_is_given_while_something_is_waited_for(lock, tmp_path):
+    lock().acquire()
+    age(tmp_path, 50)
+    pulse = module.Pulse(str(tmp_path))
+    pulse()
+    assert module.read(str(tmp_path))["age"] < 10
+    age(tmp_path, 50)
+    pulse()
+    assert module.read(str(tmp_path))["age"] > 40
+    module.Pulse(None)()
+    module.Pulse(str(tmp_path / "nowhere"))()
+
+
+def test_a_run_of_this_machine_is_known_to_have_ended():
+    process = subprocess.Popen(["sleep", "60"])
+    mine = controller.holder(process.pid, "/")
+    assert not controller.has_ended(mine)
+    # A later process of the same number.
+    assert controller.has_ended({**mine, "run": f"{mine['machine']}-{process.pid}-1"})
+    process.kill()
+    process.wait()
+    assert controller.has_ended(mine)
+    # Of another machine nobody knows.
+    assert not controller.has_ended({**mine, "machine": "another"})
+    assert not controller.has_ended({})
+
+
+def test_the_commit_is_that_of_the_inventory(tmp_path):
+    assert controller.commit_of(str(tmp_path)) is None
+    for command in (["init", "--quiet"], ["-c", "user.name=x", "-c", "user.email=x@example.com", "commit", "--quiet", "--allow-empty", "--message=x"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    assert len(controller.holder(1, str(tmp_path))["commit"]) == 40
+    assert controller.commit_of("/nowhere") is None
