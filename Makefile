@@ -14,7 +14,7 @@ PLAYBOOK = become=$$(scripts/become $(INVENTORY) $(ARGS)) && ansible-playbook -i
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify password down test lint unit golden mutants bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify password rollback down test lint unit golden mutants bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ verify: venv ## Verify the running stack to the full depth
 
 password: venv ## Show the password of the page's user on this machine
 	@.venv/bin/python scripts/password $(PROJECT)
+
+rollback: venv ## Go back to the release that was in use before (ARGS="-e stack_rollback_to=ID" for another one)
+	@$(PLAYBOOK) campaign.platform.rollback $(ARGS)
 
 down: venv ## Stop the stack and remove its containers; the data stays
 	@$(PLAYBOOK) campaign.platform.down $(ARGS)

@@ -160,6 +160,16 @@ def _write(descriptor: int, content: Mapping[str, Any]) -> None:
     os.write(descriptor, json.dumps(content, sort_keys=True).encode() if content else b"")
 
 
+def history(directory: str) -> list[dict[str, Any]]:
+    """Return the lines of a stack's history, the oldest first; what cannot be read is left out."""
+    lines = []
+    with contextlib.suppress(OSError), open(os.path.join(directory, HISTORY), encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                lines.append(json.loads(line))
+    return [line for line in lines if isinstance(line, dict)]
+
+
 def read(directory: str) -> dict[str, Any] | None:
     """Return who holds the lock of a stack's directory with the age of the last sign of life in seconds, None where nobody does."""
     try:

@@ -33,10 +33,11 @@ options:
         the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
         another service.
       - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are.
+      - V(chosen) reads a release that was in use before, O(release) or the one before the current one, so that it can be started as one that was staged.
       - V(ended) ends a run that failed: it writes the O(outcome) down and gives the lock back.
       - V(down) stops and removes all containers and networks of the project, whichever release they are of. Volumes stay.
     type: str
-    choices: [staged, attempted, cleared, current, ended, down]
+    choices: [staged, chosen, attempted, cleared, current, ended, down]
     default: staged
   images:
     description: >-
@@ -166,7 +167,7 @@ is_new:
 is_verified:
   description: Whether nothing has to be done and every service is healthy and passed its checks. Where it is false, the module C(verify) says what is wrong.
   type: bool
-  returned: when O(state=staged)
+  returned: when O(state=staged) or O(state=chosen)
 plan:
   description:
     - What C(docker compose up) would do to the services' containers, and why. Empty where all of them are what the release asks for, so that it need not run.
@@ -178,7 +179,12 @@ plan:
 manifest:
   description: The release's manifest, with the path of its file as C(path).
   type: dict
-  returned: when O(state=staged)
+  returned: when O(state=staged) or O(state=chosen)
+jobs:
+  description: The jobs that have to run before the services are started. Without migrations where the release was in use and its data is still there.
+  type: list
+  elements: str
+  returned: when O(state=staged) or O(state=chosen)
 previous:
   description: The manifest of the current release before this run, or null.
   type: dict
@@ -207,7 +213,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import lock, verification
@@ -421,7 +427,7 @@ class Release:
         self.engine = engine
         params = module.params
         self.root = params["directory"]
-        self.id = params["release"]
+        self.id = params["release"] or ""
         self.path = os.path.join(self.root, "releases", self.id)
         self.compose = Compose(module, engine, self.root)
         self.lock = lock_of(module)
@@ -494,9 +500,14 @@ class Release:
         missing = [item for item in self._wanted() if not self._is_right(*item[:4])]
         stale = sorted(name for name, content in files.items() if read(os.path.join(self.path, name)) != content)
         self.result["manifest"] = {**self.module.params["plan"]["manifest"], "path": os.path.join(self.path, _MANIFEST)}
-        if not self.result["is_new"] and self._is_disturbed(self.module.params["plan"]["project"]):
+        project = self.module.params["plan"]["project"]
+        has_new_volumes = self._has_new_volumes(project)
+        if not self.result["is_new"] and (has_new_volumes or stale_containers(self.engine, project_containers(self.engine, project))):
             # What is done about it is reported by the steps that do it, of which a check has none.
             self.result.update(is_new=True, changed=self.module.check_mode)
+        # The migrations of a release that was taken into use ran then, and the schema may be that of a newer one that failed since.
+        again = self.result["current"] == self.id and not has_new_volumes
+        self.result["jobs"] = self.result["manifest"]["restoring_jobs" if again else "jobs"]
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
@@ -537,22 +548,50 @@ class Release:
         if stale:
             self._place(files)
 
-    def _is_disturbed(self, project: str) -> bool:
-        """Return whether the current release has to be started again, because something else was taken from under it.
-
-        A volume that was removed since the release was activated comes back empty: no login and no table is in it. A container whose network was pruned
-        does not start again.
-        """
+    def _has_new_volumes(self, project: str) -> bool:
+        """Return whether a volume was removed since the current release was activated: it comes back empty, and no login and no table is in it."""
         written = read(os.path.join(self.root, VOLUMES))
-        if written is not None:
-            there = volumes_of(self.engine, project)
-            try:
-                known = dict(json.loads(written))
-            except (ValueError, TypeError):
-                return True
-            if any(there.get(name) != created for name, created in known.items()):
-                return True
-        return bool(stale_containers(self.engine, project_containers(self.engine, project)))
+        if written is None:
+            return False
+        try:
+            known = dict(json.loads(written))
+        except (ValueError, TypeError):
+            return True
+        there = volumes_of(self.engine, project)
+        return any(there.get(name) != created for name, created in known.items())
+
+    def choose(self) -> None:
+        """Read a release that was staged before, to go back to it: the one that is named, or the one that was in use before the current one."""
+        acquire(self.lock, self.module)
+        kept = self._kept()
+        if not self.id:
+            self.id = next((name for name in kept if name != self.result["current"]), "")
+        if self.id not in kept or self.id == self.result["current"]:
+            others = ", ".join(name for name in kept if name != self.result["current"]) or "none"
+            what = f"The release {self.id} runs already" if self.id and self.id == self.result["current"] else f"There is no release {self.id} to go back to"
+            self.module.fail_json(
+                msg=f"{what.replace('  ', ' ')}. Nothing was changed. Those that were in use and are kept are: {others}. Name one in stack_rollback_to."
+            )
+        self.path = os.path.join(self.root, "releases", self.id)
+        manifest = manifests.read(os.path.join(self.path, _MANIFEST))
+        lost = [name for name in [*manifest["configs"], *manifest["secrets"]] if not os.path.isfile(os.path.join(self.root, name))]
+        absent = [reference for reference, found in plans.image_ids(self.engine, manifest["images"].values()).items() if found is None]
+        problems = [f"the file {name} is gone" for name in lost] + [f"the image {reference} is not on the host" for reference in absent]
+        if problems:
+            self.module.fail_json(msg="\n- ".join([f"Release {self.id} cannot run again. Nothing was changed. Deploy its inputs instead:", *problems]))
+        files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
+        self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
+        self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)}, jobs=manifest["jobs"])
+        self.result.update(changed=True, is_verified=False, plan=[change.as_dict() for change in self._plan(files, frozenset())])
+
+    def _kept(self) -> list[str]:
+        """Return the releases that were taken into use at some time and are kept, the latest first."""
+        releases = os.path.join(self.root, "releases")
+        succeeded = [line.get("release") for line in lock.history(self.root) if line.get("event") == "succeeded"]
+        # Of a stack that was deployed before there was a history, nobody knows which of them failed.
+        by_age = sorted((name for name in os.listdir(releases) if _ID.match(name)), key=lambda name: os.stat(os.path.join(releases, name)).st_mtime)
+        latest = list(dict.fromkeys(reversed(succeeded or by_age)))
+        return [name for name in latest if os.path.isfile(os.path.join(releases, name, _MANIFEST))]
 
     def attempt(self, note: bool = True) -> None:
         """Remove what would stop this release from starting; with ``note``, also write down that it is about to be started."""
@@ -796,10 +835,10 @@ def down(module: AnsibleModule, engine: Engine) -> None:
     module.exit_json(changed=changed)
 
 
-def stage_locked(release: Release) -> None:
-    """Stage; where that fails, nothing was started, and nobody has to wait for the lock."""
+def give_back_on_failure(release: Release, work: Callable[[], None]) -> None:
+    """Do what comes before anything is started; where that fails, nobody has to wait for the lock. A check of what is chosen gives it back, too."""
     try:
-        release.stage()
+        work()
     except BaseException:
         if release.lock and not release.module.check_mode:
             release.lock.release()
@@ -830,7 +869,7 @@ def main() -> None:
             "directory": {"type": "path"},
             "release": {"type": "str"},
             "project": {"type": "str"},
-            "state": {"type": "str", "choices": ["staged", "attempted", "cleared", "current", "ended", "down"], "default": "staged"},
+            "state": {"type": "str", "choices": ["staged", "chosen", "attempted", "cleared", "current", "ended", "down"], "default": "staged"},
             "images": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
             "compose_version": {"type": "str"},
@@ -847,6 +886,7 @@ def main() -> None:
             ("state", "staged", ("plan",)),
             *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "current", "ended")),
             ("state", "down", ("directory", "project")),
+            ("state", "chosen", ("directory",)),
         ],
     )
     engine = Engine(module.params["socket"], timeout=ENGINE_SECONDS)
@@ -858,7 +898,9 @@ def main() -> None:
     release = Release(module, engine)
     try:
         if module.params["state"] == "staged":
-            stage_locked(release)
+            give_back_on_failure(release, release.stage)
+        elif module.params["state"] == "chosen":
+            give_back_on_failure(release, release.choose)
         elif module.params["state"] in ("attempted", "cleared"):
             release.attempt(note=module.params["state"] == "attempted")
         elif module.params["state"] == "ended":

@@ -291,6 +291,37 @@ def test_the_way_back_leads_over_a_change_of_hot_reload(play, deployed):
     assert (last["event"], last["release"]) == ("rolled_back", os.readlink(DIRECTORY / "attempted").rpartition("/")[2])
 
 
+def test_a_person_goes_back_and_forth(play, deployed):
+    deployed(stack_hot_reload=False, stack_log_level="info")
+    deployed(stack_hot_reload=False, stack_log_level="debug")
+    for level in ("info", "debug"):
+        status, _changed, output = play("rollback")
+        assert status == 0, output[-3000:]
+        assert f"LOG_LEVEL={level}" in containers()["api"]["Config"]["Env"]
+    status, changed, output = play("rollback", stack_rollback_to="000000000000")
+    assert (status, changed) == (2, 0)
+    assert "There is no release 000000000000 to go back to. Nothing was changed." in output
+
+
+def sql(statement: str) -> str:
+    return docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign", "-d", "campaign", "-c", statement)
+
+
+def test_an_older_release_runs_on_a_newer_schema_that_allows_it(play, deployed):
+    deployed(stack_log_level="info")
+    sql("INSERT INTO campaign.kysely_migration VALUES ('0009_later', now()::text); INSERT INTO campaign.schema_versions VALUES ('0009_later', NULL)")
+    deployed(stack_log_level="debug")
+    sql("UPDATE campaign.schema_versions SET removes = 'the column campaigns.place' WHERE name = '0009_later'")
+    before = {service: item["Id"] for service, item in containers().items() if item["State"]["Running"]}
+    status, _changed, output = play(stack_log_level="info")
+    assert status == 2
+    assert "does not run on it: it lacks the column campaigns.place. Deploy a newer version, or restore a backup" in output, output[-3000:]
+    assert {service: item["Id"] for service, item in containers().items() if item["State"]["Running"]} == before
+    # What runs can be deployed again, as often as anybody likes.
+    deployed(stack_log_level="debug")
+    sql("DELETE FROM campaign.kysely_migration WHERE name = '0009_later'; DELETE FROM campaign.schema_versions WHERE name = '0009_later'")
+
+
 def test_of_two_deploys_at_once_one_wins_and_the_other_names_it(play):
     # Each wants something else.
     with ThreadPoolExecutor() as pool:

@@ -108,6 +108,7 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports
         "services": ["api"],
         "jobs": ["migrate"],
         "images": {"api": "image:1"},
+        "restoring_jobs": [],
         "ports": ports or {},
         "compose_files": [f"{root}/releases/{release}/docker-compose.yml"],
         "configs": [f"config/{release}/x.conf"],
@@ -117,7 +118,7 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports
         "project": "p",
         "manifest": manifest,
         "files": [{"name": "docker-compose.yml", "content": text}, {"name": ".env", "content": "A=1\n"}],
-        "configs": [{"path": f"config/{release}/x.conf", "content": text}],
+        "configs": [{"name": "x.conf", "path": f"config/{release}/x.conf", "content": text}],
         "secrets": [{"path": f"{root}/secrets/x_{release}", "content": secret, "uid": os.getuid() if uid is None else uid, "gid": os.getgid()}],
     }
 
@@ -514,6 +515,142 @@ def test_a_container_that_holds_a_file_changed_by_hand_is_replaced(root):
     assert stage(root, ONE, engine=engine, check=True)["plan"] == expected
     assert stage(root, ONE, engine=engine)["plan"] == expected
     assert stage(root, ONE, engine=engine)["plan"] == []
+
+
+HOLDER = {"user": "ada", "controller": "desk", "machine": "m", "pid": 1, "run": "m-1-1", "commit": None}
+
+
+def choose(root, release=None, engine=None, **options):
+    chosen = module.Release(Host(directory=str(root), release=release, plan=None, **options), engine or Engine())
+    chosen.choose()
+    return chosen.result
+
+
+@pytest.fixture
+def three(root):
+    """Three releases that were in use one after the other, and one that was not."""
+    for release in (ONE, TWO, THREE):
+        stage(root, release, holder=HOLDER)
+        activated = module.Release(Host(directory=str(root), release=release, keep=9, holder=HOLDER), Engine())
+        activated.activate()
+    stage(root, "4" * 12)
+
+
+@pytest.mark.usefixtures("three")
+def test_without_a_name_it_goes_back_to_the_release_before(root):
+    chosen = choose(root)
+    assert (chosen["release"], chosen["current"], chosen["is_new"], chosen["jobs"]) == (TWO, THREE, True, ["migrate"])
+    assert chosen["manifest"]["path"] == f"{root}/releases/{TWO}/manifest.json"
+    assert [change["action"] for change in chosen["plan"]] == ["create"]
+    assert choose(root, ONE)["release"] == ONE
+
+
+def test_releases_of_before_there_was_a_history_can_be_gone_back_to(root):
+    for age, release in ((30, ONE), (20, TWO), (10, THREE)):
+        stage(root, release)
+        activate(root, release)
+        os.utime(root / "releases" / release, (time.time() - age,) * 2)
+    assert choose(root)["release"] == TWO
+
+
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        (THREE, f"The release {THREE} runs already. Nothing was changed. Those that were in use and are kept are: {TWO}, {ONE}."),
+        ("4" * 12, "There is no release 444444444444 to go back to. Nothing was changed."),
+        ("../x", "There is no release ../x to go back to."),
+    ],
+)
+@pytest.mark.usefixtures("three")
+def test_what_cannot_be_gone_back_to_is_refused(root, release, words):
+    with pytest.raises(Failed) as refused:
+        choose(root, release, holder=HOLDER)
+    assert words in str(refused.value)
+
+
+def test_a_first_release_has_none_before_it(root):
+    stage(root, ONE)
+    activate(root, ONE)
+    with pytest.raises(Failed, match=r"There is no release to go back to\. Nothing was changed\. Those that were in use and are kept are: none"):
+        choose(root)
+
+
+@pytest.mark.usefixtures("three")
+def test_a_release_that_lacks_something_is_refused_before_anything_is_touched(root):
+    class Without(Engine):
+        def get(self, path, **query):
+            if path.startswith("/images/"):
+                raise module.EngineError(path, "no such image", 404)
+            return super().get(path, **query)
+
+    (root / "secrets" / f"x_{TWO}").unlink()
+    with pytest.raises(Failed, match=f"cannot run again.*\n- the file secrets/x_{TWO} is gone\n- the image image:1 is not on the host"):
+        choose(root, TWO, engine=Without())
+
+
+def held(root):
+    return bool((root / "lock.json").read_text(encoding="utf-8"))
+
+
+def test_the_lock_is_held_from_staging_to_the_end(root):
+    other = {**HOLDER, "run": "m-2-2", "user": "bob"}
+    stage(root, ONE, holder=HOLDER)
+    assert held(root)
+    with pytest.raises(Failed, match="Another run works on this stack: ada@desk, process 1"):
+        stage(root, TWO, holder=other)
+    assert not (root / "releases" / TWO).exists()
+    # A check changes nothing, so it needs no lock.
+    stage(root, TWO, holder=other, check=True)
+    with pytest.raises(Failed, match="Another run"):
+        attempt(root, ONE, holder=other)
+    attempt(root, ONE, holder=HOLDER)
+    assert json.loads((root / "lock.json").read_text(encoding="utf-8"))["release"] == ONE
+    ended = module.Release(Host(directory=str(root), release=ONE, holder=HOLDER, outcome="rolled_back"), Engine())
+    ended.end()
+    assert not held(root)
+    events = [json.loads(line) for line in (root / "history.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(line["event"], line["release"]) for line in events] == [("started", ONE), ("rolled_back", ONE)]
+
+
+def test_the_lock_is_given_back_where_there_was_nothing_to_do(root, monkeypatch):
+    monkeypatch.setattr(module.verification.Stack, "verify", lambda _stack: (1, []))
+    stage(root, ONE, holder=HOLDER)
+    module.Release(Host(directory=str(root), release=ONE, keep=9, holder=HOLDER), Engine()).activate()
+    assert not held(root)
+    engine = Engine(one="api")
+    engine.labels["one"] = as_deployed(root, ONE)
+    assert stage(root, ONE, engine=engine, holder=HOLDER, verify_depth="basic")["is_verified"]
+    assert not held(root)
+
+
+def test_the_lock_is_given_back_where_staging_fails(run_module, root, engine):
+    plan = plan_of(root, "no id")
+    answer = run_module(module, plan={**plan, "release": "no id", "directory": str(root)}, holder=HOLDER, socket=engine.path)
+    assert "is not a release id" in answer["msg"]
+    # It was asked for after that.
+    assert not (root / "lock.json").exists()
+    plan = {**plan_of(root, ONE), "release": ONE, "directory": str(root)}
+    plan["files"][0]["content"] = "services: ["
+    answer = run_module(module, plan=plan, holder=HOLDER, socket=engine.path)
+    assert "Docker Compose refuses the rendered files" in answer["msg"]
+    assert not held(root)
+
+
+@pytest.mark.parametrize(
+    ("current", "volumes", "jobs"), [(ONE, {"p_data": "1"}, ["logins"]), (ONE, {"p_data": "2"}, ["migrate", "logins"]), (TWO, {}, ["migrate", "logins"])]
+)
+def test_migrations_run_once_for_a_release(root, current, volumes, jobs):
+    # What runs can be deployed again, whatever a newer release that failed made of the schema.
+    for release in (current,):
+        plan = plan_of(root, release)
+        plan["manifest"] |= {"jobs": ["migrate", "logins"], "restoring_jobs": ["logins"]}
+        module.Release(Host(directory=str(root), release=release, plan=plan), Engine()).stage()
+        activate(root, release, engine=Engine(volumes={"p_data": "1"}))
+    plan = plan_of(root, ONE)
+    plan["manifest"] |= {"jobs": ["migrate", "logins"], "restoring_jobs": ["logins"]}
+    staged = module.Release(Host(directory=str(root), release=ONE, plan=plan), Engine(volumes=volumes))
+    staged.stage()
+    assert staged.result["jobs"] == jobs
 
 
 @pytest.mark.parametrize("ill", [False, True])

@@ -1,9 +1,19 @@
 import { type Kysely, sql } from "kysely";
 import type { Migration } from "kysely/migration";
 
+/** A version of the schema, and what an older version of the application no longer finds in it, in words for the person who wants to go back. */
+export interface Version extends Migration {
+  /**
+   * `null` where older versions run on it: it adds what may be null or has a default, and nothing that they use is gone. What takes something away waits
+   * for a later release, when no version that needs it is among those to go back to (expand, then contract).
+   */
+  readonly removes: string | null;
+}
+
 /** The schema's versions, in order. A released migration is never edited; a new one is added. */
-export const migrations: Record<string, Migration> = {
+export const migrations: Record<string, Version> = {
   "0001_campaigns": {
+    removes: null,
     async up(db: Kysely<unknown>): Promise<void> {
       await sql`CREATE EXTENSION IF NOT EXISTS postgis`.execute(db);
       await sql`
@@ -31,6 +41,7 @@ export const migrations: Record<string, Migration> = {
     },
   },
   "0002_list_order": {
+    removes: null,
     async up(db: Kysely<unknown>): Promise<void> {
       await sql`CREATE INDEX campaigns_created_at ON campaign.campaigns (created_at DESC, id DESC)`.execute(db);
     },
