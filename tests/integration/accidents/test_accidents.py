@@ -262,7 +262,7 @@ def test_the_whole_stack_goes_down_from_another_variant(deployed):
 
 
 def test_a_service_that_listens_late_is_waited_for(deployed):
-    late = {"command": ["-c", "sleep 30; exec node dist/main.js"], "entrypoint": ["/bin/sh"]}
+    late = {"command": ["-c", "sleep 30; exec node main.mjs"], "entrypoint": ["/bin/sh"]}
     health = {"interval": "1s", "retries": 2, "start_period": "1s"}
     entry = {"base": {"services": {"api": {**late, "healthcheck": health}}}}
     deployed(stack_hot_reload=False, stack_services={"api": entry}, stack_health_timeout=200)
@@ -270,7 +270,7 @@ def test_a_service_that_listens_late_is_waited_for(deployed):
 
 def test_a_service_that_was_healthy_and_dies_is_not_taken_into_use(play, deployed):
     deployed(stack_hot_reload=False)
-    entry = {"base": {"services": {"scheduler": {"command": ["-c", "node dist/main.js & sleep 12; exit 9"], "entrypoint": ["/bin/sh"]}}}}
+    entry = {"base": {"services": {"scheduler": {"command": ["-c", "node main.mjs & sleep 12; exit 9"], "entrypoint": ["/bin/sh"]}}}}
     status, _changed, output = play(stack_hot_reload=False, stack_services={"scheduler": entry}, stack_settle_seconds=20)
     assert status == 2
     assert "scheduler, stability: expected to stay healthy for 20 s" in output, output[-3000:]
