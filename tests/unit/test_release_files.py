@@ -180,6 +180,7 @@ def addresses_believed(site: str) -> list[str]:
 def test_an_address_is_what_nginx_sees_unless_proxies_are_named(golden, variant):
     assert addresses_believed(golden[variant]["default.conf"]) == []
     assert "real_ip" not in golden[variant]["default.conf"]
+    assert re.findall(r"X-Forwarded-Proto (.*);", golden[variant]["default.conf"]) == ["$scheme"]
 
 
 def test_named_proxies_and_no_others_are_believed():
@@ -187,6 +188,11 @@ def test_named_proxies_and_no_others_are_believed():
     site = program.golden("prod", stack_trusted_proxies=networks)["default.conf"]
     assert addresses_believed(site) == networks
     assert "real_ip_header X-Forwarded-For;\nreal_ip_recursive on;\n" in site
+    # By the address of who asks nginx, and not by the one that it claims to speak for.
+    trusted = re.search(r"geo \$realip_remote_addr \$is_from_proxy \{(.*?)\}", site, re.DOTALL)[1]
+    assert re.findall(r"(\S+) 1;", trusted) == networks
+    assert 'map "$is_from_proxy $http_x_forwarded_proto" $client_scheme {\n    default $scheme;\n' in site
+    assert re.findall(r"X-Forwarded-Proto (.*);", site) == ["$client_scheme"]
 
 
 @by_variant
