@@ -21,6 +21,7 @@ _EMPTY: dict[str, Any] = {
     "foundations": [],
     "restoring_jobs": [],
     "images": {},
+    "references": [],
     "ports": {},
     "settings": [],
     "checks": [],

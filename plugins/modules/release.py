@@ -78,7 +78,7 @@ options:
         description:
           - What is deployed, written as C(manifest.json). Whoever acts on a release reads it there.
           - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs),
-            C(first_jobs) (jobs that end before anything is started), C(restoring_jobs)
+            C(references) (of all images that the host has for the release), C(first_jobs) (jobs that end before anything is started), C(restoring_jobs)
             (those that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened), C(configs) and C(secrets).
         type: dict
         required: true
@@ -121,6 +121,12 @@ options:
     description: How many releases to keep beside the current one when it is activated.
     type: int
     default: 3
+  index:
+    description:
+      - Directory of the host with a link to each stack's directory. With O(state=current), images that only removed releases name are removed from the host,
+        unless a container, a kept release of this stack or one of another stack needs them.
+    type: path
+    default: /var/lib/campaign-stacks
   socket:
     description: The Engine's socket.
     type: path
@@ -202,6 +208,11 @@ pruned:
   type: list
   elements: str
   returned: when O(state=current)
+pruned_images:
+  description: References of the images that were removed.
+  type: list
+  elements: str
+  returned: when O(state=current)
 """
 
 import concurrent.futures
@@ -227,6 +238,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import (
     project_containers,
     started_elsewhere,
 )
+from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
@@ -702,7 +714,7 @@ class Release:
         volumes = json.dumps(volumes_of(self.engine, self._project()), indent=1, sort_keys=True).encode() + b"\n"
         wrong = wrong or read(os.path.join(self.root, VOLUMES)) != volumes
         doomed = self._doomed()
-        self.result.update(changed=bool(wrong or doomed), pruned=doomed)
+        self.result.update(changed=bool(wrong or doomed), pruned=doomed, pruned_images=[])
         if self.module.check_mode:
             return
         if wrong:
@@ -712,10 +724,13 @@ class Release:
             write(os.path.join(self.root, VOLUMES), volumes, 0o644)
             if os.path.lexists(self.attempt_link):
                 os.unlink(self.attempt_link)
+            self._enter_index()
+        named = {reference for name in doomed for reference in self._references(os.path.join(self.root, "releases", name)) or ()}
         for name in doomed:
             shutil.rmtree(os.path.join(self.root, "releases", name))
         if doomed:
             self._prune()
+            self.result["pruned_images"] = self._prune_images(named)
         if self.lock:
             self.lock.record("succeeded", release=self.id, previous=self.result["current"])
             self.lock.release()
@@ -754,6 +769,34 @@ class Release:
                         os.unlink(path)
                 if directory != os.path.join(self.root, kind) and not os.listdir(directory):
                     os.rmdir(directory)
+
+    def _enter_index(self) -> None:
+        """Have other stacks on this host know of this one, whose images they leave alone."""
+        index = self.module.params["index"]
+        os.makedirs(index, mode=0o755, exist_ok=True)
+        link(os.path.join(index, self._project()), self.root)
+
+    def _references(self, release: str) -> set[str] | None:
+        """Return the references of the images of a release, None where nothing is known of it."""
+        try:
+            written = manifests.read(os.path.join(release, _MANIFEST))
+        except manifests.ManifestError:
+            return None
+        return {*written["references"], *written["images"].values()}
+
+    def _prune_images(self, named: set[str]) -> list[str]:
+        """Remove images that only removed releases named; return their references. What is in use stays, and so does what cannot be removed."""
+        index = self.module.params["index"]
+        for root in [self.root, *(os.path.join(index, name) for name in os.listdir(index))]:
+            releases = os.path.join(root, "releases")
+            for name in os.listdir(releases) if os.path.isdir(releases) else ():
+                kept = self._references(os.path.join(releases, name))
+                if kept is None:
+                    # What a release under construction needs, nobody knows yet.
+                    return []
+                named = named - kept
+        # Without force, so that the Engine keeps what a container of whomever was made from.
+        return [reference for reference in sorted(named) if self.engine.request("DELETE", image_path(reference).removesuffix("/json"))[0] == 200]
 
 
 def stop_container(engine: Engine, identifier: str, name: str) -> None:
@@ -879,6 +922,7 @@ def main() -> None:
             "outcome": {"type": "str", "choices": ["failed", "rolled_back", "not_rolled_back"], "default": "failed"},
             "verify_depth": {"type": "str", "choices": ["basic", "full"]},
             "keep": {"type": "int", "default": 3},
+            "index": {"type": "path", "default": "/var/lib/campaign-stacks"},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
         supports_check_mode=True,

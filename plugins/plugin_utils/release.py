@@ -46,6 +46,8 @@ HEADER = "# Written from the service catalogue (campaign.platform). Change the i
 _ORDER = """image profiles command entrypoint user environment ports networks volumes secrets depends_on healthcheck labels deploy cpu_shares memswap_limit
     shm_size restart init stop_grace_period read_only tmpfs cap_drop security_opt pids_limit ulimits logging""".split()
 
+_NOT_REQUIRED = "not-required/"
+
 
 @dataclass
 class Rendered:
@@ -571,7 +573,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     """
     directory, project = declared.arguments["stack_directory"], declared.arguments["stack_project"]
     # A layer above may replace an image, and then the host was not asked for it.
-    images = {**{key: f"not-required/{key}" for key in image_names(declared)}, **images}
+    images = {**{key: f"{_NOT_REQUIRED}{key}" for key in image_names(declared)}, **images}
     rendered = render(declared, renderer, images)
     if problems := rendered.problems or list(leak_problems(declared, rendered)):
         raise TextError("\n- ".join(problems))
@@ -617,6 +619,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         # Jobs that set the services' logins to what this release has for them.
         "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
         "images": {name: services[name]["image"] for name in running},
+        # With those that they are built on: what the host has for this release.
+        "references": sorted({reference for reference in images.values() if not reference.startswith(_NOT_REQUIRED)}),
         "ports": ports,
         "settings": list(declared.settings),
         "addresses": summaries.addresses(declared, services, rendered.checks),

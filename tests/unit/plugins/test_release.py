@@ -25,7 +25,16 @@ class Host:
         self.check_mode = params.pop("check", False)
         self.refusal = params.pop("refusal", "")
         self.asked = []
-        self.params = {"compose_version": "2.40.3", "verify_depth": None, "holder": None, "takeover": False, "ended_run": None, "outcome": "failed", **params}
+        self.params = {
+            "index": f"{params['directory']}-index",
+            "compose_version": "2.40.3",
+            "verify_depth": None,
+            "holder": None,
+            "takeover": False,
+            "ended_run": None,
+            "outcome": "failed",
+            **params,
+        }
 
     def fail_json(self, msg, **_more):
         raise Failed(msg)
@@ -57,7 +66,7 @@ class Engine:
     def __init__(self, status=204, volumes=None, **services):
         self.services, self.status = services, status
         self.networks, self.volumes = {"net": "p"}, volumes or {}
-        self.ports, self.bound, self.labels, self.mounts, self.done = {}, {}, {}, {}, []
+        self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -83,6 +92,9 @@ class Engine:
         ]
 
     def request(self, method, path, query=None):
+        if path.startswith("/images/"):
+            self.removed.append((method, path))
+            return (409 if "in-use" in path else 200), b"[]"
         kind, name, *verb = path.strip("/").split("/")
         self.done.append((method, name, *verb))
         if (method, verb) == ("POST", ["stop"]):
@@ -123,8 +135,9 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports
     }
 
 
-def stage(root, release, text="services: {}", secret="s3cret", uid=None, engine=None, ports=None, **options):
+def stage(root, release, text="services: {}", secret="s3cret", uid=None, engine=None, ports=None, references=(), **options):
     plan = plan_of(root, release, text, secret, uid, ports)
+    plan["manifest"] |= {"references": list(references)}
     staged = module.Release(Host(directory=str(root), release=release, plan=plan, **options), engine or Engine())
     staged.stage()
     return staged.result
@@ -515,6 +528,36 @@ def test_a_container_that_holds_a_file_changed_by_hand_is_replaced(root):
     assert stage(root, ONE, engine=engine, check=True)["plan"] == expected
     assert stage(root, ONE, engine=engine)["plan"] == expected
     assert stage(root, ONE, engine=engine)["plan"] == []
+
+
+def test_images_that_only_removed_releases_name_are_removed(root, tmp_path):
+    engine = Engine()
+    other = tmp_path / "other"
+    images = {ONE: ["one:1", "shared:1", "elsewhere:1", "in-use:1"], TWO: ["two:1"], THREE: ["three:1", "shared:1"]}
+    stage(other, "9" * 12, references=["elsewhere:1"])
+    (other / "releases" / ("9" * 12) / "manifest.json").write_text(json.dumps({"project": "q", "references": ["elsewhere:1"]}))
+    (tmp_path / "stack-index").mkdir()
+    (tmp_path / "stack-index" / "q").symlink_to(other)
+    for release, references in images.items():
+        stage(root, release, references=references)
+        done = activate(root, release, engine=engine, keep=1)
+    assert done["pruned"] == [ONE]
+    # The Engine refuses what somebody's container was made from; that of a kept release and of another stack is not asked for.
+    assert engine.removed == [("DELETE", "/images/in-use:1"), ("DELETE", "/images/one:1")]
+    assert done["pruned_images"] == ["one:1"]
+    # Both name it, whichever goes first.
+    assert "image:1" not in str(engine.removed)
+
+
+def test_no_image_is_removed_beside_a_release_that_nobody_can_read(root):
+    engine = Engine()
+    for release in (ONE, TWO):
+        stage(root, release, references=[f"{release}:1"])
+        activate(root, release, engine=engine, keep=1)
+    (root / "releases" / ".0123-new").mkdir()
+    stage(root, THREE)
+    assert activate(root, THREE, engine=engine, keep=1)["pruned_images"] == []
+    assert engine.removed == []
 
 
 HOLDER = {"user": "ada", "controller": "desk", "machine": "m", "pid": 1, "run": "m-1-1", "commit": None}
