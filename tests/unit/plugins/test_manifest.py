@@ -45,6 +45,7 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "foundations": [],
         "restoring_jobs": [],
         "images": {},
+        "references": [],
         "ports": {},
         "settings": [],
         "checks": [],
