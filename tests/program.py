@@ -107,11 +107,12 @@ def build(given: Mapping[str, Any], images: Iterable[str] = ()) -> dict[str, Any
     assert declared is not None, problems
     found = [problem for problem in problems if not problem.startswith(("stack_tls_certificate", "stack_secrets.tls_private_key"))]
     assert found == [], found
-    _summary, found = release.summary(declared, renderer)
+    needed, found = release.summary(declared, renderer)
     assert found == [], found
     # Validation asks whether the sources are there, but a release that tests compare must not name this checkout.
     declared = dataclasses.replace(declared, arguments={**declared.arguments, "stack_app_source": "/srv/campaign/app"})
-    references = {key: f"campaign/{key}:golden" for key in [*IMAGES, *images]}
+    # As the role images gives them: of what is required, and nothing else.
+    references = {key: f"campaign/{key}:golden" for key in [*IMAGES, *images] if key in needed["images"]}
     return release.build(declared, renderer, references)
 
 
