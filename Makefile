@@ -14,7 +14,7 @@ PLAYBOOK = become=$$(scripts/become $(INVENTORY) $(ARGS)) && ansible-playbook -i
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify password rollback down test lint unit golden mutants bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify password rollback down test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,6 +49,9 @@ unit: venv-dev ## Run the unit tests and the invariants of the repository
 golden: venv-dev ## Write the expected release files again, to be reviewed as a diff
 	@rm -rf tests/golden/local tests/golden/prod tests/golden/prod-tls
 	@tests/golden/render tests/golden
+
+prove: venv-dev ## Fail, kill and race deploys in many ways, for hours (ARGS="-k killed" for a part)
+	@pytest --full -rP tests/prove $(ARGS)
 
 mutants: venv-dev ## Make small mistakes on purpose, one at a time, and see that tests notice (ARGS=program for one file of them)
 	@tests/mutants/run $(ARGS)

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A stack of its own on this machine's Engine, deployed by the playbooks, and somebody who asks its page and api all the time.
+
+`make prove` runs everything (`--full`); otherwise, as in continuous integration, each test takes the sample that it names.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = "campaign-prove"
+DIRECTORY = Path("/opt") / PROJECT
+PORTS = {name: 22080 + number for number, name in enumerate(("frontend", "api", "minio", "minio_console", "postgres", "redis"))}
+
+
+def pytest_addoption(parser) -> None:
+    parser.addoption("--full", action="store_true", help="run everything, which takes hours")
+
+
+def docker(*arguments: str) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+@dataclass
+class Result:
+    """How a playbook ended; ``text`` is what it printed, on one line."""
+
+    status: int
+    text: str
+
+
+@dataclass
+class Asked:
+    """What came of asking once."""
+
+    at: float
+    failed: dict[str, bool]
+
+
+@dataclass
+class Visitor:
+    """Asks the page and the api all the time, and remembers when there was no good answer."""
+
+    asked: list[Asked] = field(default_factory=list)
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def answers(self, path: str) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{PORTS['frontend']}{path}", timeout=2) as answer:
+                return answer.status == 200
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def go(self) -> None:
+        while not self.stopping.is_set():
+            self.asked.append(Asked(time.monotonic(), {path: not self.answers(path) for path in ("/", "/api/health/ready")}))
+            self.stopping.wait(0.1)
+
+    def outage(self, path: str) -> float:
+        """Return the seconds from the first answer that failed to the first good one after the last that failed."""
+        bad = [number for number, item in enumerate(self.asked) if item.failed[path]]
+        if not bad:
+            return 0.0
+        return self.asked[min(bad[-1] + 1, len(self.asked) - 1)].at - self.asked[bad[0]].at
+
+    def __enter__(self) -> "Visitor":
+        self.thread = threading.Thread(target=self.go)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.stopping.set()
+        self.thread.join()
+
+
+class Stack:
+    """The stack: deploys, and what the Engine says of it."""
+
+    directory = DIRECTORY
+    docker = staticmethod(docker)
+
+    def __init__(self, directory: Path):
+        self.inventory = directory / "hosts.yml"
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+            "stack_variant": "local",
+            "stack_project": PROJECT,
+            "stack_directory": str(DIRECTORY),
+            "stack_generate_secrets": True,
+            "stack_generated_secrets_file": str(directory / "secrets.json"),
+            "stack_settle_seconds": 1,
+            "stack_health_timeout": 60,
+            **{f"stack_{name}_port": port for name, port in PORTS.items()},
+            "images_source": "build",
+        }
+        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
+
+    def command(self, playbook: str = "site", **variables: Any) -> list[str]:
+        return ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
+
+    def start(self, playbook: str = "site", **variables: Any) -> subprocess.Popen:
+        env = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+        return subprocess.Popen(
+            self.command(playbook, **variables), cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    def play(self, playbook: str = "site", **variables: Any) -> Result:
+        process = self.start(playbook, **variables)
+        output, _error = process.communicate(timeout=500)
+        return Result(process.returncode, " ".join(output.split()))
+
+    def deploy(self, **variables: Any) -> None:
+        result = self.play(**variables)
+        assert result.status == 0, result.text[-4000:]
+
+    def check(self, **variables: Any) -> Result:
+        process = subprocess.run([*self.command(**variables), "--check"], cwd=ROOT, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200)
+        return Result(process.returncode, process.stdout + process.stderr)
+
+    def containers(self) -> dict[str, dict]:
+        listed = docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+        inspected = json.loads(docker("inspect", *listed)) if listed else []
+        return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
+
+    def running(self) -> dict[str, str]:
+        """Return the ids of the containers that run, by service."""
+        return {service: item["Id"] for service, item in self.containers().items() if item["State"]["Running"]}
+
+    def current(self) -> str:
+        return os.readlink(DIRECTORY / "current").rpartition("/")[2]
+
+    def events(self) -> list[dict]:
+        return [json.loads(line) for line in (DIRECTORY / "history.jsonl").read_text().splitlines()]
+
+    def sql(self, statement: str) -> str:
+        return docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign", "-d", "campaign", "-c", statement)
+
+
+def sweep() -> None:
+    for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
+        every = ["--all"] if kind == "container" else []
+        if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split():
+            docker(kind, "rm", *options, *found)
+    shutil.rmtree(DIRECTORY, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory) -> Iterator[Stack]:
+    sweep()
+    found = Stack(tmp_path_factory.mktemp("prove"))
+    found.deploy()
+    yield found
+    sweep()
+
+
+@pytest.fixture
+def visitor() -> Visitor:
+    return Visitor()
+
+
+@pytest.fixture
+def chance(request) -> random.Random:
+    """The same chance each time, another one for each test."""
+    return random.Random(request.node.name)
