@@ -150,7 +150,7 @@ class Stack:
         return [json.loads(line) for line in (DIRECTORY / "history.jsonl").read_text().splitlines()]
 
     def sql(self, statement: str) -> str:
-        return docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign", "-d", "campaign", "-c", statement)
+        return docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement)
 
 
 def sweep() -> None:

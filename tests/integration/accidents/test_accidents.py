@@ -307,7 +307,7 @@ def test_a_person_goes_back_and_forth(play, deployed):
 
 
 def sql(statement: str) -> str:
-    return docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign", "-d", "campaign", "-c", statement)
+    return docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement)
 
 
 def test_an_older_release_runs_on_a_newer_schema_that_allows_it(play, deployed):
