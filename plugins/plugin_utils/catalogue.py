@@ -38,11 +38,14 @@ LOGIN_KEYS = {
     "redis": frozenset(["user", "password", "acl"]),
     "s3": frozenset(["access_key", "secret_key", "policy"]),
 }
-# Names at the servers, as SQL and ACL files carry them without surprises, and names of secrets.
-_SQL_NAME, _SECRET_NAME = r"(?!pg_)[a-z_][a-z0-9_]{0,62}", r"[a-z][a-z0-9_]{0,62}"
+# Names at the servers, and names of secrets. PostgreSQL's roles are created by the stack wherever the server is, Redis' users only at its own, where ACL_USER
+# is what an ACL file carries without surprises.
+_NAMES_OF = {"postgres": "letters, digits, _, ., @ and -", "redis": "characters without blanks"}
+_SQL_NAME, _SECRET_NAME = r"(?!pg_)[A-Za-z_][A-Za-z0-9_.@-]{0,62}", r"[a-z][a-z0-9_]{0,62}"
+ACL_USER = r"[A-Za-z0-9_-]{1,64}"
 _LOGIN_NAMES = {
     "postgres": {"user": _SQL_NAME, "role": _SQL_NAME, "schema": _SQL_NAME, "password": _SECRET_NAME},
-    "redis": {"user": r"[A-Za-z0-9_-]{1,64}", "password": _SECRET_NAME},
+    "redis": {"user": r"[^\s\x00-\x1f\x7f-\x9f]{1,255}", "password": _SECRET_NAME},
     "s3": {"access_key": _SECRET_NAME, "secret_key": _SECRET_NAME},
 }
 IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents"])
@@ -227,7 +230,8 @@ def _login_problems(where: str, logins: Any, known: Entry) -> Iterator[str]:
             for key, pattern in _LOGIN_NAMES[kind].items():
                 # An expression shows its value later; PostgreSQL and Redis refuse what it must not be.
                 if key in row and "{{" not in str(row[key]) and not re.fullmatch(pattern, str(row[key])):
-                    yield f"{where}.{kind}.{login}.{key} must be a name of letters, digits and _ that the server allows."
+                    made_of = "a-z, 0-9 and _" if pattern == _SECRET_NAME else _NAMES_OF[kind]
+                    yield f"{where}.{kind}.{login}.{key} must be a name of {made_of}, and one that the server allows."
             for key in ("acl", "user", "schema", "grants"):
                 texts = row.get(key) if isinstance(row.get(key), (list, tuple)) else [row.get(key)]
                 # The server reads each from a line of a file, so a second line would be a second statement.

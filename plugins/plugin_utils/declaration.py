@@ -18,7 +18,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import catalogue
 from ansible_collections.campaign.platform.plugins.plugin_utils.aws import Answer
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean, secret_problems, setting_problems
-from ansible_collections.campaign.platform.plugins.plugin_utils.servers import SERVICES, VARIABLES, Login, Server, login, role_of, servers
+from ansible_collections.campaign.platform.plugins.plugin_utils.servers import SERVICES, VARIABLES, Login, Server, external, login, role_of, servers
 from ansible_collections.campaign.platform.plugins.plugin_utils.tls import tls_problems
 
 SOURCE = "stack_services"
@@ -96,6 +96,11 @@ class Declaration:
         return LAYER_OF[self.arguments["stack_variant"]]
 
     @property
+    def external(self) -> set[str]:
+        """Return the kinds of server that stand outside the stack."""
+        return {kind for kind, server in self.servers.items() if server.external}
+
+    @property
     def tls(self) -> bool:
         """Return whether the frontend has a certificate."""
         return self.arguments.get("stack_tls_certificate") is not None
@@ -165,20 +170,31 @@ def reserved(catalogue: Mapping[str, entries.Entry], secrets: Mapping[str, Rule]
     return found
 
 
-def resolved(rule: Rule, names: Mapping[str, list[str]]) -> Rule:
-    """Return a rule with the names that a value may not take, in place of the kind of name. The rule's own default is allowed."""
-    if "reserved" not in rule:
+def resolved(rule: Rule, names: Mapping[str, list[str]], outside: Collection[str]) -> Rule:
+    """Return a rule as it applies: with the names that a value may not take, in place of the kind of name. The rule's own default is allowed.
+
+    What a server of the stack's own creates may have a narrow rule. Where the server stands ``outside``, the rule's row of that name replaces it: whatever
+    the service allows is taken.
+    """
+    own = rule.get("outside")
+    if own:
+        rule = {key: value for key, value in {**rule, **(own if own["server"] in outside else {})}.items() if key not in ("outside", "server")}
+    if not rule.get("reserved"):
         return rule
     return {**rule, "not_in": [name for name in names[rule["reserved"]] if name != rule.get("default")]}
 
 
-def argument_rules(tables: Tables, rules: Mapping[str, Rule], catalogue: Mapping[str, entries.Entry]) -> dict[str, Rule]:
-    """Return the rules of the role's variables: its own, and those of the settings, whose variables are named after them."""
+def argument_rules(tables: Tables, rules: Mapping[str, Rule], catalogue: Mapping[str, entries.Entry], variables: Collection[str]) -> dict[str, Rule]:
+    """Return the rules of the role's variables: its own, and those of the settings, whose variables are named after them.
+
+    ``variables`` are the names of those that are set, which say what servers stand outside the stack.
+    """
     names = reserved(catalogue, tables.secrets)
     # A second row of the same name is reported elsewhere; the value is checked by the first.
     rows = {name: row for entry in reversed(list(catalogue.values())) for name, row in (entry.get("settings") or {}).items()} | dict(tables.settings)
-    found = {f"stack_{name.lower()}": resolved(row, names) for name, row in rows.items()}
-    return {**found, **{name: resolved(rule, names) for name, rule in rules.items()}}
+    outside = external(variables)
+    found = {f"stack_{name.lower()}": resolved(row, names, outside) for name, row in rows.items()}
+    return {**found, **{name: resolved(rule, names, outside) for name, rule in rules.items()}}
 
 
 def _listed(entry: entries.Entry) -> Iterator[tuple[str, str, Rule | None]]:
@@ -199,13 +215,16 @@ def _listed(entry: entries.Entry) -> Iterator[tuple[str, str, Rule | None]]:
                     yield container, one or other, None
 
 
-def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetched: Collection[str] = ()) -> Secrets:
-    """Return the secrets of a catalogue without values. ``fetched`` are containers that get theirs from AWS themselves."""
+def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetched: Collection[str] = (), outside: Collection[str] = ()) -> Secrets:
+    """Return the secrets of a catalogue without values.
+
+    ``fetched`` are containers that get theirs from AWS themselves, ``outside`` the kinds of server that stand outside the stack.
+    """
     names = reserved(catalogue, tables.secrets)
     found = Secrets()
 
     def add(name: str, rule: Rule, *, needed: bool, env_local: str | None) -> None:
-        found.rules.setdefault(name, resolved(rule, names))
+        found.rules.setdefault(name, resolved(rule, names, outside))
         rule = found.rules[name]
         if needed and "strong" in rule and not rule.get("optional") and name not in found.needed:
             found.needed.append(name)
@@ -287,16 +306,15 @@ def _declare_settings(declared: Declaration, renderer: Renderer, whole: entries.
     left = {setting: row for entry in removed.values() for setting, row in (entry.get("settings") or {}).items() if setting not in rows}
     gone += left
     names = reserved(whole, tables.secrets)
-    every = known_secrets(tables, {**removed, **whole})
+    every = known_secrets(tables, {**removed, **whole}, outside=declared.external)
     for setting, (owner, _row) in rows.items():
         if setting in every.env_local:
             declared.problems.append(
                 f"{SOURCE}.{owner}.settings.{setting} has the name of the secret {every.env_local[setting]} in .env.local. Choose another."
             )
-    rules = left | {setting: resolved(row, names) for setting, (_owner, row) in rows.items()}
+    rules = left | {setting: resolved(row, names, declared.external) for setting, (_owner, row) in rows.items()}
     rules |= {name: every.rules[secret] for name, secret in every.env_local.items()} | dict(tables.urls)
-    external = [kind for kind, server in declared.servers.items() if server.external]
-    free = [name for name, row in rules.items() if row.get("only_with") in external]
+    free = [name for name, row in rules.items() if row.get("only_with") in declared.external]
     rules |= {name: {"pattern": r"[\s\S]*", "hint": rules[name]["hint"]} for name in free}
     declared.problems += setting_problems(env_local, rules, ".env.local")
     kept = known_secrets(tables, declared.catalogue).env_local
@@ -344,9 +362,9 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     """Set the values of the secrets, and add what is wrong with those that are given, and which are missing."""
     arguments, tables = declared.arguments, declared.tables
     env_local, fetched = arguments.get("stack_env_local") or {}, arguments.get("stack_aws_runtime_secret_ids") or {}
-    secrets = declared.secrets = known_secrets(tables, declared.catalogue, fetched)
+    secrets = declared.secrets = known_secrets(tables, declared.catalogue, fetched, declared.external)
     # A vault may still hold those of a service that is taken out.
-    rules = known_secrets(tables, {**tables.services, **declared.catalogue}).rules
+    rules = known_secrets(tables, {**tables.services, **declared.catalogue}, outside=declared.external).rules
     answer = Answer()
     if "stack_aws_secret_id" in arguments and "stack_aws_region" in arguments:
         answer = read_aws(arguments["stack_aws_secret_id"], arguments["stack_aws_region"])

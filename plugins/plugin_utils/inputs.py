@@ -133,7 +133,7 @@ def declaration_of(
     tables = declaration.tables(variables)
     added, problems = _added(variables, renderer)
     catalogue, wrong = declaration.combined(tables, added)
-    rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue)
+    rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue, variables)
     checked = arguments_of(role_path, variables, renderer, rules)
     problems += wrong or [*_replaced_problems(added, spec_of(role_path)), *_setting_problems(added, tables, spec_of(role_path))]
     problems += checked.problems

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary as summaries
-from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import containers_of, merge
+from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import ACL_USER, containers_of, merge
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import (
     GENERATION_KEY,
     SOURCE,
@@ -99,7 +99,10 @@ def _login_problem(declared: Declaration, one: Login, error: Exception) -> str:
 
 
 def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, Any], rendered: Rendered) -> dict[str, list[dict[str, Any]]]:
-    """Return the logins with their values, for the texts of the jobs that create them."""
+    """Return the logins with their values, for the texts of the jobs that create them.
+
+    A name that an inventory's expression gives shows only here that it is not one which the stack's own server could be given.
+    """
     secrets = declared.secrets.values
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in declared.logins}
     for kind, named in declared.logins.items():
@@ -110,6 +113,11 @@ def _login_names(declared: Declaration, renderer: Renderer, names: Mapping[str, 
             except Exception as error:
                 rendered.problems.append(_login_problem(declared, one, error))
                 continue
+            if kind == "redis" and not declared.servers[kind].external and not re.fullmatch(ACL_USER, user):
+                rendered.problems.append(
+                    f"{SOURCE}.{_owner(declared, kind, one.name)}.logins.{kind}.{one.name}.user must be a name of letters, digits, _ and - at the stack's own "
+                    "Redis."
+                )
             found[kind].append({**row, "name": one.name, "user": user, "password": secrets[one.password], "role": role_of(one.name, row)})
     rendered.problems += _login_clashes(declared, found)
     return found
@@ -121,9 +129,14 @@ def _added_logins(declared: Declaration, kind: str) -> set[str]:
 
 
 def _login_clashes(declared: Declaration, logins: Mapping[str, list[dict[str, Any]]]) -> Iterator[str]:
-    """Yield a message for every name at a server that two logins have, or that the server has for itself: one would take the other's rights or password."""
+    """Yield a message for every name at a server that two logins have, or that the server has for itself: one would take the other's rights or password.
+
+    The users of an external Redis and the keys of an external S3 are not created here, and one of them may serve for all.
+    """
     reserved = {"postgres": ("public", "none"), "redis": ("default", "health"), "s3": ()}
     for kind, rows in logins.items():
+        if kind != "postgres" and declared.servers[kind].external:
+            continue
         owners = dict.fromkeys(reserved[kind], f"{SERVICES[kind]} itself")
         # Those of the collection first: POSTGRES_USER and the api may be one, which its own rules see to.
         for row in sorted(rows, key=lambda row: row["name"] in _added_logins(declared, kind)):
@@ -156,7 +169,7 @@ def _needed(
         service["depends_on"] = {server.service: {"condition": "service_healthy"}}
     if server.external and server.ca:
         service["environment"] = {"NODE_EXTRA_CA_CERTS": CA_FILE}
-    if kind == "s3" and not server.values["path_style"]:
+    if kind == "s3" and not server.path_style(declared.settings.get("S3_BUCKET", "")):
         service = merge(service, {"environment": {"S3_PATH_STYLE": "false"}})
     return {"services": {container: service}}, files
 

@@ -5,8 +5,9 @@
 A rule is a mapping with ``hint`` (what a right value looks like; it completes "NAME must be ...") and one of:
 
 - ``pattern``: a regular expression that has to match the whole text (ASCII classes). With it may go ``normalized`` (the text has to be in
-  Unicode's normalization form KC), ``percent_encoded`` (names of the pattern's groups that hold percent-encoded UTF-8) and ``not_in`` (names that are
-  taken; compared with the pattern's group ``name`` if it has one, without case).
+  Unicode's normalization form KC), ``percent_encoded`` (names of the pattern's groups that hold percent-encoded UTF-8), ``ipv6`` (names of its groups that
+  hold an IPv6 address other than loopback, if anything) and ``not_in`` (names that are taken; compared with the pattern's group ``name`` if it has one,
+  without case).
 - ``minimum`` and ``maximum``: bounds of a whole number, inclusive.
 - ``network``: true for an IPv4 network in CIDR notation.
 
@@ -68,6 +69,16 @@ def _is_network(text: str) -> bool:
     return "/" in text
 
 
+def _is_ipv6_of_another(text: str) -> bool:
+    """Return whether a text is an IPv6 address at which not the asker itself answers, without a zone."""
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped or address
+    return not (mapped.is_loopback or mapped.is_unspecified or address.scope_id)
+
+
 def _matches(text: str, rule: Rule) -> bool:
     found = re.fullmatch(rule["pattern"], text, re.ASCII)
     if not found:
@@ -79,6 +90,8 @@ def _matches(text: str, rule: Rule) -> bool:
             unquote_to_bytes(found[group] or "").decode()
         except UnicodeDecodeError:
             return False
+    if not all(_is_ipv6_of_another(found[group]) for group in rule.get("ipv6", ()) if found[group]):
+        return False
     named = found.groupdict().get("name") or text
     return named.lower() not in {str(name).lower() for name in rule.get("not_in", ())}
 

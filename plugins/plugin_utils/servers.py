@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-from ansible_collections.campaign.platform.plugins.plugin_utils.texts import service_url
+from ansible_collections.campaign.platform.plugins.plugin_utils.texts import service_url, url_host, url_path
 
 EGRESS = "egress-network"
 # Path of the file with the certificates of private authorities, in containers that sign in to an external server.
@@ -17,12 +19,12 @@ CA_FILE = "/etc/campaign/external-ca.pem"
 _POSTGRES_PARAMETERS = {"disable": "", "require": "?uselibpqcompat=true&sslmode=require", "verify-full": "?sslmode=verify-full"}
 # The stack's own servers, unless an inventory names external ones.
 _OWN: dict[str, dict[str, Any]] = {
-    "postgres": {"host": "postgres", "port": 5432, "tls": "disable"},
+    "postgres": {"host": "postgres", "port": 5432, "tls": "disable", "user_suffix": ""},
     "redis": {"host": "redis", "port": 6379, "tls": False},
     "s3": {"endpoint": "http://minio:9000", "path_style": True},
 }
 _EXTERNAL_DEFAULTS: dict[str, dict[str, Any]] = {
-    "postgres": {"host": "", "port": 5432, "tls": "verify-full"},
+    "postgres": {"host": "", "port": 5432, "tls": "verify-full", "user_suffix": ""},
     "redis": {"host": "", "port": 6379, "tls": True},
     "s3": {"endpoint": "", "path_style": True},
 }
@@ -89,16 +91,28 @@ class Server:
 
     def url(self, user: str, password: str) -> str:
         """Return the URL of the server (PostgreSQL or Redis) with the credentials in it."""
-        host, port = self.values["host"], self.values["port"]
+        location = f"{url_host(self.values['host'])}:{self.values['port']}"
         if self.kind == "postgres":
-            return service_url("postgres", user, password, f"{host}:{port}/{self.database}{_POSTGRES_PARAMETERS[self.values['tls']]}")
-        return service_url("rediss" if self.values["tls"] else "redis", user, password, f"{host}:{port}")
+            path = f"/{url_path(self.database)}{_POSTGRES_PARAMETERS[self.values['tls']]}"
+            return service_url("postgres", user + self.values["user_suffix"], password, location + path)
+        return service_url("rediss" if self.values["tls"] else "redis", user, password, location)
+
+    def path_style(self, bucket: str) -> bool:
+        """Return whether a bucket of S3 stands in the path: where it is asked for, and where no certificate could be for the bucket's host name.
+
+        A wildcard stands for one label, so it is not for a bucket with dots (https://docs.aws.amazon.com/AmazonS3/latest/userguide/VirtualHosting.html), and
+        an address has no names below it.
+        """
+        parts = urlsplit(self.values["endpoint"])
+        is_address = bool(re.fullmatch(r"[0-9.]+|.*:.*", parts.hostname or ""))
+        return bool(self.values["path_style"]) or is_address or (parts.scheme == "https" and "." in bucket)
 
     def names(self) -> dict[str, Any]:
         """Return what entries and templates may ask of the server."""
         libpq: dict[str, str] = {}
         if self.kind == "postgres":
-            libpq = {"PGHOST": self.values["host"], "PGUSER": "${POSTGRES_USER:?}", "PGDATABASE": "${POSTGRES_DB:?}", "PGPASSFILE": "/run/secrets/pgpass"}
+            user = "${POSTGRES_USER:?}" + self.values["user_suffix"]
+            libpq = {"PGHOST": self.values["host"], "PGUSER": user, "PGDATABASE": "${POSTGRES_DB:?}", "PGPASSFILE": "/run/secrets/pgpass"}
         if libpq and self.external:
             libpq |= {"PGPORT": str(self.values["port"]), "PGSSLMODE": self.values["tls"]}
             if self.values["tls"] == "verify-full":
@@ -106,11 +120,19 @@ class Server:
         return {**self.values, "ca": self.values.get("ca") or "", "external": self.external, "libpq": libpq}
 
 
+def external(variables: Collection[str]) -> set[str]:
+    """Return the kinds of server that variables replace by one outside the stack."""
+    return {kind for kind, name in VARIABLES.items() if name in variables}
+
+
 def servers(arguments: Mapping[str, Any]) -> dict[str, Server]:
     """Return the servers that the arguments ask for, by kind. The database's name is added when the settings are known."""
     found = {}
     for kind, own in _OWN.items():
         given = arguments.get(VARIABLES[kind])
-        values = own if given is None else {**_EXTERNAL_DEFAULTS[kind], **given}
+        values = dict(own) if given is None else {**_EXTERNAL_DEFAULTS[kind], **given}
+        if "host" in values:
+            # An IPv6 address with or without the brackets that it has in a URL.
+            values["host"] = values["host"].strip("[]")
         found[kind] = Server(kind, given is not None, values)
     return found

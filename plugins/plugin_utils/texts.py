@@ -100,3 +100,13 @@ def to_env_file(values: Mapping[str, object]) -> str:
 def service_url(scheme: str, user: str, password: str, location: str) -> str:
     """Return a URL with credentials of any characters, percent-encoded as RFC 3986 (3.2.1) asks for in the userinfo part."""
     return f"{scheme}://{quote(user, safe='')}:{quote(password, safe='')}@{location}"
+
+
+def url_host(host: str) -> str:
+    """Return a host as a URL has it: an IPv6 address in brackets (RFC 3986, 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
+
+
+def url_path(name: str) -> str:
+    """Return a name as the path of a URL. What may stand there stays as it is, because not every client decodes it: pg decodes with decodeURI."""
+    return quote(name, safe="/:@;&=+$,")

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A stack whose PostgreSQL, Redis and S3 stand outside it, and what those servers say of it.
 
-LIVE_SERVERS  the Compose project of the servers, whose Redis has a user admin; LIVE_SECRETS is what the servers know
+LIVE_SERVERS        the Compose project of the servers, whose Redis has a user admin; LIVE_SECRETS is what the servers know
+LIVE_DATABASE       the database at the PostgreSQL of the servers
+LIVE_ADMINISTRATOR  its owner, as whom the stack creates its roles
+LIVE_REDIS_USERS    the users of the services at the Redis of the servers, as JSON
 """
 
+import json
 import os
 import time
 
@@ -11,6 +15,8 @@ import pytest
 
 CONSUMERS = {"api", "rules-engine", "scheduler"}
 LOGINS = {"campaign_api_login", "campaign_rules_engine_login", "campaign_scheduler_login"}
+DATABASE, ADMINISTRATOR = os.environ.get("LIVE_DATABASE", ""), os.environ.get("LIVE_ADMINISTRATOR", "")
+REDIS_USERS = set(json.loads(os.environ.get("LIVE_REDIS_USERS", "[]")))
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +30,7 @@ def servers(host) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def sql(host, servers):
     def run(statement: str) -> list[str]:
-        return host.text("docker", "exec", servers["postgres"], "psql", "-XqAtU", "postgres", "-d", "campaign_db", "-c", statement).splitlines()
+        return host.text("docker", "exec", servers["postgres"], "psql", "-XqAtU", "postgres", "-d", DATABASE, "-c", statement).splitlines()
 
     return run
 
@@ -55,13 +61,13 @@ def test_a_second_network_leads_the_consumers_out(host):
 
 def test_every_service_is_signed_in_to_postgresql_as_itself_over_tls(sql):
     sessions = sql(
-        "SELECT DISTINCT usename, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE client_addr IS NOT NULL AND usename <> 'campaign_admin'"
+        f"SELECT DISTINCT usename, ssl FROM pg_stat_activity JOIN pg_stat_ssl USING (pid) WHERE client_addr IS NOT NULL AND usename <> '{ADMINISTRATOR}'"
     )
     assert set(sessions) == {f"{login}|t" for login in LOGINS}
 
 
 def test_the_roles_were_made_by_an_administrator_who_is_not_a_superuser(sql):
-    assert sql("SELECT rolsuper FROM pg_roles WHERE rolname = 'campaign_admin'") == ["f"]
+    assert sql(f"SELECT rolsuper FROM pg_roles WHERE rolname = '{ADMINISTRATOR}'") == ["f"]
     roles = sql(
         "SELECT rolname, rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls FROM pg_roles WHERE rolname LIKE 'campaign\\_%\\_login'"
     )
@@ -70,7 +76,8 @@ def test_the_roles_were_made_by_an_administrator_who_is_not_a_superuser(sql):
 
 def test_every_service_is_signed_in_to_redis_as_itself(redis):
     users = {part.removeprefix("user=") for part in redis("CLIENT LIST").split() if part.startswith("user=")}
-    assert users >= {"api", "rules_engine", "scheduler"}
+    assert len(REDIS_USERS) == len(CONSUMERS)
+    assert users >= REDIS_USERS
 
 
 def refused_commands(redis) -> list[dict]:
@@ -82,7 +89,7 @@ def refused_commands(redis) -> list[dict]:
             entry = {}
             entries.append(entry)
         entry[name] = value
-    return [entry for entry in entries if entry.get("reason") != "auth" and entry.get("username") in ("api", "rules_engine", "scheduler")]
+    return [entry for entry in entries if entry.get("reason") != "auth" and entry.get("username") in REDIS_USERS]
 
 
 def evaluated(sql, name: str, seconds: float) -> bool:
@@ -137,7 +144,7 @@ def test_a_job_whose_worker_was_killed_is_taken_up_again(host, servers, sql, red
     host.run("docker", "pause", scheduler)
     insert(sql, "live-stalled", 1)
     lock = "BEGIN; SELECT FROM campaign.campaigns WHERE name = 'live-stalled' FOR UPDATE; SELECT pg_sleep(10); COMMIT"
-    host.run("docker", "exec", "--detach", servers["postgres"], "psql", "-XqU", "postgres", "-d", "campaign_db", "-c", lock)
+    host.run("docker", "exec", "--detach", servers["postgres"], "psql", "-XqU", "postgres", "-d", DATABASE, "-c", lock)
     while sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(10)%' AND wait_event = 'PgSleep'") != ["1"]:
         time.sleep(0.1)
     host.run("docker", "unpause", scheduler)

@@ -235,7 +235,7 @@ def test_hot_reload_mounts_what_a_service_is_made_of(composed):
 def test_the_logins_of_services_can_do_no_more_than_they_need(golden, variant):
     texts = golden[variant]
     sql, acl = texts["secrets/postgres-bootstrap_bootstrap_sql"], texts["secrets/redis_redis_acl"].splitlines()
-    created = set(re.findall(r'CREATE ROLE "(\w+)"', sql))
+    created = set(re.findall(r"'CREATE ROLE %I', '(\w+)'", sql))
     assert created == {"campaign_api_login", "campaign_rules_engine_login", "campaign_scheduler_login"}
     for login in created:
         assert f'ALTER ROLE "{login}" WITH NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS;' in sql

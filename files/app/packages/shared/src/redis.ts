@@ -19,13 +19,15 @@ export interface RedisConnection {
 /** Take a Redis URL apart, for clients that want the parts. */
 export function redisConnection(url: string): RedisConnection {
   const { protocol, hostname, port, username, password } = new URL(url);
+  // An IPv6 address stands in brackets in a URL only: https://github.com/redis/node-redis/issues/2734
+  const host = hostname.replace(/^\[(.+)\]$/, "$1");
   return {
-    host: hostname,
+    host,
     port: Number(port || 6379),
     username: decodeURIComponent(username),
     password: decodeURIComponent(password),
     // The name of a server is sent to it; an address must not be, see RFC 6066.
-    ...(protocol === "rediss:" && { tls: isIP(hostname) ? {} : { servername: hostname } }),
+    ...(protocol === "rediss:" && { tls: isIP(host) ? {} : { servername: host } }),
   };
 }
 

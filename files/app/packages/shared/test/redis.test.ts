@@ -1,6 +1,6 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { createLogger } from "../src/log.ts";
-import { readHeartbeat, type Redis, startHeartbeat } from "../src/redis.ts";
+import { readHeartbeat, type Redis, redisConnection, startHeartbeat } from "../src/redis.ts";
 
 const SECOND = 1000;
 const log = createLogger("test", "silent");
@@ -60,5 +60,21 @@ describe("the heartbeat", () => {
     await vi.advanceTimersByTimeAsync(7 * SECOND);
     stop();
     expect((await seen(redis, 16)).at(-1)).toBe(false);
+  });
+});
+
+describe("a Redis URL", () => {
+  it.each([
+    ["redis://api:p@cache.example.com:7000", { host: "cache.example.com", port: 7000, username: "api", password: "p" }],
+    [
+      "redis://App%40server:a%2Fb%3A%25@cache",
+      { host: "cache", port: 6379, username: "App@server", password: "a/b:%" },
+    ],
+    ["redis://default:p@[2001:db8::5]:6380", { host: "2001:db8::5", port: 6380, username: "default", password: "p" }],
+    ["rediss://a:b@cache", { host: "cache", port: 6379, username: "a", password: "b", tls: { servername: "cache" } }],
+    ["rediss://a:b@[2001:db8::5]", { host: "2001:db8::5", port: 6379, username: "a", password: "b", tls: {} }],
+    ["rediss://a:b@10.0.0.5", { host: "10.0.0.5", port: 6379, username: "a", password: "b", tls: {} }],
+  ])("%s is taken apart as the server's client wants it", (url, connection) => {
+    expect(redisConnection(url)).toStrictEqual(connection);
   });
 });
