@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.campaign.platform.plugins.plugin_utils import holder, inputs, release
+from ansible_collections.campaign.platform.plugins.plugin_utils import answers, holder, inputs, release
 from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError
 
 
@@ -40,7 +40,7 @@ class ActionModule(ActionBase):
         # Its own machine alone can know that a run was killed, and need not wait until its lock ends by itself.
         if (other := module.get("locked_by")) and holder.has_ended(other):
             module = self._module({**arguments, "ended_run": other["run"]}, variables)
-        return {**result, **module}
+        return {**result, **answers.verified(module)}
 
     def _holder(self, variables: dict[str, Any]) -> dict[str, Any]:
         # A task is a process of its own, and its parent is the run.

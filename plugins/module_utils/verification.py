@@ -20,8 +20,11 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import En
 from ansible_collections.campaign.platform.plugins.module_utils.http import HttpError, Target, Tls, exchange
 from ansible_collections.campaign.platform.plugins.module_utils.lock import Pulse
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
+from ansible_collections.campaign.platform.plugins.module_utils.verdict import shorten
 
 CONNECT_TIMEOUT = 2
+# Bytes of an answer that are carried to the controller.
+LONGEST_ANSWER = 256 * 1024
 PROBE_PATH = "/internal/probe"
 SUCCESS = "exited (exit code 0)"
 # The Engine waits twice as long before each new start, so these take three seconds and the time that the service runs in between.
@@ -49,6 +52,7 @@ CHECK = {
         "status": {"type": "int"},
         "headers": {"type": "dict", "default": {}},
         "contains": {"type": "str"},
+        "json": {"type": "dict", "options": {"query": TEXT, "equals": {"type": "raw"}}},
         "send": {"type": "dict"},
         "expect": {"type": "raw"},
         "command": {"type": "list", "elements": "str"},
@@ -72,12 +76,6 @@ class Failed(Exception):
     def __init__(self, expected: str, got: str):
         super().__init__(expected, got)
         self.expected, self.got = expected, got
-
-
-def shorten(text: str, limit: int = 200) -> str:
-    """Return text on one line, cut to what a message can carry."""
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[: limit - 3] + "..."
 
 
 def last_lines(text: str, count: int = 3) -> str:
@@ -138,6 +136,8 @@ class Stack:
         self.params = params
         self.containers: dict[str, dict] = {}
         self.pulse = Pulse(params.get("lock_directory"))
+        # What the actions look at, by checks with json, and take out.
+        self.answers: list[dict[str, Any]] = []
 
     def refresh(self) -> None:
         """Read the state of every container of the project."""
@@ -253,6 +253,11 @@ class Stack:
                 raise Failed(f"GET {path} to answer with {name}: {value}", shorten(answer.headers.get(name) or "no such header"))
         if check["contains"] and check["contains"] not in answer.text:
             raise Failed(f"GET {path} to contain {check['contains']!r}", shorten(answer.text))
+        if check["json"]:
+            if len(answer.body) > LONGEST_ANSWER:
+                raise Failed(f"GET {path} to answer with at most {LONGEST_ANSWER // 1024} KiB of JSON", f"{len(answer.body) // 1024} KiB")
+            failure = self.failure(check["service"], check["name"], f"GET {path}", "")
+            self.answers.append({**check["json"], "text": answer.text, "failure": failure})
 
     def check_probe(self, check: dict) -> None:
         """Have a service ask its dependencies with values it cannot know beforehand."""
@@ -397,7 +402,9 @@ def problems_of(checks: list[dict[str, Any]]) -> list[str]:
         elif kind == "tcp" and expect not in (None, "open", "loopback"):
             problems.append(f"{where} must be open or loopback for a tcp check.")
         elif kind in ("http", "command") and expect is not None:
-            problems.append(f"{where} is for the kinds probe and tcp. Use status, headers or contains.")
+            problems.append(f"{where} is for the kinds probe and tcp. Use status, headers, contains or json.")
+        if kind != "http" and check["json"]:
+            problems.append(f"{check['service']}, {check['name']}: json is for the kind http.")
     return problems
 
 

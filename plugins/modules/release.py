@@ -538,7 +538,10 @@ class Release:
             return False
         params = {"manifest": os.path.join(self.path, _MANIFEST), "depth": depth, "timeout": 0, "jobs": [], **dict.fromkeys(verification.FROM_MANIFEST)}
         verification.from_manifest(params)
-        _passed, failures = verification.Stack(self.engine, params).verify()
+        stack = verification.Stack(self.engine, params)
+        _passed, failures = stack.verify()
+        # What these answers have to say is for the action to judge, as it is that of the module verify.
+        self.result["answers"] = stack.answers
         return not failures
 
     def _write(self, files: dict[str, bytes], missing: list[tuple], stale: list[str]) -> None:

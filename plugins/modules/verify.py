@@ -88,6 +88,20 @@ options:
       contains:
         description: Text that the answer of V(http) or the standard output of V(command) must contain.
         type: str
+      json:
+        description:
+          - What V(http) expects of an answer in JSON. It is evaluated on the controller, because the hosts need not have the Python package C(jmespath).
+        type: dict
+        suboptions:
+          query:
+            description: JMESPath expression, see U(https://jmespath.org/specification.html).
+            type: str
+            required: true
+          equals:
+            description:
+              - What the expression has to give, with its type, so the number 1 is neither the text 1 nor V(true). V(true) without it. For C(null), compare
+                in the expression.
+            type: raw
       send:
         description:
           - Mapping that V(probe) posts as JSON. C({nonce}) stands for 32 random hexadecimal digits, C({longitude}) and C({latitude}) for the numbers
@@ -159,6 +173,8 @@ EXAMPLES = r"""
         port: 3000
         send: {lng: "{longitude}", lat: "{latitude}"}
         expect: {postgis: "POINT({longitude} {latitude})"}
+      - {service: worker, name: ready, kind: http, port: 3000, path: /health, json: {query: status, equals: ok}}
+      - {service: worker, name: few jobs wait, kind: http, port: 3000, path: /health, json: {query: "queue.waiting < `100`"}}
       - {service: database, name: port closed from outside, kind: tcp, port: 5432, expect: loopback}
       - {service: worker, name: an order from end to end, kind: command, command: [node, dist/order.js], depth: full}
 """
@@ -182,6 +198,7 @@ logs:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.verdict import told
 from ansible_collections.campaign.platform.plugins.module_utils.verification import FROM_MANIFEST, Stack, from_manifest, problems_of
 
 
@@ -213,12 +230,13 @@ def main() -> None:
         passed, failures = stack.verify()
     except EngineError as error:
         module.fail_json(msg=f"The Docker Engine did not answer: {error}. Is it running, and may this user use its socket?")
+    # Only where there is something for the action to look at, with the logs that belong to a failure.
+    answers = {"answers": stack.answers} if stack.answers else {}
+    asked = {answer["failure"]["service"] for answer in stack.answers}
+    logs = {service: stack.tail(service) for service in sorted({item["service"] for item in failures} | asked)}
     if failures:
-        lines = [f"- {item['service']}, {item['check']}: expected {item['expected']}; got {item['got']}. Look at: {item['look']}" for item in failures]
-        logs = {service: stack.tail(service) for service in sorted({item["service"] for item in failures})}
-        summary = f"{len(failures)} of {passed + len(failures)} checks failed:"
-        module.fail_json(msg="\n".join([summary, *lines]), passed=passed, failures=failures, logs=logs)
-    module.exit_json(changed=False, passed=passed, failures=[])
+        module.fail_json(msg=told(failures, passed + len(failures)), passed=passed, failures=failures, logs=logs, **answers)
+    module.exit_json(changed=False, passed=passed, failures=[], **({"logs": logs, **answers} if answers else {}))
 
 
 if __name__ == "__main__":

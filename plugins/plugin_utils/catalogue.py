@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.plugin_utils.answers import query_problem
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
 
 Entry = Mapping[str, Any]
@@ -54,10 +55,11 @@ SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "ge
 CONFIG_KEYS = frozenset(["template", "content", "when"])
 JOB_KEYS = frozenset(["first", "restores_logins"])
 CHECK_KEYS = frozenset(
-    """service kind port address certificate server_name path status headers contains send expect command environment timeout depth when""".split()
+    """service kind port address certificate server_name path status headers contains json send expect command environment timeout depth when""".split()
 )
 # Kinds of checks, each with the key that it needs.
 CHECK_KINDS = {"http": "port", "probe": "port", "tcp": "port", "command": "command"}
+JSON_KEYS = frozenset(["query", "equals"])
 FRAGMENT_KEYS = frozenset(["services", "volumes", "networks"])
 # https://github.com/compose-spec/compose-spec/blob/main/05-services.md, without what a release must not have (build, extends). Keys of deploy are not checked.
 SERVICE_KEYS = frozenset(
@@ -331,7 +333,26 @@ def _check_value_problems(where: str, kind: str, row: Entry) -> Iterator[str]:
         yield f"{where}.depth must be basic or full."
     if kind == "tcp" and expect not in (None, "open", "loopback") and not _is_expression(expect):
         yield f"{where}.expect must be open or loopback."
+    if row.get("json") is not None and not _is_expression(row["json"]):
+        yield from json_problems(f"{where}.json", kind, row["json"])
     yield from _condition_problems(f"{where}.when", row.get("when"))
+
+
+def json_problems(where: str, kind: str, expected: Any) -> Iterator[str]:
+    """Yield a message for everything that is wrong with what a check expects of an answer in JSON."""
+    if kind != "http":
+        yield f"{where} is for the kind http."
+    elif not isinstance(expected, Mapping):
+        yield f"{where} must be a mapping, such as {{query: status, equals: ok}}."
+    else:
+        yield from _unknown(where, expected, JSON_KEYS)
+        query = expected.get("query")
+        if not isinstance(query, str) or not query:
+            yield f"{where}.query must be a JMESPath expression, such as status."
+        elif not _is_expression(query) and (problem := query_problem(query)):
+            yield f"{where}.query: {problem}."
+        if "equals" in expected and expected["equals"] is None:
+            yield f"{where}.equals is empty. Leave it out, or compare with null in the query, such as: error == `null`."
 
 
 def _needs_problems(where: str, needs: Any) -> Iterator[str]:

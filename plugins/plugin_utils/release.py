@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary as summaries
-from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import ACL_USER, containers_of, merge
+from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import ACL_USER, containers_of, json_problems, merge
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import (
     GENERATION_KEY,
     SOURCE,
@@ -498,6 +498,16 @@ def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered)
                 yield f"{where} names {name}, which is not among the {kind} of any layer. {hint} Write {kind}: {{{name}: {{}}}} beside services."
 
 
+def _check_problems(rendered: Rendered, services: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for every check that asks a service which is not there, or for what is no expression of JMESPath once it is rendered."""
+    for check in rendered.checks:
+        where = f"{SOURCE}: the check {check['name']}"
+        if check["service"] not in services:
+            yield f"{where} asks the service {check['service']}, which is not there. {did_you_mean(check['service'], services)}"
+        if check.get("json") is not None:
+            yield from json_problems(f"{where} of {check['service']}: json", check["kind"], check["json"])
+
+
 def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
     """Yield a message for every container, image or service that the rendered services refer to and that is not there."""
     services = rendered.services()
@@ -521,9 +531,7 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
                     yield f"{where}: the container {container} depends on the job {other}. Jobs end before services are started, so take that out."
                 if other not in services:
                     yield f"{where}: the container {container} depends on {other}, which is not there. {did_you_mean(str(other), services)}"
-    for check in rendered.checks:
-        if check["service"] not in services:
-            yield f"{SOURCE}: the check {check['name']} asks the service {check['service']}, which is not there. {did_you_mean(check['service'], services)}"
+    yield from _check_problems(rendered, services)
     # The path is the one in the Compose file, where an entry's layers are merged.
     for where, name in sorted({found for part in (rendered.base, rendered.override) for found in _unset(part, declared.settings)}):
         yield (

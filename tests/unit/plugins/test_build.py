@@ -222,6 +222,16 @@ def test_an_empty_condition_is_none():
     assert "mailer" in base["services"]
 
 
+def test_what_a_check_expects_of_json_is_taken_out_or_changed():
+    def ready(checks: dict) -> dict:
+        plan = build({**LOCAL, "stack_services": {"api": {"checks": checks}}})
+        return next(check for check in plan["manifest"]["checks"] if check["name"] == "ready")
+
+    assert ready({})["json"] == {"query": "status", "equals": "ok"}
+    assert ready({"ready": {"json": {"query": "state"}}})["json"] == {"query": "state", "equals": "ok"}
+    assert "json" not in ready({"ready": {"json": None}})
+
+
 def test_a_check_is_taken_out_by_its_name():
     def checks(given):
         return [(check["service"], check["name"]) for check in build(given)["manifest"]["checks"]]
@@ -416,6 +426,10 @@ def body(**keys):
         (
             {"base": {"services": {"mail-1": {"image": "x:1"}}}, "checks": {"a": {"kind": "tcp", "port": 1}}},
             "stack_services: the check a asks the service mailer, which is not there. Did you mean mail-1?",
+        ),
+        (
+            {**body(), "checks": {"a": {"kind": "http", "port": 1, "json": {"query": "{{ 'b' ~ '[' }}"}}}},
+            "stack_services: the check a of mailer: json.query: it is not a JMESPath expression: Invalid jmespath expression: Incomplete expression:",
         ),
         (
             body(ports=["127.0.0.1:8080:80"]),

@@ -703,6 +703,7 @@ def test_a_release_that_needs_nothing_done_is_verified_in_the_same_step(root, mo
 
     def verify(stack):
         asked.append({name: stack.params[name] for name in ("project", "services", "images", "depth", "timeout")})
+        stack.answers.append({"query": "status"})
         return 1, [{"service": "api"}] if ill else []
 
     monkeypatch.setattr(module.verification.Stack, "verify", verify)
@@ -712,7 +713,10 @@ def test_a_release_that_needs_nothing_done_is_verified_in_the_same_step(root, mo
     engine.labels["one"] = {} if stopped else as_deployed(root, ONE)
     assert stage(root, ONE, engine=engine)["is_verified"] is False
     assert asked == []
-    assert stage(root, ONE, engine=engine, verify_depth="full")["is_verified"] is not (ill or stopped)
+    staged = stage(root, ONE, engine=engine, verify_depth="full")
+    assert staged["is_verified"] is not (ill or stopped)
+    # For the action to judge.
+    assert staged.get("answers") == (None if stopped else [{"query": "status"}])
     assert asked == ([] if stopped else [{"project": "p", "services": ["api"], "images": {"api": "image:1"}, "depth": "full", "timeout": 0}])
 
 
