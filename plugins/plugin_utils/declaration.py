@@ -26,8 +26,6 @@ GENERATION_KEY = "generation_key"
 LAYER_OF = {"local": "dev", "prod": "prod"}
 # How an expression of an entry names a secret.
 _NAMED = re.compile(r"\bsecret\.(\w+)|\bsecret\[['\"](\w+)['\"]\]")
-_PUBLISHED = re.compile(r"(?:(?P<address>[0-9.]+):)?(?P<port>[0-9]+):[0-9]+(?:/tcp)?\Z")
-_REFERRED = re.compile(r"\$\{(\w+)(?::?[?-][^}]*)?\}")
 
 
 @dataclass(frozen=True)
@@ -474,25 +472,3 @@ def declare(
     # An entry that is left out creates no login either.
     declared.logins = _by_kind(declared.catalogue)
     return declared
-
-
-def published(services: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator[tuple[str, str, int, str]]:
-    """Yield service, address, port of the host and the setting that names the port (or an empty text), for every port that services publish."""
-    for service, body in services.items():
-        for item in body.get("ports") or []:
-            text = f"{item.get('host_ip', '0.0.0.0')}:{item.get('published')}:{item.get('target')}" if isinstance(item, Mapping) else str(item)
-            named = _REFERRED.findall(text)
-            filled = _REFERRED.sub(lambda found: settings.get(found[1], ""), text)
-            if found := _PUBLISHED.match(filled):
-                setting = next((name for name in named if settings.get(name) == found["port"]), "")
-                yield service, found["address"] or "0.0.0.0", int(found["port"]), setting
-
-
-def clash_problems(ports: Collection[tuple[str, str, int, str]]) -> Iterator[str]:
-    """Yield a message for every port that is published more than once."""
-    owners: dict[int, list[str]] = {}
-    for service, _address, port, setting in ports:
-        owners.setdefault(port, []).append(setting or f"port {port} of {service}")
-    for names in owners.values():
-        if len(names) > 1:
-            yield f"{' and '.join(names)} are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."

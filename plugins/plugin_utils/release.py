@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import os
+import posixpath
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,9 +21,8 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.declaration impo
     GENERATION_KEY,
     SOURCE,
     Declaration,
-    clash_problems,
-    published,
 )
+from ansible_collections.campaign.platform.plugins.plugin_utils.ports import clash_problems, filled, form_problems, published
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
 from ansible_collections.campaign.platform.plugins.plugin_utils.servers import CA_FILE, EGRESS, JOBS, SERVICES, URL_FILES, Login, Server, role_of
@@ -526,6 +526,7 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
                 yield f"{where}: the container {container} reads secret files, so it needs a numeric user, such as user: '10001:10001'."
             needed = body.get("depends_on") or {}
             yield from _compose_references(f"{where}: the container {container}", body, rendered)
+            yield from form_problems(f"{where}: the container {container}", body.get("ports") or [], declared.settings)
             for other in needed:
                 if other in rendered.jobs and container not in rendered.jobs:
                     yield f"{where}: the container {container} depends on the job {other}. Jobs end before services are started, so take that out."
@@ -540,7 +541,7 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
         )
     for fragment in (rendered.base, rendered.override):
         yield from (f"{SOURCE}: {problem}" for problem in nul_problems(fragment))
-    yield from clash_problems(list(published(services, declared.settings)))
+    yield from clash_problems(services, declared.settings)
 
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -573,14 +574,31 @@ def leak_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
                     yield f"{where} holds the value of the secret {name}, and is not secret. Deliver the secret as a file: list it under secrets in the entry."
 
 
-def _loosened(services: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return, by service, the keys in which a service has less hardening than all services have by default."""
+def _mounts_the_engine(volume: Any, settings: Mapping[str, str]) -> bool:
+    """Return whether a volume of a service holds the Docker Engine's socket, or a directory above it."""
+    if isinstance(volume, Mapping):
+        source = filled(str(volume.get("source", "")), settings) if volume.get("type") == "bind" else ""
+    else:
+        source = filled(str(volume), settings).partition(":")[0]
+    # Two slashes at the beginning may stay, see POSIX.
+    path = posixpath.normpath(source).replace("//", "/")
+    # A socket by its usual names, wherever it is; /var/run leads to /run, and a rootless Engine has its socket below /run/user.
+    return posixpath.basename(path) in ("docker.sock", "containerd.sock") or bool(re.fullmatch(r"/|/var|(/var)?/run(/user(/\d+)?)?", path))
+
+
+def _loosened(services: Mapping[str, Any], common: Mapping[str, Any], settings: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return, by service, the keys in which a service has less hardening than all services have by default.
+
+    A mount counts where it brings the Engine's socket along, because who may speak to the Engine is root on the host.
+    """
     found = {}
     for name, body in services.items():
         keys = [key for key in ("read_only", "cap_drop", "security_opt", "pids_limit", "ulimits") if body.get(key) != common[key]]
         keys += [key for key in ("cap_add", "privileged", "network_mode", "pid", "ipc", "devices", "userns_mode") if body.get(key)]
         if not _USER.match(str(body.get("user", ""))) or str(body["user"]).startswith("0:"):
             keys.append("user")
+        if body.get("volumes_from") or any(_mounts_the_engine(volume, settings) for volume in body.get("volumes") or []):
+            keys.append("volumes")
         if keys:
             found[name] = sorted(keys)
     return found
@@ -647,7 +665,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "addresses": summaries.addresses(declared, services, rendered.checks),
         "sign_in": summaries.sign_in(declared),
         "checks": rendered.checks,
-        "loosened": _loosened(services, declared.tables.common["service"]),
+        "loosened": _loosened(services, declared.tables.common["service"], declared.settings),
         "configs": sorted({file["path"] for file in configs}),
         "secrets": sorted(f"secrets/{file['source']}" for file in secrets),
     }

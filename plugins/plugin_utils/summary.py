@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import Declaration, published
+from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import Declaration
+from ansible_collections.campaign.platform.plugins.plugin_utils.ports import published
 
 USER_SETTING, PASSWORD = "OPERATOR_USER", "operator_password"
 _TARGET = re.compile(r"(\d+)(?:/tcp)?\Z")

@@ -266,6 +266,40 @@ def test_what_an_entry_loosens_is_in_the_manifest():
     ] == OWN_LOOSENED | {"mailer": ["user"]}
 
 
+@pytest.mark.parametrize(
+    ("volume", "is_listed"),
+    [
+        ("/var/run/docker.sock:/var/run/docker.sock", True),
+        ("/run/docker.sock:/socket:ro", True),
+        ({"type": "bind", "source": "/run//docker.sock", "target": "/x", "read_only": True}, True),
+        ("/var/run/../run/docker.sock:/x", True),
+        ("/run/user/1000/docker.sock:/x", True),
+        ("/run/containerd/containerd.sock:/x", True),
+        # A directory brings along what is in it.
+        ("/var/run:/host:ro", True),
+        ("/run/user/1000:/host", True),
+        ("/:/host:ro", True),
+        ("${SOCKET:-/var/run/docker.sock}:/x", True),
+        ("/var/run/campaign:/x", False),
+        ("/srv/data:/var/run/docker.sock.d", False),
+        ("data:/var/run", False),
+        ({"type": "volume", "source": "data", "target": "/run"}, False),
+        ({"type": "tmpfs", "target": "/run"}, False),
+    ],
+)
+def test_a_mount_of_the_engine_s_socket_loosens(volume, is_listed):
+    body = {"image": "x:1", "user": "10005:10005", "volumes": [volume]}
+    entry = {"base": {"services": {"mailer": body}, "volumes": {"data": None}}}
+    loosened = build({**LOCAL, "stack_services": {"mailer": entry}}, ["mailer"])["manifest"]["loosened"]
+    assert loosened == OWN_LOOSENED | ({"mailer": ["volumes"]} if is_listed else {})
+
+
+def test_the_volumes_of_another_container_loosen():
+    body = {"image": "x:1", "user": "10005:10005", "volumes_from": ["api"]}
+    entry = {"base": {"services": {"mailer": body}}}
+    assert build({**LOCAL, "stack_services": {"mailer": entry}}, ["mailer"])["manifest"]["loosened"]["mailer"] == ["volumes"]
+
+
 @pytest.mark.parametrize("limits", [{"deploy": {"replicas": 1}}, {"deploy": {}}])
 def test_a_service_s_own_limits_are_its_limits(limits):
     body = {"image": "x:1", "user": "1:1"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, inputs
 from ansible_collections.campaign.platform.plugins.plugin_utils.aws import Answer
-from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import clash_problems, known_secrets, published, url_credentials
+from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import known_secrets, url_credentials
 from program import build, declare, problems_of, secret_names, secret_texts, tables, trusted
 
 # One value for each secret that is not anybody's else.
@@ -525,30 +525,7 @@ def test_credentials_are_taken_out_of_an_address(values, found):
     assert url_credentials(values, tables().urls) == found
 
 
-@pytest.mark.parametrize(
-    ("port", "found"),
-    [
-        ("8080:80", ("0.0.0.0", 8080, "")),
-        ("127.0.0.1:8080:80", ("127.0.0.1", 8080, "")),
-        ("8080:80/tcp", ("0.0.0.0", 8080, "")),
-        ("${BIND_ADDRESS:?}:${API_PORT:?}:3000", ("127.0.0.1", 3000, "API_PORT")),
-        ("${API_PORT}:3000", ("0.0.0.0", 3000, "API_PORT")),
-        ({"target": 80, "published": "8080", "host_ip": "127.0.0.1"}, ("127.0.0.1", 8080, "")),
-        ({"target": 80, "published": 8080}, ("0.0.0.0", 8080, "")),
-        # These are not fixed ports of TCP.
-        ("80", None),
-        ("8080:80/udp", None),
-    ],
-)
-def test_published_ports_are_read_as_compose_reads_them(port, found):
-    settings = {"BIND_ADDRESS": "127.0.0.1", "API_PORT": "3000"}
-    assert list(published({"api": {"ports": [port]}, "other": {}}, settings)) == ([] if found is None else [("api", *found)])
-
-
-def test_a_port_that_two_services_publish_is_reported():
-    told = "FRONTEND_PORT and port 8080 of b are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
-    ports = [("a", "127.0.0.1", 8080, "FRONTEND_PORT"), ("b", "0.0.0.0", 8080, ""), ("c", "0.0.0.0", 8081, "")]
-    assert list(clash_problems(ports)) == [told]
+def test_a_port_that_two_settings_name_is_reported():
     assert problems_of(BASE | {"stack_frontend_port": 3000}) == [
         "API_PORT and FRONTEND_PORT are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
     ]
