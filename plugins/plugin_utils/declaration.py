@@ -8,6 +8,7 @@ local what was generated once and kept. This module decides that.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.tls import tls_p
 SOURCE = "stack_services"
 GENERATION_KEY = "generation_key"
 LAYER_OF = {"local": "dev", "prod": "prod"}
+# From this likeness on, a name of a secret is rather misspelt than new.
+_HARDLY_ANOTHER = 0.9
 # How an expression of an entry names a secret.
 _NAMED = re.compile(r"\bsecret\.(\w+)|\bsecret\[['\"](\w+)['\"]\]")
 
@@ -161,7 +164,8 @@ def reserved(catalogue: Mapping[str, entries.Entry], secrets: Mapping[str, Rule]
             continue
         # A user's name that a person may choose has a default.
         chosen = _NAMED.search(one.user)
-        user = str(secrets[chosen[1]].get("default", "")) if chosen and chosen[1] in secrets else one.user
+        name = (chosen[1] or chosen[2]) if chosen else ""
+        user = str(secrets[name].get("default", "")) if name in secrets else one.user
         found[kind] += [user] + ([role_of(one.name, one.row)] if one.server == "postgres" else [])
     for entry in catalogue.values():
         found["services"] += sorted(entries.containers_of(entry))
@@ -234,7 +238,8 @@ def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetche
             rule = tables.secrets.get(name) or tables.secret_rules.get(f"{one.server}_{'access_key' if name == one.user else 'password'}")
             add(name, rule or tables.secret_rules["default"], needed=True, env_local=(rule or {}).get("env_local"))
         if chosen := _NAMED.search(one.user):
-            add(chosen[1], tables.secrets[chosen[1]], needed=False, env_local=None)
+            name = chosen[1] or chosen[2]
+            add(name, tables.secrets.get(name) or tables.secret_rules["default"], needed=name not in tables.secrets, env_local=None)
     for entry in catalogue.values():
         for container, name, rule in _listed(entry):
             default = tables.secret_rules["default"]
@@ -418,6 +423,66 @@ def _needs_problems(declared: Declaration) -> Iterator[str]:
                     yield f"{where}.{container}.{kind}: {server.service} is taken out, but {container} needs it. Set {VARIABLES[kind]}, or take {name} out too."
 
 
+def _left_out_problems(declared: Declaration, kept: entries.Catalogue) -> Iterator[str]:
+    """Yield a message for everything that an entry needs and that stands in an entry which is left out by its condition."""
+    before = _by_kind(kept)
+    owners = {(kind, login): name for name, entry in kept.items() for kind, named in (entry.get("logins") or {}).items() for login in named or {}}
+    present = {container for entry in declared.catalogue.values() for container in entries.containers_of(entry)}
+    for name, entry in declared.catalogue.items():
+        for container, needed in (entry.get("needs") or {}).items():
+            for kind, chosen in needed.items():
+                where = f"{SOURCE}.{name}.needs.{container}.{kind}"
+                if chosen in before[kind] and chosen not in declared.logins[kind]:
+                    yield (
+                        f"{where}: the login {chosen} stands in the entry {owners[kind, chosen]}, which is left out by its condition. "
+                        f"Leave {name} out by the same condition, or give it a login of its own."
+                    )
+                server = declared.servers[kind]
+                if not server.external and server.service not in present and any(server.service in entries.containers_of(other) for other in kept.values()):
+                    yield f"{where}: {server.service} is left out by the condition of its entry, but {container} needs it. Set {VARIABLES[kind]}."
+
+
+def _without_digits(name: str) -> str:
+    return re.sub("[0-9]+", "", name)
+
+
+def _secret_name_problems(declared: Declaration) -> Iterator[str]:
+    """Yield a message for every new secret of the inventory's entries whose name is hardly another than that of a secret which is there.
+
+    A name that nobody else has makes a new secret, so one that is misspelt would be generated, and nobody would know why nothing works. One with a rule of
+    its own is meant.
+    """
+    tables = declared.tables
+    own = set(known_secrets(tables, tables.services).rules)
+    places: dict[str, str] = {}
+    listed: set[str] = set()
+    for one in all_logins({name: entry or {} for name, entry in declared.added.items()}):
+        for key in ("password", "access_key", "secret_key"):
+            if key in one.row:
+                places.setdefault(str(one.row[key]), f"{SOURCE}: the login {one.name} at {one.server}")
+    # The others' names follow from that of the login.
+    known = own | {name for one in all_logins(declared.catalogue) for name in one.secrets if name not in places}
+    for name, entry in declared.added.items():
+        for container, files in ((entry or {}).get("secrets") or {}).items():
+            texts = dict.fromkeys(files) if isinstance(files, (list, tuple)) else files
+            known |= {str(file) for file, row in texts.items() if isinstance(row, Mapping)} if isinstance(texts, Mapping) else set()
+            listed |= {str(file) for file, row in texts.items() if row is None} if isinstance(texts, Mapping) else set()
+            for _container, secret, _rule in _listed({"secrets": {container: files}}):
+                places.setdefault(secret, f"{SOURCE}.{name}.secrets.{container}")
+        for one in all_logins({name: entry or {}}):
+            for found in _NAMED.findall(str(one.user)):
+                places.setdefault(found[0] or found[1], f"{SOURCE}.{name}.logins.{one.server}.{one.name}.user")
+    for secret, where in places.items():
+        # What is listed by its name cannot be a misspelt name of another that is listed.
+        others = known if secret in listed else known | listed
+        close = difflib.get_close_matches(secret, sorted(others), n=1, cutoff=_HARDLY_ANOTHER)
+        if close and secret not in others and _without_digits(close[0]) != _without_digits(secret):
+            yield (
+                f"{where} names the secret {secret}, which is a new one. Did you mean {close[0]}? Else choose a name that is less like it, or give it a rule: "
+                f"{secret}: {{strong: 16}}."
+            )
+
+
 def _is_wanted(name: str, entry: entries.Entry, declared: Declaration, renderer: Renderer) -> bool:
     """Return whether an entry's condition holds; one that cannot be evaluated is a problem."""
     if entry.get("when") is None:
@@ -460,7 +525,7 @@ def declare(
     else:
         declared.secrets = known_secrets(tables, declared.catalogue)
         declared.secrets.values = dict.fromkeys(declared.secrets.rules, "not-read")
-    declared.problems += _needs_problems(declared)
+    declared.problems += [*_needs_problems(declared), *_secret_name_problems(declared)]
     if not declared.problems:
         # A rule between values is checked only where each by itself is right.
         declared.problems += _requirement_problems(declared, renderer)
@@ -471,4 +536,5 @@ def declare(
     declared.catalogue = {name: entry for name, entry in kept.items() if _is_wanted(name, entry, declared, renderer)}
     # An entry that is left out creates no login either.
     declared.logins = _by_kind(declared.catalogue)
+    declared.problems += _left_out_problems(declared, kept)
     return declared

@@ -525,6 +525,85 @@ def test_credentials_are_taken_out_of_an_address(values, found):
     assert url_credentials(values, tables().urls) == found
 
 
+MAILER = {"base": {"services": {"mailer": {"image": "x:1", "user": "1:1"}}}}
+OTHER = {"base": {"services": {"other": {"image": "x:1"}}}, "logins": {"postgres": {"other": {}}}}
+
+
+def found_in(**services) -> list[str]:
+    return problems_of(
+        {"stack_variant": "local", "stack_generate_secrets": True, "stack_generated_secrets_file": "/nowhere/generated.json"} | {"stack_services": services}
+    )
+
+
+@pytest.mark.parametrize(
+    ("entry", "told"),
+    [
+        ({"secrets": {"mailer": ["jwt_secert"]}}, "secrets.mailer names the secret jwt_secert, which is a new one. Did you mean jwt_secret?"),
+        ({"secrets": {"mailer": {"a": "{{ secret.jwt_secert }}"}}}, "secrets.mailer names the secret jwt_secert, which is a new one. Did you mean jwt_secret?"),
+        ({"secrets": {"mailer": {"a": {"content": "{{ secret['jwt_secert'] }}"}}}}, "secrets.mailer names the secret jwt_secert"),
+        ({"secrets": {"mailer": "{{ ['jwt_secert'] }}"}}, "secrets.mailer names the secret jwt_secert"),
+        (
+            {"secrets": {"mailer": {"a": "{{ secret.mailer_tokn }}", "mailer_token": None}}},
+            "secrets.mailer names the secret mailer_tokn, which is a new one. Did you mean mailer_token?",
+        ),
+        (
+            {"secrets": {"mailer": {"a": "{{ secret.redis_mailer_pasword }}"}}, "logins": {"redis": {"mailer": {"acl": "+ping"}}}},
+            "secrets.mailer names the secret redis_mailer_pasword, which is a new one. Did you mean redis_mailer_password?",
+        ),
+        (
+            {"logins": {"redis": {"mailer": {"acl": "+ping", "user": "{{ secret.redis_api_usr }}"}}}},
+            "logins.redis.mailer.user names the secret redis_api_usr, which is a new one. Did you mean redis_api_user?",
+        ),
+    ],
+)
+def test_a_misspelt_name_of_a_secret_is_no_new_secret(entry, told):
+    (problem,) = found_in(mailer={**MAILER, **entry})
+    assert problem.startswith(f"stack_services.mailer.{told}")
+
+
+def test_a_misspelt_name_of_a_login_s_secret_is_no_new_secret():
+    row = {"acl": "+ping", "password": "redis_api_pasword"}
+    (problem,) = found_in(mailer={**MAILER, "logins": {"redis": {"mailer": row}}})
+    assert problem.startswith(
+        "stack_services: the login mailer at redis names the secret redis_api_pasword, which is a new one. Did you mean redis_api_password?"
+    )
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        # Names that nobody else has are new secrets.
+        {"secrets": {"mailer": ["nope", "redis_password", "key_1", "key_2"]}},
+        {"secrets": {"mailer": {"a": "{{ secret.signing_key_1 }}", "signing_key_2": None}}},
+        {"secrets": {"mailer": ["mailer_token", "mailer_tokens"]}},
+        # It is meant.
+        {"secrets": {"mailer": {"jwt_secert": {"strong": 16}}}},
+        {"secrets": {"mailer": {"jwt_secert": {"strong": 16}, "b": "{{ secret.jwt_secert }}"}}},
+        {"secrets": {"mailer": ["jwt_secret"]}},
+        {"logins": {"redis": {"mailer": {"acl": "+ping", "user": "{{ secret['mail_user'] }}", "password": "mailer_login"}}}},
+    ],
+)
+def test_a_new_name_is_a_new_secret(entry):
+    assert found_in(mailer={**MAILER, **entry}) == []
+
+
+def test_a_login_of_an_entry_that_is_left_out_is_not_there():
+    needing = {**MAILER, "needs": {"mailer": {"postgres": "other"}}}
+    assert found_in(mailer=needing, other={**OTHER, "when": "{{ variant == 'local' }}"}) == []
+    (problem,) = found_in(mailer=needing, other={**OTHER, "when": "{{ variant == 'prod' }}"})
+    assert problem == (
+        "stack_services.mailer.needs.mailer.postgres: the login other stands in the entry other, which is left out by its condition. "
+        "Leave mailer out by the same condition, or give it a login of its own."
+    )
+    assert found_in(mailer={**needing, "when": False}, other={**OTHER, "when": False}) == []
+
+
+def test_a_server_of_an_entry_that_is_left_out_is_not_there():
+    assert "stack_services.api.needs.api.redis: redis is left out by the condition of its entry, but api needs it. Set stack_redis_external." in found_in(
+        redis={"when": False}
+    )
+
+
 def test_a_port_that_two_settings_name_is_reported():
     assert problems_of(BASE | {"stack_frontend_port": 3000}) == [
         "API_PORT and FRONTEND_PORT are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
