@@ -58,6 +58,10 @@ image_definitions:
   description: Definitions of the images that entries of C(stack_services) bring along, by key.
   type: dict
   returned: for the role stack
+image_places:
+  description: Where images are named, by their keys, such as C(stack_services.mailer.images.mailer).
+  type: dict
+  returned: for the role stack
 ports:
   description: Ports that will be published, each with C(address) and C(port).
   type: list

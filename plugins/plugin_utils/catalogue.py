@@ -49,7 +49,7 @@ _LOGIN_NAMES = {
     "redis": {"user": r"[^\s\x00-\x1f\x7f-\x9f]{1,255}", "password": _SECRET_NAME},
     "s3": {"access_key": _SECRET_NAME, "secret_key": _SECRET_NAME},
 }
-IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents"])
+IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents", "replaces"])
 SETTING_KEYS = frozenset(["pattern", "minimum", "maximum", "hint", "default", "only_with"])
 SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated"])
 CONFIG_KEYS = frozenset(["template", "content", "when"])

@@ -29,7 +29,7 @@ Plan = dict[str, Image]
 
 DEFINITIONS = "images_definitions"
 TEXTS = frozenset(["upstream", "context", "dockerfile", "target"])
-KEYS = TEXTS | {"args", "parents"}
+KEYS = TEXTS | {"args", "parents", "replaces"}
 # The context, below the directory of the build contexts, that images_app_source replaces.
 APP = "app"
 _KEY = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}\Z")
@@ -75,9 +75,14 @@ def catalogue_of(built_in: Mapping[str, Definition], files: str, definitions: Ma
                 row["context"] = os.path.realpath(os.path.join(files, row["context"]))
         combined[key] = row
     for key, definition in definitions.items():
-        given = {name: value for name, value in definition.items() if value is not None}
+        given = {name: value for name, value in definition.items() if value is not None and name != "replaces"}
         combined[key] = {**given, "context": os.path.realpath(given["context"])} if "context" in given else given
     return combined
+
+
+def place_of(key: str, places: Mapping[str, str]) -> str:
+    """Return where a person wrote the definition of an image."""
+    return places.get(key, f"{DEFINITIONS}.{key}")
 
 
 def _parent_problems(where: str, parents: Any, known: Collection[str]) -> Iterator[str]:
@@ -90,21 +95,29 @@ def _parent_problems(where: str, parents: Any, known: Collection[str]) -> Iterat
 
 
 def definition_problems(
-    definitions: Mapping[str, Any], built_in: Collection[str], reference: Rule, *, with_contexts: bool = True, source: str = DEFINITIONS
+    definitions: Mapping[str, Any], built_in: Collection[str], reference: Rule, *, with_contexts: bool = True, places: Mapping[str, str] | None = None
 ) -> Iterator[str]:
     """Yield a message for everything in an inventory's definitions that is wrong by itself.
 
     ``reference`` is the rule of an upstream reference. Without ``with_contexts`` the directories are not looked at: a controller that loads images needs none.
+    ``places`` are where a person wrote definitions, by their keys, which messages begin with.
     """
     known = {*built_in, *definitions}
     for key, definition in definitions.items():
-        where = f"{source}.{key}"
+        where = place_of(str(key), places or {})
         if not _KEY.match(str(key)):
             yield f"{where}: an image's key is made of a-z, 0-9, ., _ and -, and has at most 63 characters."
         if not isinstance(definition, Mapping):
             yield f"{where} must be a mapping."
             continue
         yield from _row_problems(where, {name: value for name, value in definition.items() if value is not None})
+        if key in built_in and not definition.get("replaces"):
+            yield (
+                f"{where}: {key} is an image of the platform, and what is built from it would change too. Choose another key, "
+                f"or say that it is meant: replaces: true."
+            )
+        elif key not in built_in and definition.get("replaces"):
+            yield f"{where}.replaces: there is no image {key} of the platform. {did_you_mean(str(key), built_in)}"
         upstream, context = definition.get("upstream"), definition.get("context")
         yield from setting_problems({"upstream": upstream} if isinstance(upstream, str) else {}, {"upstream": reference}, where)
         yield from _parent_problems(where, definition.get("parents") or {}, known)
@@ -120,6 +133,8 @@ def _row_problems(where: str, given: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.{name} must be text."
     if not {"upstream", "context"} & set(given):
         yield f"{where} has neither upstream nor context. Give it a reference to pull, or a directory to build from."
+    if not isinstance(given.get("replaces", False), bool):
+        yield f"{where}.replaces must be true or false."
     if not isinstance(given.get("args", {}), Mapping):
         yield f"{where}.args must be a mapping of build arguments to values."
 
@@ -134,7 +149,8 @@ def _context_problems(where: str, context: str, *, with_contexts: bool) -> Itera
 def value_problems(values: Mapping[str, Any], known: Collection[str], rules: Mapping[str, Rule]) -> list[str]:
     """Return a message for everything that is wrong in images_required, images_upstream and images_lock. ``rules`` are those of the latter two's values."""
     problems = setting_problems(values["images_upstream"], dict.fromkeys(known, rules["images_upstream"]), "images_upstream")
-    problems += [f"images_required: {key} is not an image. {did_you_mean(key, known)}" for key in values["images_required"] if key not in known]
+    places, unknown = values.get("images_places") or {}, [key for key in values["images_required"] if key not in known]
+    problems += [f"{places.get(key, 'images_required')}: {key} is not an image. {did_you_mean(key, known)}" for key in unknown]
     return problems + setting_problems(values["images_lock"], dict.fromkeys(values["images_lock"], rules["images_lock"]), "images_lock")
 
 
@@ -360,14 +376,16 @@ def candidates(plans: Iterable[Plan], required: Collection[str]) -> list[str]:
     return sorted({reference for image in found for reference in (image["reference"], image.get("kept")) if reference})
 
 
-def dockerfile_problems(required: Collection[str], plan: Plan, definitions: Collection[str], app_source: str | None) -> list[str]:
+def dockerfile_problems(
+    required: Collection[str], plan: Plan, definitions: Collection[str], app_source: str | None, places: Mapping[str, str] | None = None
+) -> list[str]:
     """Return a message for every image that has to be built and whose Dockerfile is not there, by the variable that names its context."""
     problems = []
     for image in (plan[key] for key in with_parents(required, plan)):
         path = os.path.join(image["context"], image["dockerfile"]) if image.get("context") else None
         if path and not os.path.isfile(path):
             own = app_source is not None and image["context"] == os.path.realpath(app_source)
-            variable = f"{DEFINITIONS}.{image['key']}" if image["key"] in definitions else "images_app_source" if own else "images_files"
+            variable = place_of(image["key"], places or {}) if image["key"] in definitions else "images_app_source" if own else "images_files"
             problems.append(f"{variable}: {path} is not there, but the image {image['key']} is built from it. Create it, or name another.")
     return problems
 

@@ -76,13 +76,18 @@ class Rendered:
         return {name: merge(base.get(name) or {}, override.get(name) or {}) for name in {**override, **base}}
 
 
+def _image_keys(catalogue: Mapping[str, Any]) -> set[str]:
+    """Return the keys of the images that entries name or bring along."""
+    text = json.dumps(catalogue, default=str)
+    keys = {one or other for one, other in _IMAGE_NAME.findall(text.replace('\\"', '"'))}
+    for entry in catalogue.values():
+        keys |= set(entry.get("images") or {})
+    return keys
+
+
 def image_names(declared: Declaration) -> dict[str, str]:
     """Return a placeholder for every image that entries name, by its key: what `image.KEY` gives before references are known."""
-    text = json.dumps(declared.catalogue, default=str)
-    keys = {one or other for one, other in _IMAGE_NAME.findall(text.replace('\\"', '"'))}
-    for entry in declared.catalogue.values():
-        keys |= set(entry.get("images") or {})
-    return {key: f"image of {key}" for key in sorted(keys)}
+    return {key: f"image of {key}" for key in sorted(_image_keys(declared.catalogue))}
 
 
 def _owner(declared: Declaration, kind: str, login: str) -> str:
@@ -443,21 +448,36 @@ def _keep(mappings: list[dict[str, Any]], *keys: str) -> list[dict[str, Any]]:
     return [{key: mapping[key] for key in keys} for mapping in mappings]
 
 
-def required_images(rendered: Rendered, images: Mapping[str, str]) -> tuple[list[str], dict[str, dict[str, Any]]]:
-    """Return the keys of the images that services run, and the definitions that entries bring along.
+@dataclass
+class Images:
+    """The keys of the images that services run, the definitions that entries bring along, and where each is written, by key."""
 
-    ``images`` are placeholders by key (image_names). A service that names a reference instead of a key has an image of its own name.
+    required: set[str] = field(default_factory=set)
+    definitions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
+
+
+def required_images(declared: Declaration, rendered: Rendered, images: Mapping[str, str]) -> Images:
+    """Return what images a release needs. ``images`` are placeholders by key (image_names).
+
+    A service that names a reference instead of a key has an image of its own name. For a service of the collection that is in place of the collection's image.
     """
-    keys, definitions = {placeholder: key for key, placeholder in images.items()}, dict(rendered.definitions)
-    required = set()
+    keys, found = {placeholder: key for key, placeholder in images.items()}, Images(definitions=dict(rendered.definitions))
+    owners = {container: name for name, entry in declared.catalogue.items() for container in containers_of(entry)}
+    # Most services of the collection are called as their image is.
+    own = {container for entry in declared.tables.services.values() for container in containers_of(entry)} & _image_keys(declared.tables.services)
     for name, body in rendered.services().items():
-        text = str(body.get("image", ""))
+        text, where = str(body.get("image", "")), f"{SOURCE}.{owners.get(name, name)}: the image of the container {name}"
         if text in keys:
-            required.add(keys[text])
+            found.required.add(keys[text])
+            found.places.setdefault(keys[text], where)
         elif text:
-            definitions[name] = {"upstream": text}
-            required.add(name)
-    return sorted(required), definitions
+            found.definitions[name] = {"upstream": text, **({"replaces": True} if name in own else {})}
+            found.required.add(name)
+            found.places[name] = where
+    for name, entry in declared.catalogue.items():
+        found.places.update({str(key): f"{SOURCE}.{name}.images.{key}" for key in entry.get("images") or {}})
+    return found
 
 
 def with_references(rendered: Rendered, images: Mapping[str, str]) -> None:
@@ -692,14 +712,15 @@ def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], 
     placeholders = image_names(declared)
     rendered = render(declared, renderer, placeholders)
     problems = rendered.problems or [*compose_problems(declared, rendered), *leak_problems(declared, rendered)]
-    required, definitions = required_images(rendered, placeholders)
+    needed = required_images(declared, rendered, placeholders)
     ports = {(address, port) for _service, address, port, _setting in published(rendered.services(), declared.settings)}
     project = declared.arguments["stack_project"]
     found = {
         "volumes": _names_on_host(rendered, "volumes", project),
         "networks": _names_on_host(rendered, "networks", project),
-        "images": required,
-        "image_definitions": definitions,
+        "images": sorted(needed.required),
+        "image_definitions": needed.definitions,
+        "image_places": needed.places,
         "ports": [{"address": address, "port": port} for address, port in sorted(ports, key=lambda item: (item[1], item[0]))],
     }
     return found, problems

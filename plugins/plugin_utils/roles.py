@@ -81,7 +81,7 @@ def _of_plan(required: list[str], plan: images.Plan) -> dict[str, Any]:
 def _planned(values: Mapping[str, Any], built_in: Mapping[str, images.Definition], rules: Mapping[str, Any]) -> Declared:
     definitions, source = values["images_definitions"], values["images_source"]
     with_contexts = source != "load"
-    problems = list(images.definition_problems(definitions, built_in, rules["images_upstream"], with_contexts=with_contexts))
+    problems = list(images.definition_problems(definitions, built_in, rules["images_upstream"], with_contexts=with_contexts, places=values["images_places"]))
     problems += images.value_problems(values, {**built_in, **definitions}, rules)
     if problems:
         return {}, problems
@@ -104,7 +104,9 @@ def _planned(values: Mapping[str, Any], built_in: Mapping[str, images.Definition
         except images.ImageError as error:
             return {}, [str(error)]
         known = required
-        problems = images.dockerfile_problems(required, plans[images.source_of(source, None)], definitions, values.get("images_app_source"))
+        problems = images.dockerfile_problems(
+            required, plans[images.source_of(source, None)], definitions, values.get("images_app_source"), values["images_places"]
+        )
         declared |= {
             "tagged": images.tagged(required, plans["pull"]),
         }

@@ -103,7 +103,7 @@ VALUES = [
     # External services.
     *[({f"stack_{name}_external": {"host": "db.example.com", "hosst": CANARY}}, f"stack_{name}_external.hosst", "host") for name in ("postgres", "redis")],
     ({"stack_postgres_external": {"port": 5432}}, "stack_postgres_external.host", "missing"),
-    ({"stack_postgres_external": {"host": f"me:{CANARY}@db.example.com"}}, "stack_postgres_external: host", "a host name or IPv4 address"),
+    ({"stack_postgres_external": {"host": f"me:{CANARY}@db.example.com"}}, "stack_postgres_external: host", "a host name or an address"),
     ({"stack_postgres_external": {"host": "db.example.com", "tls": "prefer"}}, "stack_postgres_external.tls", "verify-full, require, disable"),
     ({"stack_postgres_external": {"host": "db.example.com", "port": 0}}, "stack_postgres_external: port", "1 to 65535"),
     ({"stack_postgres_external": {"host": "db.example.com", "ca": CANARY}}, "stack_postgres_external: ca", "PEM"),
@@ -228,13 +228,14 @@ SERVICES = [
     ({"mailer": CANARY}, "stack_services.mailer", "a mapping, or empty to take the service out"),
     ({"Mailer": _mailer()["mailer"]}, "stack_services", "begins with a letter"),
     # What the role images says of those of an entry.
-    (_mailer({"image": "{{ image.schedular }}"}), "images_required: schedular", "Did you mean scheduler?"),
-    (_mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"context": "mailer"}}), "images_definitions.mailer.context", "an absolute path"),
+    (_mailer({"image": "{{ image.schedular }}"}), "stack_services.mailer: the image of the container mailer: schedular", "Did you mean scheduler?"),
+    (_mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"context": "mailer"}}), "stack_services.mailer.images.mailer.context", "an absolute path"),
     (
         _mailer({"image": "{{ image.mailer }}"}, images={"mailer": {"upstream": "no reference"}}),
-        "images_definitions.mailer: upstream",
+        "stack_services.mailer.images.mailer: upstream",
         "an image reference",
     ),
+    (_mailer({"image": "{{ image.node }}"}, images={"node": {"upstream": "a:1"}}), "stack_services.mailer.images.node", "replaces: true"),
     # Names that are not known.
     (_mailer(setings={}), "stack_services.mailer.setings", "Did you mean settings?"),
     (_mailer({"enviroment": {"A": CANARY}}), "stack_services.mailer.base.services.mailer.enviroment", "Did you mean environment?"),
@@ -259,7 +260,8 @@ SERVICES = [
         "MAILER_PORT",
         "are the same port. Give each its own",
     ),
-    (_mailer({"ports": ["3000:80"]}), "port 3000 of mailer", "are the same port. Give each its own"),
+    (_mailer({"ports": ["127.0.0.1:3000:80"]}), "port 3000 of mailer", "are the same port. Give each its own"),
+    (_mailer({"ports": ["28025:80"]}), "stack_services.mailer: the container mailer publishes 28025:80", "Say on which: 127.0.0.1:28025:80"),
     # Logins.
     (_mailer(logins={"postgre": {"mailer": {}}}), "stack_services.mailer.logins.postgre", "Known are postgres, redis, s3"),
     (_mailer(logins={"redis": {"mailer": {}}}), "stack_services.mailer.logins.redis.mailer.acl", "Say what the login may do"),
@@ -336,6 +338,7 @@ ROLES = [
     ("images", {"images_required": ["redis", "postgress"]}, "images_required", "postgis"),
     ("images", {"images_required": [MAPPING]}, "images_required[0]", "must be text"),
     ("images", {"images_definitions": ANY}, "images_definitions", "a mapping"),
+    ("images", {"images_places": ANY}, "images_places", "a mapping"),
     ("images", {"images_definitions": {"mailer": CANARY}}, "images_definitions.mailer", "a mapping"),
     ("images", {"images_definitions": {"Mailer": {"upstream": "a:1"}}}, "images_definitions.Mailer", "a-z, 0-9"),
     ("images", {"images_definitions": {"mailer": {"upstrem": CANARY, "upstream": "a:1"}}}, "images_definitions.mailer.upstrem", "Did you mean upstream?"),

@@ -22,7 +22,7 @@ from pathlib import Path
 import program
 import pytest
 import yaml
-from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, release
+from ansible_collections.campaign.platform.plugins.plugin_utils import ports, release
 
 ROOT = Path(__file__).resolve().parents[3]
 HERE = Path(__file__).resolve().parent
@@ -35,7 +35,7 @@ OPTIONS = {
     for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))
 }
 # The playbook computes these, and nobody's inventory sets them: a role's parameters win. The other roles have their own cases of them.
-COMPUTED = {"stack_images", "images_required", "images_definitions", "docker_host_ports", "docker_host_project"}
+COMPUTED = {"stack_images", "images_required", "images_definitions", "images_places", "docker_host_ports", "docker_host_project"}
 # And this is of the role images' own making: references, which are not looked at a second time.
 HANDED_ON = {"stack_images"}
 DEPLOYED = ("stack", "images", "docker_host")
@@ -316,7 +316,7 @@ def test_every_port_clashes_with_every_other():
     declared, renderer, problems = program.declare(given)
     assert problems == []
     services = release.render(declared, renderer, release.image_names(declared)).services()
-    assert sorted(setting for *_, setting in declaration.published(services, declared.settings)) == sorted(table.PORTS)
+    assert sorted(setting for *_, setting in ports.published(services, declared.settings)) == sorted(table.PORTS)
     clashes = {frozenset(names) for _, names, _ in CASES if len(names) == 2}
     assert clashes == {frozenset(pair) for pair in combinations(table.PORTS, 2)}
 

@@ -169,6 +169,7 @@ def test_other_roles_know_the_images_and_ports_of_a_service():
     found = summary(given)
     assert "mailer" in found["images"]
     assert found["image_definitions"] == {"mailer": MAILER["images"]["mailer"]}
+    assert found["image_places"]["mailer"] == "stack_services.mailer.images.mailer"
     assert {"address": "127.0.0.1", "port": 28025} in found["ports"]
     assert found["images"] == sorted(found["images"])
     without = summary({**LOCAL, "stack_secrets": {name: f"{name}-given" for name in secret_names()}})
@@ -195,11 +196,30 @@ def test_a_service_with_a_reference_of_its_own_has_an_image_of_its_name():
     given = {**PROD, "stack_services": {"mailer": entry}}
     found = summary(given | {"stack_secrets": {name: f"{name[::-1]}-that-is-given-and-long" for name in secret_names()}})
     assert found["image_definitions"] == {"mailer": {"upstream": "registry.example.com/mailer:1.0.0"}}
+    assert found["image_places"]["mailer"] == "stack_services.mailer: the image of the container mailer"
+    assert found["image_places"]["redis"] == "stack_services.redis: the image of the container redis"
     assert "mailer" in found["images"]
     base, _override, texts = released(given, "mailer")
     # What was resolved for it, such as a digest.
     assert base["services"]["mailer"]["image"] == "campaign/mailer:golden"
     assert json.loads(texts["manifest.json"])["images"]["mailer"] == "campaign/mailer:golden"
+
+
+def test_a_reference_replaces_an_image_of_the_platform_only_in_its_own_service():
+    given = {"stack_secrets": {name: f"{name}-given" for name in secret_names()}}
+    services = {
+        "redis": {"base": {"services": {"redis": {"image": "registry.example.com/valkey:9"}}}},
+        # Its image has another key.
+        "postgres": {"base": {"services": {"postgres": {"image": "registry.example.com/postgis:18"}}}},
+        "node": {"base": {"services": {"node": {"image": "registry.example.com/other:1"}}}},
+    }
+    found = summary({**LOCAL, **given, "stack_services": services})["image_definitions"]
+    # The role images says of the last that it is the platform's key.
+    assert found == {
+        "redis": {"upstream": "registry.example.com/valkey:9", "replaces": True},
+        "postgres": {"upstream": "registry.example.com/postgis:18"},
+        "node": {"upstream": "registry.example.com/other:1"},
+    }
 
 
 def test_a_service_of_the_stack_is_changed_in_place():

@@ -190,6 +190,13 @@ PROBLEMS = [
     ({"m": {"upstream": "a:1", "parents": {"A": "nod"}}}, "images_definitions.m.parents.A: nod is not an image. Did you mean node?"),
     ({"m": "a:1"}, "images_definitions.m must be a mapping"),
     ({"Mailer": {"upstream": "a:1"}}, "images_definitions.Mailer: an image's key is made of"),
+    (
+        {"node": {"upstream": "a:1"}},
+        "images_definitions.node: node is an image of the platform, and what is built from it would change too. Choose another key",
+    ),
+    ({"node": {"upstream": "a:1", "replaces": False}}, "images_definitions.node: node is an image of the platform"),
+    ({"nod": {"upstream": "a:1", "replaces": True}}, "images_definitions.nod.replaces: there is no image nod of the platform. Did you mean node?"),
+    ({"node": {"upstream": "a:1", "replaces": "true"}}, "images_definitions.node.replaces must be true or false"),
 ]
 
 
@@ -199,8 +206,23 @@ def test_a_definition_that_cannot_be_used_is_refused_by_name(definitions, told):
     assert problem.startswith(told)
 
 
+def test_messages_begin_with_where_a_person_wrote_it():
+    places = {"m": "stack_services.mailer.images.m", "redis2": "stack_services.mailer: the image of the container mailer"}
+    (problem,) = images.definition_problems({"m": {}}, CATALOGUE, REFERENCE, places=places)
+    assert problem.startswith("stack_services.mailer.images.m has neither upstream nor context")
+    values = {"images_upstream": {}, "images_lock": {}, "images_required": ["redis2"], "images_places": places}
+    rules = {"images_upstream": REFERENCE, "images_lock": REFERENCE}
+    assert images.value_problems(values, CATALOGUE, rules) == [
+        "stack_services.mailer: the image of the container mailer: redis2 is not an image. Did you mean redis?"
+    ]
+
+
 def test_right_definitions_are_no_problem(files):
-    right = {"m": {"context": str(files / "mailer"), "parents": {"A": "n"}}, "n": {"upstream": "a:1", "context": None, "args": {"x": 1}}}
+    right = {
+        "m": {"context": str(files / "mailer"), "parents": {"A": "n"}},
+        "n": {"upstream": "a:1", "context": None, "args": {"x": 1}},
+        "node": {"upstream": "a:1", "replaces": True},
+    }
     assert list(images.definition_problems(right, CATALOGUE, REFERENCE)) == []
 
 
