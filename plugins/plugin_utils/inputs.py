@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rul
 HEADER = "Nothing was changed. Fix these first:"
 # Computed by a playbook after the validation, or rendered with names that are not there yet.
 LATER = frozenset(["stack_images", "stack_services"])
+# What expressions within entries may name, and an expression of all entries cannot, because it is rendered before any of it is known.
+_WITHIN_ENTRIES = frozenset(["frontend_origin", "grants", "hot_reload", "image", "jobs", "logins", "names", "secret", "server", "setting", "tls", "variant"])
 
 
 def told(problems: Collection[str], header: str = HEADER) -> str:
@@ -93,7 +96,7 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
     return read
 
 
-def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> tuple[Any, list[str]]:
+def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer, tables: declaration.Tables) -> tuple[Any, list[str]]:
     """Return the inventory's entries. They are rendered only where the whole of them is one expression."""
     added = variables.get("stack_services", {})
     if not isinstance(added, str):
@@ -101,7 +104,14 @@ def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> tuple[Any
     try:
         return renderer.render(added, {}), []
     except Exception as error:
-        return {}, [f"{declaration.SOURCE} cannot be used: {why(error)}"]
+        reason = why(error)
+        referred = re.match(r"it refers to (\w+)", reason)
+        if referred and referred[1] in _WITHIN_ENTRIES | set(tables.common["names"]):
+            reason = (
+                f"all of it is one expression, which is rendered before {referred[1]} is known. Write a mapping of names to entries. "
+                "What stands in it may be an expression: {mailer: {base: {services: {mailer: {image: '{{ image.mailer }}', environment: '{{ mine }}'}}}}}."
+            )
+        return {}, [f"{declaration.SOURCE} cannot be used: {reason}"]
 
 
 def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
@@ -131,7 +141,7 @@ def declaration_of(
     role_path = variables["role_path"]
     renderer = AnsibleRenderer(templar, variables, role_path)
     tables = declaration.tables(variables)
-    added, problems = _added(variables, renderer)
+    added, problems = _added(variables, renderer, tables)
     catalogue, wrong = declaration.combined(tables, added)
     rules = declaration.argument_rules(tables, variables["__stack_rules"], catalogue, variables)
     checked = arguments_of(role_path, variables, renderer, rules)

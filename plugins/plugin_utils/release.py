@@ -195,14 +195,24 @@ def _source_text(source: Any, name: str, renderer: Renderer, names: Mapping[str,
     return str(names["secret"][name])
 
 
-def _entry_files(entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any], secret_names: Mapping[str, Any], rendered: Rendered) -> None:
+def _add_secret(where: str, container: str, target: str, text: str, rendered: Rendered) -> None:
+    """Add a secret file to a container. Two of one name cannot be there, and neither is more right than the other."""
+    files = rendered.secrets.setdefault(container, {})
+    if target in files:
+        rendered.problems.append(f"{where}.{target}: {container} has a secret file of that name already, which needs or a login gives it. Choose another name.")
+    files[target] = text
+
+
+def _entry_files(
+    where: str, entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any], secret_names: Mapping[str, Any], rendered: Rendered
+) -> None:
     for container, files in (entry.get("secrets") or {}).items():
         if not rendered.has(container):
             continue
         if isinstance(files, str):
             files = renderer.render(files, names)
         for name, source in files.items() if isinstance(files, Mapping) else [(name, None) for name in files]:
-            rendered.secrets.setdefault(container, {})[name] = _source_text(source, name, renderer, secret_names)
+            _add_secret(f"{where}.secrets.{container}", container, name, _source_text(source, name, renderer, secret_names), rendered)
     for container, configs in (entry.get("configs") or {}).items():
         if not rendered.has(container):
             continue
@@ -215,7 +225,8 @@ def _s3_files(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
     """Add what MinIO's job needs for each login: its key pair, two lines in the order in which mc asks for them, and its policy."""
     for row in logins["s3"]:
         files = {f"{row['name']}_credentials": f"{row['user']}\n{row['password']}\n", f"{row['name']}_access_key": row["user"]}
-        rendered.secrets.setdefault(JOBS["s3"], {}).update(files)
+        for target, text in files.items():
+            _add_secret(f"{SOURCE}.{_owner(declared, 's3', row['name'])}.logins.s3.{row['name']}", JOBS["s3"], target, text, rendered)
         one = declared.logins["s3"][row["name"]]
         policy = one.row["policy"]
         try:
@@ -281,7 +292,7 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
                         rendered.configs.setdefault(container, {})[CA_FILE] = authorities(declared)
             rendered.jobs.update({job: dict(row or {}) for job, row in (entry.get("jobs") or {}).items() if rendered.has(job)})
             if texts:
-                _entry_files(entry, renderer, names, secret_names, rendered)
+                _entry_files(f"{SOURCE}.{name}", entry, renderer, names, secret_names, rendered)
             rendered.checks += _checks(name, entry, renderer, names)
         except Exception as error:
             if name not in declared.added:

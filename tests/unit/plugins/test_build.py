@@ -485,6 +485,22 @@ def body(**keys):
             {**body(), "checks": {"a": {"kind": "http", "port": 1, "json": {"query": "{{ 'b' ~ '[' }}"}}}},
             "stack_services: the check a of mailer: json.query: it is not a JMESPath expression: Invalid jmespath expression: Incomplete expression:",
         ),
+        *[
+            (
+                {
+                    **body(),
+                    "needs": {"mailer": {"postgres": "mailer"}},
+                    "logins": {"postgres": {"mailer": {}}},
+                    "secrets": {"mailer": {"database_url": source}},
+                },
+                "stack_services.mailer.secrets.mailer.database_url: mailer has a secret file of that name already, which needs or a login gives it.",
+            )
+            for source in ("{{ secret.postgres_mailer_password }}", {"content": "x"})
+        ],
+        (
+            {**body(), "logins": {"s3": {"root": {"policy": POLICY}}}},
+            "stack_services.mailer.logins.s3.root.root_credentials: minio-bootstrap has a secret file of that name already",
+        ),
         (
             body(ports=["127.0.0.1:8080:80"]),
             "FRONTEND_PORT and port 8080 of mailer are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port.",

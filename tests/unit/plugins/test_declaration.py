@@ -423,6 +423,13 @@ def test_rules_between_variables_are_asked_only_of_values_that_are_right():
         ({"stack_services": "text"}, "stack_services must be a mapping of names to entries."),
         ({"stack_services": ["mailer"]}, "stack_services must be a mapping of names to entries."),
         ({"stack_services": "{{ nowhere }}"}, "stack_services cannot be used: it refers to nowhere, which is not defined."),
+        *[
+            (
+                {"mine": {"mailer": {"base": {"services": {"mailer": {"image": text}}}}}, "stack_services": "{{ mine | combine({}) }}"},
+                f"stack_services cannot be used: all of it is one expression, which is rendered before {name} is known. Write a mapping of names to entries.",
+            )
+            for name, text in [("image", "{{ image.node }}"), ("setting", "x:{{ setting.LOG_LEVEL }}"), ("node_get", "{{ node_get }}")]
+        ],
         ({"stack_services": {"mailer": {"bse": {}}}}, "stack_services.mailer.bse is not known."),
         ({"stack_services": {"mailer": {"base": {"services": {"api": {"image": "x"}}}}}}, "stack_services.mailer: the container api belongs to the entry api."),
     ],
@@ -585,6 +592,14 @@ def test_a_misspelt_name_of_a_login_s_secret_is_no_new_secret():
 )
 def test_a_new_name_is_a_new_secret(entry):
     assert found_in(mailer={**MAILER, **entry}) == []
+
+
+def test_entries_may_come_from_an_expression_that_needs_nothing_of_the_stack():
+    given = {"stack_variant": "local", "stack_secrets": GIVEN}
+    assert problems_of({**given, "mine": {"mailer": MAILER}, "stack_services": "{{ mine | combine({'scheduler': {'checks': {}}}) }}"}) == []
+    # What the message tells to write instead.
+    services = {"mailer": {"base": {"services": {"mailer": {"image": "{{ image.node }}", "environment": "{{ mine }}"}}}}}
+    assert problems_of({**given, "mine": {"LEVEL": "{{ setting.LOG_LEVEL }}"}, "stack_services": services}) == []
 
 
 def test_a_login_of_an_entry_that_is_left_out_is_not_there():
