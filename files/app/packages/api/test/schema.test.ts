@@ -1,6 +1,6 @@
 import { createLogger } from "@campaign/shared";
 import { Kysely, PostgresDialect, type PostgresPool } from "kysely";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { updateSchema } from "../src/schema.ts";
 
 /** Run against a stand-in for PostgreSQL, which has no tables yet or a schema of these versions, and return what it was told. */
@@ -25,9 +25,12 @@ async function run(
   const pool = { connect: () => Promise.resolve(client), end: () => Promise.resolve() };
   const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: pool as unknown as PostgresPool }) });
   const log = createLogger("test", "silent");
-  for (const level of ["warn", "error"] as const) {
-    log[level] = ((_fields: unknown, text: string) => logged.push(`${level}: ${text}`)) as (typeof log)[typeof level];
-  }
+  vi.spyOn(log, "warn").mockImplementation(
+    (_fields: unknown, text?: string) => void logged.push(`warn: ${text ?? ""}`),
+  );
+  vi.spyOn(log, "error").mockImplementation(
+    (_fields: unknown, text?: string) => void logged.push(`error: ${text ?? ""}`),
+  );
   const done = await updateSchema(db, log).catch((error: unknown) => error as Error);
   return { statements, done, logged: logged.join("\n") };
 }
