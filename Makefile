@@ -4,6 +4,7 @@
 INVENTORY ?= inventories/local
 ARGS ?=
 ONLY ?=
+STACK ?= /opt/campaign
 
 # Ansible refuses to start where the locale is not UTF-8, which is the case in many bare containers.
 export LC_ALL ?= C.UTF-8
@@ -14,7 +15,7 @@ PLAYBOOK = become=$$(scripts/become $(INVENTORY) $(ARGS)) && ansible-playbook -i
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify password rollback down test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify status doctor logs password rollback down test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +28,15 @@ check: venv ## Show what a deploy would change, and change nothing
 
 verify: venv ## Verify the running stack to the full depth
 	@$(PLAYBOOK) playbooks/verify.yml -e stack_verify_depth=full $(ARGS)
+
+status: venv ## Show what is deployed and what runs of it (ARGS="-e stack_status_page=status.html" writes a page)
+	@$(PLAYBOOK) playbooks/status.yml $(ARGS)
+
+doctor: venv ## Look for what is wrong with the stack and this machine, and change nothing
+	@$(PLAYBOOK) playbooks/doctor.yml $(ARGS)
+
+logs: ## Follow the logs on this machine (ARGS="--since 10m api" those of one service)
+	@scripts/logs $(STACK) $(ARGS)
 
 password: venv ## Show the password of the page's user on this machine
 	@.venv/bin/python scripts/password $(PROJECT)

@@ -25,6 +25,7 @@ _EMPTY: dict[str, Any] = {
     "ports": {},
     "settings": [],
     "checks": [],
+    "metrics": [],
     "loosened": {},
     "configs": [],
     "secrets": [],
@@ -33,6 +34,11 @@ _EMPTY: dict[str, Any] = {
 
 class ManifestError(Exception):
     """There is no manifest, or it cannot be read; the text says which and what to do."""
+
+
+def empty() -> dict[str, Any]:
+    """Return a manifest of nothing, with all its keys."""
+    return copy.deepcopy(_EMPTY)
 
 
 def _written_by_0_2_0(directory: str) -> dict[str, Any]:
@@ -66,7 +72,7 @@ def read(path: str) -> dict[str, Any]:
     if not isinstance(written, dict):
         raise ManifestError(f"{path} is not a manifest: it holds no mapping. Deploy again.")
     older = {} if "compose_files" in written else _written_by_0_2_0(directory)
-    manifest = {**copy.deepcopy(_EMPTY), "release": os.path.basename(directory), **older, **written}
+    manifest = {**empty(), "release": os.path.basename(directory), **older, **written}
     manifest["compose_files"] = [os.path.join(directory, name) for name in manifest["compose_files"]]
     if manifest["env_file"]:
         manifest["env_file"] = os.path.join(directory, manifest["env_file"])

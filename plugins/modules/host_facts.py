@@ -106,27 +106,17 @@ import platform
 import re
 import shutil
 import socket
-import subprocess
 import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, client_directory, started_elsewhere
+from ansible_collections.campaign.platform.plugins.module_utils.host import link_target, read, tool_version
 
 MEMINFO = "/proc/meminfo"
 ADDRESSES = "/proc/net/fib_trie"
 FIREWALL_DIRECTORY = "/usr/local/sbin"
 ENGINE_PATH = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/snap/bin"
-_VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
-
-
-def read(path: str) -> str:
-    """Return a text file's content, empty where it cannot be read."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
 
 
 def distribution() -> dict:
@@ -148,18 +138,6 @@ def debian_archive() -> dict | None:
             signed = re.search(r"signed-by=(\S+)", options)
             return {"uri": uri, "signed_by": signed[1] if signed else None}
     return None
-
-
-def tool_version(*command: str) -> str | None:
-    """Return the version that a command prints, None where it does not run."""
-    # Neither the Engine nor the context that the user's environment names has a say in what is installed.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COMPOSE_", "BUILDX_")) or name == "DOCKER_CONFIG"}
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, env=environment)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    found = _VERSION.search(done.stdout)
-    return found[1] if done.returncode == 0 and found else None
 
 
 def is_busy(address: str, port: int) -> bool:
@@ -326,16 +304,6 @@ def familiar(reference: str) -> str:
 def publisher(published: list[tuple[str | None, int, str]], address: str, port: int) -> str | None:
     """Return who publishes a port on an address, or on all addresses, of which this one is one."""
     return next((project for on, number, project in published if number == port and (on == address or "0.0.0.0" in (on, address))), None)
-
-
-def link_target(directory: str | None, name: str) -> str | None:
-    """Return the id of the release that a link of the stack's directory names, None where there is none."""
-    if not directory:
-        return None
-    try:
-        return os.path.basename(os.readlink(os.path.join(directory, name)))
-    except OSError:
-        return None
 
 
 def stack_facts(directory: str | None) -> dict:

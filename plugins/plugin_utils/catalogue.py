@@ -29,6 +29,7 @@ KEYS = {
     "configs": "config files by container",
     "jobs": "containers that run once, before the others",
     "checks": "checks by name",
+    "metrics": "numbers to watch by name",
     "replaced_by": "variable whose presence takes the entry out",
     "when": "condition without which the entry is left out",
     **dict.fromkeys(LAYERS, "a Compose fragment"),
@@ -57,6 +58,7 @@ JOB_KEYS = frozenset(["first", "restores_logins"])
 CHECK_KEYS = frozenset(
     """service kind port address certificate server_name path status headers contains json send expect command environment timeout depth when""".split()
 )
+METRIC_KEYS = frozenset(["service", "command", "limit", "expect", "remedy", "when"])
 # Kinds of checks, each with the key that it needs.
 CHECK_KINDS = {"http": "port", "probe": "port", "tcp": "port", "command": "command"}
 JSON_KEYS = frozenset(["query", "equals"])
@@ -322,6 +324,25 @@ def _check_problems(where: str, checks: Any, known: Entry) -> Iterator[str]:
             yield from _check_value_problems(f"{where}.{name}", kind, whole)
 
 
+def _metric_problems(where: str, metrics: Any, known: Entry) -> Iterator[str]:
+    yield from _row_problems(where, metrics, METRIC_KEYS)
+    rows = _rows(known, "metrics")
+    for name, row in metrics.items():
+        if row is None and name not in rows:
+            yield f"{where}.{name} is empty, which takes a metric out, but there is no metric of that name. {did_you_mean(str(name), rows)}"
+        if not isinstance(row, Mapping):
+            continue
+        whole = {**_rows(known, "metrics", str(name)), **row}
+        command = whole.get("command")
+        if not _is_expression(command) and not (isinstance(command, (list, tuple)) and command):
+            yield f"{where}.{name}.command must be a list that prints a number, such as [node, queue-length.mjs]."
+        for key in ("limit", "expect"):
+            value = whole.get(key)
+            if value is not None and not _is_expression(value) and (isinstance(value, bool) or not isinstance(value, (int, float))):
+                yield f"{where}.{name}.{key} must be a number."
+        yield from _condition_problems(f"{where}.{name}.when", whole.get("when"))
+
+
 def _check_value_problems(where: str, kind: str, row: Entry) -> Iterator[str]:
     """Yield what the host would refuse in a check's values only after the services were started."""
     port, command, expect = row.get("port"), row.get("command"), row.get("expect")
@@ -400,6 +421,7 @@ _FORMS: dict[str, Callable[[str, Any, Entry], Iterator[str]]] = {
     "secrets": lambda where, value, _known: _file_problems(where, value, SECRET_KEYS, secret=True),
     "configs": lambda where, value, _known: _file_problems(where, value, CONFIG_KEYS, secret=False),
     "checks": _check_problems,
+    "metrics": _metric_problems,
 }
 
 

@@ -61,6 +61,7 @@ class Rendered:
     configs: dict[str, dict[str, str]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
+    metrics: list[dict[str, Any]] = field(default_factory=list)
     definitions: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Containers that sign in to an external server.
     outgoing: set[str] = field(default_factory=set)
@@ -237,11 +238,12 @@ def _s3_files(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
         rendered.configs.setdefault(JOBS["s3"], {})[f"/etc/campaign/policy-{row['name']}.json"] = text
 
 
-def _checks(name: str, entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for check, row in (entry.get("checks") or {}).items():
+def _named(kind: str, name: str, entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield an entry's checks, or its metrics, whose condition is true."""
+    for what, row in (entry.get(kind) or {}).items():
         row = dict(row)
         if "when" not in row or renderer.render(row.pop("when"), names):
-            yield {"service": name, "name": check, **renderer.render(row, names)}
+            yield {"service": name, "name": what, **renderer.render(row, names)}
 
 
 def _fragment(entry: Mapping[str, Any], layer: str, renderer: Renderer, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -293,7 +295,8 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
             rendered.jobs.update({job: dict(row or {}) for job, row in (entry.get("jobs") or {}).items() if rendered.has(job)})
             if texts:
                 _entry_files(f"{SOURCE}.{name}", entry, renderer, names, secret_names, rendered)
-            rendered.checks += _checks(name, entry, renderer, names)
+            rendered.checks += _named("checks", name, entry, renderer, names)
+            rendered.metrics += _named("metrics", name, entry, renderer, names)
         except Exception as error:
             if name not in declared.added:
                 raise
@@ -590,7 +593,8 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
 def leak_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]:
     """Yield a message for every secret whose value stands where everybody on the host may read it: in a Compose file, a config file or a check."""
     compose = merge(rendered.base, rendered.override)
-    shown = {**compose, "configs": rendered.configs, "checks": rendered.checks, "images": rendered.definitions, "settings": declared.settings}
+    asked = {"checks": rendered.checks, "metrics": rendered.metrics}
+    shown = {**compose, **asked, "configs": rendered.configs, "images": rendered.definitions, "settings": declared.settings}
     values = {
         value: name
         for name, value in declared.secrets.values.items()
@@ -696,6 +700,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "addresses": summaries.addresses(declared, services, rendered.checks),
         "sign_in": summaries.sign_in(declared),
         "checks": rendered.checks,
+        "metrics": rendered.metrics,
         "loosened": _loosened(services, declared.tables.common["service"], declared.settings),
         "configs": sorted({file["path"] for file in configs}),
         "secrets": sorted(f"secrets/{file['source']}" for file in secrets),

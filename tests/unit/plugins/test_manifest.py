@@ -49,6 +49,7 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "ports": {},
         "settings": [],
         "checks": [],
+        "metrics": [],
         "loosened": {},
         "configs": [],
         "secrets": [],
