@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Judge the status that the module status gathers, and fail where something is wrong."""
+"""Judge the status that the module status gathers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the findings, with the text as the message. Fails where one of them is a failure."""
+        """Return the findings, and the text."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         pair = {"type": "list", "elements": "int"}
         spec = {
@@ -59,7 +59,7 @@ class ActionModule(ActionBase):
         found = json.loads(json.dumps(module["status"]))
         case = doctor.Case(found, limits, skew_of(found["at"], before, time.time()))
         findings = doctor.diagnose(case, skip)
-        told = "\n".join(doctor.lines(case, findings, skip))
-        failed = any(finding.severity == doctor.FAILURE for finding in findings)
+        failures = sum(finding.severity == doctor.FAILURE for finding in findings)
         listed = [dataclasses.asdict(finding) for finding in findings]
-        return {**result, "changed": False, "failed": failed, "findings": listed, "status": found, "msg": told, "_ansible_verbose_always": True}
+        text = "\n".join(doctor.lines(case, findings, skip))
+        return {**result, "changed": False, "failures": failures, "findings": listed, "status": found, "text": text}

@@ -1,6 +1,6 @@
 # Copyright: campaign.platform contributors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Show the status that the module of the same name gathers, write it to files of the controller, and answer a question about it."""
+"""Put the status that the module of the same name gathers into words, write it to files of the controller, and answer a question about it."""
 
 from __future__ import annotations
 
@@ -49,11 +49,18 @@ class ActionModule(ActionBase):
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the module's result, with the text as its message, which is shown."""
+        """Return the module's result, and the text."""
+        try:
+            return self._run(tmp, task_vars)
+        except status.QueryError as error:
+            raise RefusedError(f"The query {error}") from error
+
+    def _run(self, tmp: str | None, task_vars: dict[str, Any] | None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
         arguments = {name: value for name, value in self._task.args.items() if value not in (None, "")}
         places = {name: place_of(str(arguments[name]), variables, name) for name in ("json", "page") if name in arguments}
+        ask = status.question(str(arguments["query"])) if "query" in arguments else None
         module: dict[str, Any] = self._execute_module(module_name="campaign.platform.status", module_args=arguments, task_vars=variables)
         if module.get("failed"):
             return {**result, **module}
@@ -61,13 +68,10 @@ class ActionModule(ActionBase):
         found = json.loads(json.dumps(module["status"]))
         texts = {"json": json.dumps(found, indent=1, ensure_ascii=False) + "\n", "page": status.page(found)}
         told = status.lines(found)
-        answer = {}
-        if "query" in arguments:
-            try:
-                answer["answer"] = status.answer(str(arguments["query"]), found)
-            except status.QueryError as error:
-                raise RefusedError(f"query {error}") from error
-            told = json.dumps(answer["answer"], indent=1, ensure_ascii=False).splitlines()
+        answered = {}
+        if ask:
+            answered["answer"] = ask(found)
+            told = json.dumps(answered["answer"], indent=1, ensure_ascii=False).splitlines()
         for name, place in places.items():
             if not self._task.check_mode:
                 try:
@@ -75,4 +79,4 @@ class ActionModule(ActionBase):
                 except OSError as error:
                     raise RefusedError(f"{name}: {place} cannot be written: {error.strerror}.") from error
         changed = bool(places) and not self._task.check_mode
-        return {**result, **module, **answer, "changed": changed, "msg": "\n".join(told), "_ansible_verbose_always": True}
+        return {**result, **module, **answered, "changed": changed, "text": "\n".join(told)}

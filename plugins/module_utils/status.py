@@ -26,6 +26,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.registry import 
 SCHEMA = 1
 METRIC_SECONDS = 15
 DETAIL = 200
+# States in which a container has an exit code that says something.
+ENDED = ("exited", "restarting", "dead")
 SERVICE = "com.docker.compose.service"
 # What a killed `docker compose up` may leave.
 _TEMPORARY_NAME = re.compile(r"[0-9a-f]{12}_")
@@ -187,7 +189,7 @@ def service_of(name: str, reference: str | None, seen: Observed, now: float) -> 
         "image_matches": container["Image"] == wanted,
         "started": moment(started) if started else None,
         "up_seconds": max(int(now - started), 0) if running and started else None,
-        "exit_code": None if running else state.get("ExitCode"),
+        "exit_code": state.get("ExitCode") if state["Status"] in ENDED else None,
         "error": plain(state.get("Error") or ""),
         "restarts": container.get("RestartCount", 0),
         "oom_killed": bool(state.get("OOMKilled")),
@@ -226,25 +228,56 @@ def ports_of(wanted: dict[str, list], seen: Observed) -> list[dict[str, Any]]:
 # --- Files that containers mount
 
 
-def _problem_of_config(path: str) -> str | None:
+def _problems_of_config(path: str, consumers: list[Consumer]) -> list[str]:
     """Return what is wrong with a config file, whose directory is named after the digest of its content; raise OSError."""
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
-    return None if digest.startswith(os.path.basename(os.path.dirname(path))) else "was changed by hand: its content is not that of the release"
+    if not digest.startswith(os.path.basename(os.path.dirname(path))):
+        return ["was changed by hand: its content is not that of the release"]
+    return _stale(path, consumers)
 
 
-def mounted(seen: Observed) -> dict[str, list[tuple[str, dict]]]:
-    """Return service and container of those that mount a file of the host, by its path."""
-    found: dict[str, list[tuple[str, dict]]] = {}
+@dataclass(frozen=True)
+class Consumer:
+    """A container that mounts a file of the host."""
+
+    service: str
+    # The user that its processes run as, as the Compose file names it.
+    user: str
+    # Of a process of it, 0 where it does not run.
+    pid: int
+    target: str
+
+    def has_other_content(self, content: bytes) -> bool:
+        """Return whether the container has other bytes under the file's name: one that was replaced is mounted as it was until the container starts again."""
+        try:
+            with open(f"{host.PROC}/{self.pid}/root{self.target}", "rb") as file:
+                return file.read() != content
+        except OSError:
+            return False
+
+
+def mounted(seen: Observed) -> dict[str, list[Consumer]]:
+    """Return the containers that mount a file of the host, by its path."""
+    found: dict[str, list[Consumer]] = {}
     for service, containers in seen.containers.items():
         for container in containers:
+            user = ((container.get("Config") or {}).get("User") or "").partition(":")[0]
             for mount in container.get("Mounts") or []:
                 if mount.get("Type") == "bind":
-                    found.setdefault(mount.get("Source", ""), []).append((service, container))
+                    consumer = Consumer(service, user, container["State"].get("Pid") or 0, mount.get("Destination", ""))
+                    found.setdefault(mount.get("Source", ""), []).append(consumer)
     return found
 
 
-def _problems_of_secret(path: str, consumers: list[tuple[str, dict]]) -> list[str]:
+def _stale(path: str, consumers: list[Consumer]) -> list[str]:
+    """Return who still has the content of a file that was replaced; raise OSError. Contents are compared, and not told."""
+    with open(path, "rb") as file:
+        content = file.read()
+    return [f"was replaced after {consumer.service} started, which still has the old content" for consumer in consumers if consumer.has_other_content(content)]
+
+
+def _problems_of_secret(path: str, consumers: list[Consumer]) -> list[str]:
     """Return what is wrong with a secret file; raise OSError."""
     status = os.lstat(path)
     if not stat.S_ISREG(status.st_mode):
@@ -254,16 +287,10 @@ def _problems_of_secret(path: str, consumers: list[tuple[str, dict]]) -> list[st
     if mode != 0o400:
         problems.append(f"has the mode {mode:04o}, not 0400")
     # Compose files give each consumer a numeric user, which the file belongs to.
-    users = {(container.get("Config") or {}).get("User", "").partition(":")[0] for _service, container in consumers}
-    wrong = sorted(user for user in users if user.isdigit() and int(user) != status.st_uid)
+    wrong = sorted({consumer.user for consumer in consumers if consumer.user.isdigit() and int(consumer.user) != status.st_uid})
     if wrong:
         problems.append(f"belongs to the user {status.st_uid}, not to {wrong[0]}, who reads it")
-    for service, container in consumers:
-        started = seconds_of(container["State"].get("StartedAt"))
-        # The name has the generation of the value, so nothing writes the file again, and a container keeps the bytes that it started with.
-        if container["State"]["Status"] == "running" and started and status.st_mtime > started:
-            problems.append(f"was written after {service} started, which still has the old content")
-    return problems
+    return problems + _stale(path, consumers)
 
 
 def file_drift(directory: str, written: dict[str, Any], seen: Observed) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -282,10 +309,10 @@ def file_drift(directory: str, written: dict[str, Any], seen: Observed) -> tuple
         except OSError as error:
             unknown.append({"what": kind, "why": f"{path}: {error.strerror}"})
             return
-        rows.extend({"service": used[0][0] if used else None, "kind": kind, "what": f"{name} {problem}"} for problem in problems)
+        rows.extend({"service": used[0].service if used else None, "kind": kind, "what": f"{name} {problem}"} for problem in problems)
 
     for name in written.get("configs", []):
-        look("config", name, lambda path, _used: [problem for problem in [_problem_of_config(path)] if problem])
+        look("config", name, _problems_of_config)
     for name in written.get("secrets", []):
         look("secret", name, _problems_of_secret)
     if written.get("secrets"):

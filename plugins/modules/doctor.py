@@ -10,8 +10,8 @@ module: doctor
 short_description: Find out what is wrong with a stack and its host
 version_added: 0.4.0
 description:
-  - Gathers the status as M(campaign.platform.status) does, judges it by named checks, and shows what each found with what to do about it. It fails where
-    one of the findings is a failure. A finding may be a warning instead, and a healthy host has no finding.
+  - Gathers the status as M(campaign.platform.status) does, judges it by named checks, and tells what each found with what to do about it. A finding is
+    a failure or a warning, and a healthy host has none. The task itself succeeds, whatever is found.
   - The checks are C(engine), C(compose), C(release) (there is one, and no deploy is unfinished), C(services), C(jobs), C(restarts), C(oom), C(memory),
     C(ports), C(disk), C(clock), C(dns), C(secrets), C(drift), C(certificates) and C(metrics).
   - Nothing is changed.
@@ -59,6 +59,12 @@ EXAMPLES = r"""
   campaign.platform.doctor:
     directory: /opt/campaign
     skip: [clock]
+  register: found
+
+- name: Stop where something is wrong
+  ansible.builtin.assert:
+    that: found.failures == 0
+    fail_msg: "{{ found.text }}"
 """
 
 RETURN = r"""
@@ -66,6 +72,14 @@ findings:
   description: Each finding with C(check), C(severity) (V(failure) or V(warning)), C(seen) and C(remedy), failures first.
   type: list
   elements: dict
+  returned: always
+failures:
+  description: Number of findings that are failures.
+  type: int
+  returned: always
+text:
+  description: The findings as lines of text.
+  type: str
   returned: always
 status:
   description: What was judged, as M(campaign.platform.status) returns it.

@@ -14,7 +14,7 @@ description:
     is changed on the host.
   - The commands of the release's metrics are run in the containers of their services.
   - A host whose Engine does not answer, and one without a release, have a status too. RV(status.not_known) says what could not be found out.
-  - Used as a task, it shows the status as text, and on demand writes it to files of the controller and answers a question about it.
+  - RV(text) has it for a person. On demand it is also written to files of the controller, and a question about it is answered.
 options:
   directory:
     description: The stack's directory on the host.
@@ -32,8 +32,8 @@ options:
     type: path
   query:
     description: >-
-      A question to the status in JMESPath (U(https://jmespath.org)), such as C(services[?health!='healthy'].name). RV(answer) is the answer, which is
-      shown in the place of the text.
+      A question to the status in JMESPath (U(https://jmespath.org)), such as C(services[?health!='healthy'].name). RV(answer) is the answer, and so is
+      RV(text), as JSON.
     type: str
   socket:
     description: The Engine's socket.
@@ -47,10 +47,15 @@ author: campaign.platform contributors (@campaign-platform)
 """
 
 EXAMPLES = r"""
-- name: Show the status, and write it as a page
+- name: Gather the status, and write it as a page
   campaign.platform.status:
     directory: /opt/campaign
     page: "status-{{ inventory_hostname }}.html"
+  register: found
+
+- name: Show it
+  ansible.builtin.debug:
+    msg: "{{ found.text }}"
 
 - name: Ask which services are not healthy
   campaign.platform.status:
@@ -135,6 +140,10 @@ status:
     not_known:
       description: What could not be found out, each with C(what) and C(why).
       type: list
+text:
+  description: The status as lines of text.
+  type: str
+  returned: always
 answer:
   description: The answer to O(query).
   type: raw

@@ -20,6 +20,8 @@ FAILURE, WARNING = "failure", "warning"
 RESTART_SECONDS = 900
 # What docker_host installs and what the collection is tested with.
 LEAST_ENGINE, LEAST_COMPOSE = (20, 10), (2, 26)
+# Kinds of drift that are files which containers mount.
+_MOUNTED = frozenset(["config", "secret"])
 _DEPLOY = "Deploy again, which puts it right."
 
 
@@ -129,8 +131,10 @@ def _services(case: Case) -> Found:
         elif state == "paused":
             yield f"{name} is paused.", FAILURE, f"{case.compose(f'unpause {name}')}."
         elif state != "running":
+            code = "" if service["exit_code"] is None else f", with exit code {service['exit_code']}"
             why = f": {service['error']}" if service["error"] else ""
-            yield f"{name} is {state}, with exit code {service['exit_code']}{why}.", FAILURE, f"{case.compose(f'start {name}')}. {logs}"
+            start = case.compose(f"start {name}")
+            yield f"{name} is {state}{code}{why}.", FAILURE, f"If somebody stopped it, {start}. If not, {logs[0].lower()}{logs[1:]}"
         elif service["health"] == "unhealthy":
             said = service["health_output"] or "its healthcheck said nothing"
             yield f"{name} is unhealthy: {said}.", FAILURE, logs
@@ -240,11 +244,13 @@ def _drift_of(case: Case, kinds: Mapping[str, tuple[str, str]]) -> Found:
     for row in case.status["drift"]:
         if row["kind"] in kinds:
             severity, remedy = kinds[row["kind"]]
-            yield f"{row['service'] + ': ' if row['service'] else ''}{row['what']}.", severity, remedy
+            # A container keeps the bytes of the file that it started with.
+            restart = f" {row['service']} then needs {case.compose('restart ' + row['service'])}." if row["service"] and row["kind"] in _MOUNTED else ""
+            yield f"{row['service'] + ': ' if row['service'] else ''}{row['what']}.", severity, f"{remedy}{restart}"
 
 
 def _secrets(case: Case) -> Found:
-    yield from _drift_of(case, {"secret": (FAILURE, f"{_DEPLOY} A service that has old content then needs {case.compose('restart SERVICE')}.")})
+    yield from _drift_of(case, {"secret": (FAILURE, _DEPLOY)})
 
 
 def _drift(case: Case) -> Found:
@@ -254,7 +260,7 @@ def _drift(case: Case) -> Found:
         "definition": (WARNING, _DEPLOY),
         "name": (WARNING, _DEPLOY),
         "surplus": (WARNING, "If nobody needs it, deploy again, which removes it."),
-        "config": (FAILURE, f"{_DEPLOY} The service then needs {case.compose('restart SERVICE')}. Change the inventory instead of the host."),
+        "config": (FAILURE, f"Change the inventory instead of the host. {_DEPLOY}"),
         "release": (FAILURE, _DEPLOY),
     }
     yield from _drift_of(case, kinds)

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,7 +139,7 @@ def _filesystems(status: Status) -> Table:
         ]
         for row in status["filesystems"]
     ]
-    return Table("Disk", ("File system", "Used", "Inodes", "Holds"), rows)
+    return Table("File systems", ("File system", "Used", "Inodes", "Holds"), rows)
 
 
 def _volumes(status: Status) -> Table:
@@ -291,15 +291,27 @@ def page(status: Status) -> str:
 # --- Questions
 
 
-def answer(query: str, status: Status) -> Any:
-    """Return the answer to a question in JMESPath; raise QueryError."""
+def question(query: str) -> Callable[[Status], Any]:
+    """Return a function that answers a question in JMESPath; both raise QueryError."""
     try:
         import jmespath
         from jmespath.exceptions import JMESPathError
     except ImportError:
         raise QueryError("needs the Python package jmespath on the machine that runs Ansible. Install it there: pip install jmespath.") from None
-    try:
-        return jmespath.search(query, status)
-    except JMESPathError as error:
+
+    def refused(error: Exception) -> QueryError:
         reason = " ".join(str(error).split())
-        raise QueryError(f"is not a question in JMESPath: {reason}. One is services[?health!='healthy'].name, see https://jmespath.org.") from None
+        return QueryError(f"is not a question in JMESPath: {reason}. One is services[?health!='healthy'].name, see https://jmespath.org.")
+
+    try:
+        compiled = jmespath.compile(query)
+    except JMESPathError as error:
+        raise refused(error) from None
+
+    def answer(status: Status) -> Any:
+        try:
+            return compiled.search(status)
+        except JMESPathError as error:
+            raise refused(error) from None
+
+    return answer
