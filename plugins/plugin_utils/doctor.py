@@ -317,7 +317,7 @@ def check_limits(limits: Limits) -> None:
         if name == "clock":
             continue
         falls = name == "certificate_days"
-        if len(pair) != 2 or (pair[0] < pair[1]) is falls:
+        if len(pair) != 2 or (pair[0] < pair[1] if falls else pair[0] > pair[1]):
             example = "[30, 7]" if falls else "[85, 95]"
             raise LimitsError(
                 f"stack_doctor_{name} must be two whole numbers, from where on there is a warning and from where on a failure, such as {example}."
