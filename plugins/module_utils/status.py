@@ -9,26 +9,33 @@ from __future__ import annotations
 
 import concurrent.futures
 import datetime
+import functools
 import hashlib
 import json
 import os
 import re
 import socket
 import stat
+import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, manifest
+from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, manifest, plan
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 SCHEMA = 1
 METRIC_SECONDS = 15
+COMPOSE_SECONDS = 30
 DETAIL = 200
 # States in which a container has an exit code that says something.
 ENDED = ("exited", "restarting", "dead")
 SERVICE = "com.docker.compose.service"
+# Kinds of drift by what a deploy would do about them.
+KINDS = {plan.CREATE: "container", plan.START: "container", plan.RECREATE: "definition", plan.REMOVE: "surplus"}
+# How a plan begins the reason of what Compose recreates because of another service.
+FOLLOWS = "it depends on "
 # What a killed `docker compose up` may leave.
 _TEMPORARY_NAME = re.compile(r"[0-9a-f]{12}_")
 # How the Engine spells that something never happened.
@@ -331,44 +338,62 @@ def _problems_of_directory(path: str) -> list[str]:
 # --- Containers that differ from the release
 
 
-def container_drift(written: dict[str, Any], seen: Observed) -> list[dict[str, Any]]:
-    """Return a row for every container that is not as the release has it.
+def compose_config(directory: str, written: dict[str, Any], *arguments: str) -> str | None:
+    """Return what `docker compose config` prints of a release, by the stack's own client; None where it cannot be asked."""
+    command = [os.path.join(directory, "client/docker"), "compose", "--project-directory", directory, "--project-name", written["project"]]
+    command += ["--env-file", written["env_file"] or "/dev/null", *(word for path in written["compose_files"] for word in ("--file", path))]
+    try:
+        done = subprocess.run([*command, "--profile", "*", "config", *arguments], capture_output=True, text=True, timeout=COMPOSE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
 
-    Whether a container's definition is the release's is for Docker Compose to say, whose hashes a plan compares; its reasons are rows of the kind `definition`.
+
+def hashes_of(directory: str, release: str, written: dict[str, Any], compose: str | None) -> dict[str, str] | None:
+    """Return the hashes of the definitions of a release's services: as the deploy wrote them down for this version of Compose, or as Compose says now."""
+    try:
+        noted = json.loads(host.read(os.path.join(release, "hashes.json")))
+        if compose and noted["compose"] == compose:
+            return dict(noted["hashes"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    printed = compose_config(directory, written, "--hash", "*")
+    return dict(line.split(None, 1) for line in printed.splitlines() if line.strip()) if printed else None
+
+
+def definitions_of(directory: str, release: str) -> dict[str, Any] | None:
+    """Return the definitions of a release's services by the directory of its files, None where they cannot be read."""
+    try:
+        printed = compose_config(directory, manifest.read(os.path.join(release, manifest.NAME)), "--format", "json")
+        return json.loads(printed)["services"] if printed else None
+    except (manifest.ManifestError, ValueError, KeyError, TypeError):
+        return None
+
+
+def container_drift(engine: Engine, directory: str, written: dict[str, Any], seen: Observed, hashes: dict[str, str] | None) -> list[dict[str, Any]]:
+    """Return a row for every container that is not as the release has it, as a plan sees it; raise EngineError.
+
+    Without ``hashes`` definitions are not compared: each container is taken to be of the one that it has.
     """
-    rows = []
-    for service in written["services"]:
-        container = seen.of(service)
-        reference = written["images"].get(service)
-        if container is None:
-            rows.append({"service": service, "kind": "container", "what": "has no container"})
-            continue
-        status = container["State"]["Status"]
-        if status != "running":
-            rows.append({"service": service, "kind": "container", "what": f"is {status}"})
-        name = container.get("Name", "").lstrip("/")
-        if _TEMPORARY_NAME.match(name):
-            rows.append({"service": service, "kind": "name", "what": f"has the container {name}, a temporary name that a deploy left which was killed"})
-        if reference and reference in seen.images:
-            rows += _image_drift(service, reference, container["Image"], seen.images[reference])
-    return rows + _foreign(written, seen)
-
-
-def _image_drift(service: str, reference: str, running: str, wanted: str | None) -> list[dict[str, Any]]:
-    if wanted is None:
-        return [{"service": service, "kind": "image", "what": f"has the image {reference}, which is no longer among the Engine's images"}]
-    return [] if running == wanted else [{"service": service, "kind": "image", "what": f"runs another image than {reference} stands for now"}]
-
-
-def _foreign(written: dict[str, Any], seen: Observed) -> list[dict[str, Any]]:
-    """Return a row for every container of the project that the release does not have."""
     known = {*written["services"], *written["jobs"], *written["first_jobs"]}
-    rows = []
-    for service, containers in sorted(seen.containers.items()):
-        surplus = containers[1:] if service in known else containers
-        for container in surplus:
-            name = container.get("Name", "").lstrip("/")
-            rows.append({"service": service or None, "kind": "surplus", "what": f"has the container {name}, which is not of this release"})
+    if hashes is None:
+        labels = {service: ((seen.of(service) or {}).get("Config") or {}).get("Labels") or {} for service in known}
+        hashes = {service: found.get(plan.CONFIG_HASH, "") for service, found in labels.items()}
+    wanted = plan.Wanted(written["project"], os.path.dirname((written["compose_files"] or [""])[0]), written["images"], hashes)
+    changes = plan.compute(engine, wanted, functools.cache(functools.partial(definitions_of, directory)))
+    rows = [
+        {"service": change.service or None, "kind": KINDS[change.action], "what": "; ".join(change.reasons)}
+        for change in changes
+        # What Compose recreates with another service is as the release has it.
+        if not all(reason.startswith(FOLLOWS) for reason in change.reasons)
+    ]
+    for service in written["services"]:
+        name = (seen.of(service) or {}).get("Name", "").lstrip("/")
+        if _TEMPORARY_NAME.match(name):
+            rows.append({"service": service, "kind": "name", "what": f"its container is {name}, a temporary name that a deploy left which was killed"})
+        reference = written["images"].get(service)
+        if name and reference and seen.images.get(reference) is None:
+            rows.append({"service": service, "kind": "image", "what": f"its image {reference} is no longer among the Engine's images"})
     return rows
 
 
@@ -473,13 +498,14 @@ def machine() -> dict[str, Any]:
     return {"name": socket.gethostname(), "memory": host.memory(), "clock_synchronised": host.is_clock_synchronised(), "dns": host.dns()}
 
 
-def _of_the_engine(engine: Engine, written: dict[str, Any], *, sizes: bool, now: float) -> tuple[dict[str, Any], Observed]:
+def _of_the_engine(engine: Engine, directory: str, written: dict[str, Any], compose: str | None, *, sizes: bool, now: float) -> tuple[dict[str, Any], Observed]:
     """Return the parts of the status that only the Engine knows; raise EngineError."""
     project = written["project"]
     found: dict[str, Any] = {"engine": engine_of(engine)}
     if not project:
         return found, Observed()
     seen = observe(engine, project, written["images"].values())
+    hashes = hashes_of(directory, os.path.dirname(written["compose_files"][0]), written, compose) if written["compose_files"] else None
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
         metrics = list(pool.map(lambda row: metric_of(engine, row, seen), written["metrics"]))
     found |= {
@@ -488,7 +514,8 @@ def _of_the_engine(engine: Engine, written: dict[str, Any], *, sizes: bool, now:
         "ports": ports_of(written["ports"], seen),
         "volumes": volumes_of(engine, project, sizes=sizes),
         "metrics": metrics,
-        "drift": container_drift(written, seen),
+        "drift": container_drift(engine, directory, written, seen, hashes),
+        "not_known": [] if hashes else [{"what": "definition", "why": "Docker Compose does not say what the definitions of the release's services are."}],
     }
     return found, seen
 
@@ -517,7 +544,7 @@ def gather(engine: Engine, directory: str, *, sizes: bool, now: float) -> dict[s
     }
     seen = Observed()
     try:
-        asked, seen = _of_the_engine(engine, written, sizes=sizes, now=now)
+        asked, seen = _of_the_engine(engine, directory, written, found["compose"], sizes=sizes, now=now)
         found.update(asked)
     except EngineError as error:
         found["engine_error"] = plain(error)

@@ -331,7 +331,7 @@ def unknown_of(case: Case) -> dict[str, str]:
     if status["host"]["clock_synchronised"] is None:
         reasons["clock"] = "the kernel does not say whether its clock is kept right"
     for row in status["not_known"]:
-        if row["what"] in ("secret", "config"):
+        if row["what"] in ("secret", "config", "definition"):
             reasons["secrets" if row["what"] == "secret" else "drift"] = row["why"]
     for metric in status["metrics"]:
         if metric["error"] and metric["service"] in case.running:

@@ -65,8 +65,24 @@ class Stack:
     def manifest(self, **changed) -> None:
         self.release("aaaaaaaaaaaa", {**MANIFEST, **changed})
 
+    def listed(self) -> list[dict]:
+        """The containers as the Engine lists them."""
+        rows = []
+        for container in self.engine.containers.values():
+            labels = container["Config"]["Labels"]
+            row = {"Id": container["Id"], "Labels": labels, "State": container["States"][0]["Status"], "ImageID": container["Image"], "Mounts": []}
+            rows.append(row | {"NetworkSettings": {"Networks": {"backend": {"NetworkID": "net"}}}})
+        return rows
+
+    def hashes(self, compose: str = "2.26.1", **hashes: str) -> None:
+        services = [*MANIFEST["services"], *MANIFEST["jobs"], *MANIFEST["first_jobs"]]
+        noted = {"compose": compose, "hashes": {**dict.fromkeys(services, "h1"), **hashes}}
+        self.file("releases/aaaaaaaaaaaa/hashes.json", json.dumps(noted), 0o644)
+
     def container(self, service: str, *states: dict, **more) -> None:
-        labels = {"com.docker.compose.project": "p", "com.docker.compose.service": service}
+        directory = f"{self.directory}/releases/aaaaaaaaaaaa"
+        labels = {"com.docker.compose.project": "p", "com.docker.compose.service": service, "com.docker.compose.config-hash": "h1"}
+        labels |= {"com.docker.compose.project.config_files": f"{directory}/docker-compose.yml"}
         user = f"{os.getuid()}:{os.getgid()}"
         config = {"Labels": labels, "User": user}
         self.engine.container(service, *(states or [RUNNING]), **{"Name": f"/p-{service}-1", "Config": config, "RestartCount": 0, "Mounts": [], **more})
@@ -84,14 +100,17 @@ class Stack:
 @pytest.fixture
 def stack(tmp_path, engine, run_module, monkeypatch):
     """A stack that is well. Its tools and its kernel are the test's own."""
-    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(host, "tool_version", lambda *_command: "2.26.1")
     monkeypatch.setattr(module.time, "time", lambda: NOW)
     monkeypatch.setattr(host, "accepts", lambda _address, _port: True)
     monkeypatch.setattr(host, "PROC", str(tmp_path / "proc"))
     engine.on("GET", "/info", {"DockerRootDir": str(tmp_path)})
     engine.on("GET", "/volumes", {"Volumes": None})
+    engine.on("GET", "/networks", [{"Id": "net"}])
     engine.on("GET", "/containers/[^/]+/stats", {"memory_stats": {"usage": 300, "stats": {"inactive_file": 100}}})
     found = Stack(tmp_path / "stack", engine, run_module)
+    engine.on("GET", "/containers/json", lambda _request: found.listed())
+    found.hashes()
     ports = {"Networks": {}, "Ports": {"3000/tcp": [{"HostIp": "127.0.0.1", "HostPort": "3000"}], "9/tcp": None}}
     found.container("api", HostConfig={"Memory": 1000}, NetworkSettings=ports)
     found.container("rules-engine")
@@ -243,22 +262,22 @@ def test_a_service_without_a_container(stack):
     del stack.engine.containers["api"]
     row = stack.of("api")
     assert (row["state"], row["health"], row["container"], row["image"]) == ("missing", None, None, "api:1")
-    assert stack.drift() == [("api", "container", "has no container")]
+    assert stack.drift() == [("api", "container", "it has no container")]
 
 
 def test_a_service_that_somebody_stopped_is_drift(stack):
     stack.container("api", {"Status": "exited", "ExitCode": 0})
-    assert stack.drift() == [("api", "container", "is exited")]
+    assert stack.drift() == [("api", "container", "its container is exited")]
 
 
 def test_the_image_that_a_reference_stands_for(stack, reply):
     stack.engine.on("GET", "/images/api:1/json", {"Id": "sha256:b"})
     row = stack.of("api")
     assert (row["image_id"], row["image_wanted"], row["image_matches"]) == ("sha256:a", "sha256:b", False)
-    assert stack.drift() == [("api", "image", "runs another image than api:1 stands for now")]
+    assert stack.drift() == [("api", "definition", "image api:1 has other content: a -> b")]
     stack.engine.on("GET", "/images/api:1/json", reply(404, {"message": "no such image"}))
     assert (stack.of("api")["image_wanted"], stack.of("api")["image_matches"]) == (None, False)
-    assert stack.drift() == [("api", "image", "has the image api:1, which is no longer among the Engine's images")]
+    assert stack.drift() == [("api", "image", "its image api:1 is no longer among the Engine's images")]
 
 
 def test_a_container_of_a_temporary_name_is_found_by_its_label(stack):
@@ -277,8 +296,7 @@ def test_what_is_not_of_the_release_is_told(stack):
     stack.container("vite")
     stack.engine.containers["second"] = {**stack.engine.containers["api"], "Id": "second", "Name": "/p-api-2", "States": [{"Status": "exited", "ExitCode": 0}]}
     found = stack.drift()
-    assert ("vite", "surplus", "has the container p-vite-1, which is not of this release") in found
-    assert ("api", "surplus", "has the container p-api-2, which is not of this release") in found
+    assert found == [("api", "definition", "it has 2 containers"), ("vite", "surplus", "the release has no such service")]
     # Of two, the one that runs is the service's.
     assert stack.of("api")["state"] == "running"
 
@@ -342,6 +360,53 @@ def test_a_port_that_is_published_elsewhere_is_not_published(stack, binding):
     assert (port["published"], port["accepts"]) == (False, None)
 
 
+# --- Definitions
+
+
+def test_a_container_of_another_definition_is_drift(stack):
+    stack.hashes(api="h2")
+    (row,) = stack.drift()
+    assert row[:2] == ("api", "definition")
+    assert row[2].startswith("its definition")
+
+
+def test_what_depends_on_a_service_that_differs_is_no_drift(stack):
+    stack.hashes(api="h2")
+    stack.engine.containers["rules-engine"]["Config"]["Labels"]["com.docker.compose.depends_on"] = "api:service_healthy:false"
+    assert [row[0] for row in stack.drift()] == ["api"]
+
+
+def client(stack, script: str) -> None:
+    """Give the stack a Docker client of the test's own."""
+    stack.file("client/docker", f"#!/bin/sh\n{script}\n", 0o755)
+
+
+def test_hashes_of_another_compose_are_not_taken(stack):
+    stack.hashes(compose="2.20.0", api="h2")
+    client(stack, "printf '%s\\n' 'api h1' 'rules-engine h3' 'api-migrate h1' 'volume h1'")
+    assert [row[:2] for row in stack.drift()] == [("rules-engine", "definition")]
+
+
+@pytest.mark.parametrize("script", ["exit 1", None])
+def test_where_compose_says_nothing_definitions_are_not_known(stack, script):
+    stack.hashes(compose="2.20.0")
+    if script:
+        client(stack, script)
+    found = stack.status()
+    assert found["drift"] == []
+    assert [row["what"] for row in found["not_known"]] == ["definition"]
+
+
+def test_what_differs_is_named_without_a_value(stack):
+    stack.hashes(api="h2")
+    stack.release("bbbbbbbbbbbb", MANIFEST)
+    labels = stack.engine.containers["api"]["Config"]["Labels"]
+    labels["com.docker.compose.project.config_files"] = f"{stack.directory}/releases/bbbbbbbbbbbb/docker-compose.yml"
+    old, new = ({"services": {"api": {"image": "api:1", "environment": {"LEVEL": level}}}} for level in ("secretive", "info"))
+    client(stack, f"case \"$*\" in *bbbbbbbbbbbb*) echo '{json.dumps(old)}';; *) echo '{json.dumps(new)}';; esac")
+    assert stack.drift() == [("api", "definition", "environment: LEVEL")]
+
+
 # --- Files
 
 
@@ -372,7 +437,7 @@ def test_a_secret_that_is_not_as_it_should_be(stack, change, told):
 
 def test_a_secret_of_another_owner(stack):
     mount = {"Type": "bind", "Source": str(stack.directory / SECRET_PATH), "Destination": "/run/secrets/jwt_secret"}
-    labels = {"com.docker.compose.service": "api"}
+    labels = stack.engine.containers["api"]["Config"]["Labels"]
     stack.container("api", Mounts=[mount], Config={"Labels": labels, "User": "10001:10001"})
     assert stack.drift() == [("api", "secret", f"{SECRET_PATH} belongs to the user {os.getuid()}, not to 10001, who reads it")]
     # A name says nothing of the number.
