@@ -235,13 +235,11 @@ def ports_of(wanted: dict[str, list], seen: Observed) -> list[dict[str, Any]]:
 # --- Files that containers mount
 
 
-def _problems_of_config(path: str, consumers: list[Consumer]) -> list[str]:
+def _problems_of_config(path: str, _consumers: list[Consumer]) -> list[str]:
     """Return what is wrong with a config file, whose directory is named after the digest of its content; raise OSError."""
     with open(path, "rb") as file:
         digest = hashlib.sha256(file.read()).hexdigest()
-    if not digest.startswith(os.path.basename(os.path.dirname(path))):
-        return ["was changed by hand: its content is not that of the release"]
-    return _stale(path, consumers)
+    return [] if digest.startswith(os.path.basename(os.path.dirname(path))) else ["was changed by hand: its content is not that of the release"]
 
 
 @dataclass(frozen=True)
@@ -278,10 +276,10 @@ def mounted(seen: Observed) -> dict[str, list[Consumer]]:
 
 
 def _stale(path: str, consumers: list[Consumer]) -> list[str]:
-    """Return who still has the content of a file that was replaced; raise OSError. Contents are compared, and not told."""
+    """Return the services that still have the content of a file that was replaced; raise OSError. Contents are compared, and not told."""
     with open(path, "rb") as file:
         content = file.read()
-    return [f"was replaced after {consumer.service} started, which still has the old content" for consumer in consumers if consumer.has_other_content(content)]
+    return sorted({consumer.service for consumer in consumers if consumer.has_other_content(content)})
 
 
 def _problems_of_secret(path: str, consumers: list[Consumer]) -> list[str]:
@@ -297,7 +295,7 @@ def _problems_of_secret(path: str, consumers: list[Consumer]) -> list[str]:
     wrong = sorted({consumer.user for consumer in consumers if consumer.user.isdigit() and int(consumer.user) != status.st_uid})
     if wrong:
         problems.append(f"belongs to the user {status.st_uid}, not to {wrong[0]}, who reads it")
-    return problems + _stale(path, consumers)
+    return problems
 
 
 def file_drift(directory: str, written: dict[str, Any], seen: Observed) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
@@ -309,14 +307,20 @@ def file_drift(directory: str, written: dict[str, Any], seen: Observed) -> tuple
     def look(kind: str, name: str, problems_of: Any) -> None:
         path = os.path.join(directory, name)
         used = consumers.get(path, []) or consumers.get(os.path.realpath(path), [])
+        stale: list[str] = []
         try:
             problems = problems_of(path, used)
+            if not problems:
+                stale = _stale(path, used) if used else []
         except (FileNotFoundError, NotADirectoryError):
             problems = ["is missing"]
         except OSError as error:
             unknown.append({"what": kind, "why": f"{path}: {error.strerror}"})
             return
         rows.extend({"service": used[0].service if used else None, "kind": kind, "what": f"{name} {problem}"} for problem in problems)
+        rows.extend(
+            {"service": service, "kind": "stale", "what": f"{name} was replaced after it started, so that it still has the old content"} for service in stale
+        )
 
     for name in written.get("configs", []):
         look("config", name, _problems_of_config)

@@ -134,8 +134,8 @@ status:
       type: list
     drift:
       description: >-
-        What is not as the release has it, each with C(service) (or null), C(kind) (V(container), V(image), V(definition), V(name), V(surplus), V(config),
-        V(secret) or V(release)) and C(what).
+        What is not as the release has it, each with C(service) (or null), C(kind) (V(container), V(definition), V(image), V(name), V(surplus), V(config),
+        V(secret), V(stale) (a container that has the old content of a file) or V(release)) and C(what), which holds no value.
       type: list
     not_known:
       description: What could not be found out, each with C(what) and C(why).

@@ -20,8 +20,6 @@ FAILURE, WARNING = "failure", "warning"
 RESTART_SECONDS = 900
 # What docker_host installs and what the collection is tested with.
 LEAST_ENGINE, LEAST_COMPOSE = (20, 10), (2, 26)
-# Kinds of drift that are files which containers mount.
-_MOUNTED = frozenset(["config", "secret"])
 _DEPLOY = "Deploy again, which puts it right."
 
 
@@ -244,9 +242,7 @@ def _drift_of(case: Case, kinds: Mapping[str, tuple[str, str]]) -> Found:
     for row in case.status["drift"]:
         if row["kind"] in kinds:
             severity, remedy = kinds[row["kind"]]
-            # A container keeps the bytes of the file that it started with.
-            restart = f" {row['service']} then needs {case.compose('restart ' + row['service'])}." if row["service"] and row["kind"] in _MOUNTED else ""
-            yield f"{row['service'] + ': ' if row['service'] else ''}{row['what']}.", severity, f"{remedy}{restart}"
+            yield f"{row['service'] + ': ' if row['service'] else ''}{row['what']}.", severity, remedy.replace("SERVICE", row["service"] or "")
 
 
 def _secrets(case: Case) -> Found:
@@ -262,6 +258,8 @@ def _drift(case: Case) -> Found:
         "surplus": (WARNING, "If nobody needs it, deploy again, which removes it."),
         "config": (FAILURE, f"Change the inventory instead of the host. {_DEPLOY}"),
         "release": (FAILURE, _DEPLOY),
+        # No definition differs, so a deploy would leave it as it is.
+        "stale": (FAILURE, f"{case.compose('restart SERVICE')}."),
     }
     yield from _drift_of(case, kinds)
 

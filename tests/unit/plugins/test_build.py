@@ -47,6 +47,10 @@ MAILER = {
         "health": {"kind": "http", "port": 8025, "path": "/health"},
         "published": {"kind": "tcp", "address": "127.0.0.1", "port": "{{ setting.MAILER_PORT }}", "when": "{{ variant == 'local' }}"},
     },
+    "metrics": {
+        "queue": {"command": ["node", "queue.mjs", "{{ setting.MAILER_FROM }}"], "limit": 1000},
+        "sandbox": {"command": ["cat", "/run/sandbox"], "expect": 1, "when": "{{ variant == 'local' }}"},
+    },
 }
 LOCAL, PROD = {"stack_variant": "local"}, {"stack_variant": "prod"}
 WITH_MAILER = {"stack_services": {"mailer": MAILER}}
@@ -162,6 +166,14 @@ def test_the_checks_of_a_service_are_asked(mailer):
     assert [check["name"] for check in checks] == ["health", "published"] if variant == "local" else ["health"]
     if variant == "local":
         assert (checks[1]["port"], "when" in checks[1]) == ("28025", False)
+
+
+def test_the_metrics_of_a_service_are_in_the_manifest(mailer):
+    variant, _base, _override, texts = mailer
+    metrics = [metric for metric in json.loads(texts["manifest.json"])["metrics"] if metric["service"] == "mailer"]
+    queue = {"service": "mailer", "name": "queue", "command": ["node", "queue.mjs", "campaign@example.com"], "limit": 1000}
+    sandbox = {"service": "mailer", "name": "sandbox", "command": ["cat", "/run/sandbox"], "expect": 1}
+    assert metrics == ([queue, sandbox] if variant == "local" else [queue])
 
 
 def test_other_roles_know_the_images_and_ports_of_a_service():
@@ -652,6 +664,7 @@ LEAKS = {
     "a layer": {"dev": {"services": {"api": {"labels": {"x": "{{ stack_secrets.jwt_secret }}"}}}}},
     "a command": {"base": {"services": {"api": {"command": ["x", "{{ stack_secrets.jwt_secret }}"]}}}},
     "a config file": {"configs": {"api": {"/etc/x": {"content": "{{ stack_secrets.jwt_secret }}"}}}},
+    "a metric": {"metrics": {"x": {"command": ["cat", "{{ stack_secrets.jwt_secret }}"]}}},
     "a check": {"checks": {"x": {"kind": "http", "port": 1, "path": "/{{ stack_secrets.jwt_secret }}"}}},
 }
 

@@ -120,6 +120,16 @@ def entry(**keys):
             "s.m.checks.x.json.equals is empty. Leave it out, or compare",
         ),
         (entry(checks={"x": {"kind": "tcp", "port": 1, "json": {"query": "a"}}}), "s.m.checks.x.json is for the kind http."),
+        # Metrics.
+        (entry(metrics={"x": {}}), "s.m.metrics.x.command must be a list that prints a number, such as [node, queue-length.mjs]."),
+        (entry(metrics={"x": {"command": "node x.mjs"}}), "s.m.metrics.x.command must be a list that prints a number"),
+        (entry(metrics={"x": {"command": []}}), "s.m.metrics.x.command must be a list that prints a number"),
+        (entry(metrics={"x": {"command": ["x"], "limt": 1}}), "s.m.metrics.x.limt is not known. Did you mean limit?"),
+        (entry(metrics={"x": {"command": ["x"], "limit": "1"}}), "s.m.metrics.x.limit must be a number."),
+        (entry(metrics={"x": {"command": ["x"], "expect": True}}), "s.m.metrics.x.expect must be a number."),
+        (entry(metrics={"x": {"command": ["x"], "when": "tls"}}), "s.m.metrics.x.when must be true, false or an expression in braces"),
+        (entry(metrics={"x": None}), "s.m.metrics.x is empty, which takes a metric out, but there is no metric of that name."),
+        (entry(metrics={"x": "cat"}), "s.m.metrics.x must be a mapping."),
         (entry(when="variant == 'local'"), "s.m.when must be true, false or an expression in braces"),
         (entry(logins={"postgres": {"m": {"grants": "SELECT ON TABLE x"}}}), "s.m.logins.postgres.m.grants must be a list of texts"),
         (entry(secrets={"m": "token"}), "s.m.secrets.m must be a mapping or a list of names."),
@@ -151,6 +161,7 @@ def test_everything_that_is_wrong_is_reported_at_once():
         entry(checks={"x": {"kind": "http", "port": 1, "json": {"query": "status", "equals": "ok"}}}),
         entry(checks={"x": {"kind": "http", "port": 1, "json": {"query": "{{ x }}"}}, "y": {"kind": "http", "port": 1, "json": "{{ x }}"}}),
         entry(checks={"x": {"kind": "tcp", "port": "{{ setting.X_PORT }}", "expect": "{{ y }}", "depth": "full", "when": False}}),
+        entry(metrics={"x": {"command": ["x"], "limit": 1.5, "expect": 0, "remedy": "y", "when": "{{ tls }}", "service": "z"}, "y": {"command": "{{ x }}"}}),
         entry(hot_reload={"services": {"a": None, "b": "{{ x }}"}, "volumes": {}, "networks": {}}, tls={}, prod=None),
     ],
 )
@@ -164,6 +175,12 @@ def test_a_check_that_is_taken_out_has_to_be_there():
     assert list(entry_problems("s.m", {"checks": {"redy": None}}, known)) == [
         "s.m.checks.redy is empty, which takes a check out, but there is no check of that name. Did you mean ready?"
     ]
+
+
+def test_a_metric_is_changed_or_taken_out_by_its_name():
+    known = entry(metrics={"queue": {"command": ["x"]}})
+    assert list(entry_problems("s.m", {"metrics": {"queue": None}}, known)) == []
+    assert list(entry_problems("s.m", {"metrics": {"queue": {"limit": 5}}}, known)) == []
 
 
 def test_the_collection_s_own_entries_are_right_and_own_what_they_name():

@@ -139,6 +139,7 @@ FAULTS = [
     ),
     (drift("secret", "secrets/x has the mode 0444, not 0400"), "secrets", FAILURE, "api: secrets/x has the mode 0444, not 0400."),
     (drift("config"), "drift", FAILURE, "api: is otherwise."),
+    (drift("stale"), "drift", FAILURE, "api: is otherwise."),
     (drift("release", name=None), "drift", FAILURE, "is otherwise."),
     *((drift(kind), "drift", WARNING, "api: is otherwise.") for kind in ("image", "definition", "name", "surplus")),
     (
@@ -308,8 +309,8 @@ def test_what_could_not_be_looked_at_is_said():
 def test_a_remedy_names_the_stack_s_own_commands():
     (finding,) = doctor.diagnose(Case(ill(of_service(health="unhealthy"))))
     assert finding.remedy == "Read `docker compose -p p logs --tail=50 api`, and deploy again."
-    (finding,) = doctor.diagnose(Case(ill(drift("config"))))
-    assert finding.remedy.endswith("api then needs `docker compose -p p restart api`.")
+    (finding,) = doctor.diagnose(Case(ill(drift("stale"))))
+    assert finding.remedy == "`docker compose -p p restart api`."
 
 
 # --- The status as a person reads it

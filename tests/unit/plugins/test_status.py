@@ -452,8 +452,8 @@ def test_a_container_that_has_the_old_content(stack, tmp_path, inside, stale):
     if inside is not None:
         (tmp_path / "proc/4711/root/run/secrets").mkdir(parents=True)
         (tmp_path / "proc/4711/root/run/secrets/jwt_secret").write_text(inside)
-    told = f"{SECRET_PATH} was replaced after api started, which still has the old content"
-    assert stack.drift() == ([("api", "secret", told)] if stale else [])
+    told = f"{SECRET_PATH} was replaced after it started, so that it still has the old content"
+    assert stack.drift() == ([("api", "stale", told)] if stale else [])
 
 
 def test_the_directory_of_secrets_is_closed(stack):
