@@ -8,22 +8,18 @@ import json
 import os
 import re
 import secrets
-import subprocess
 import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Dialog, Page, Route, expect, sync_playwright
+from playwright.sync_api import Dialog, Page, Route, expect
 
 BASE_URL = os.environ["BASE_URL"]
 USER = os.environ["OPERATOR_USER"]
 PASSWORD = Path(os.environ["OPERATOR_PASSWORD_FILE"]).read_text()
 # The scheduler ticks every few seconds, and the page polls.
 EVALUATION_MILLISECONDS = 60_000
-ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("postgres", "redis", "minio", "api", "rules-engine", "scheduler")
-# As root Chromium has no sandbox; the rest keeps it from looking for its maker's servers.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 
 
 def request(method: str, path: str, body: dict | None = None, token: str | None = None):
@@ -37,18 +33,11 @@ def request(method: str, path: str, body: dict | None = None, token: str | None 
 
 
 @pytest.fixture
-def page():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=os.environ.get("CHROMIUM", "/usr/bin/chromium"), args=FLAGS)
-        opened = browser.new_page(viewport={"width": 1280, "height": 860})
-        problems: list[str] = []
-        opened.on("console", lambda message: problems.append(f"console: {message.text}") if message.type == "error" else None)
-        opened.on("pageerror", lambda error: problems.append(f"page: {error}"))
-        opened.on("request", lambda asked: problems.append(f"foreign: {asked.url}") if not asked.url.startswith((BASE_URL, "data:", "blob:")) else None)
-        yield opened
-        browser.close()
-        # A 401 is what the wrong password below is meant to bring.
-        assert [problem for problem in problems if "401" not in problem] == [], "\n".join(problems)
+def page(opened: Page, problems: list[str]):
+    opened.on("request", lambda asked: problems.append(f"foreign: {asked.url}") if not asked.url.startswith((BASE_URL, "data:", "blob:")) else None)
+    yield opened
+    # A 401 is what the wrong password below is meant to bring.
+    assert [problem for problem in problems if "401" not in problem] == [], "\n".join(problems)
 
 
 @pytest.fixture
@@ -60,24 +49,6 @@ def name():
     for campaign in request("GET", "/campaigns"):
         if campaign["name"] == chosen:
             request("DELETE", f"/campaigns/{campaign['id']}", token=token)
-
-
-@pytest.fixture(scope="session")
-def axe() -> str:
-    """The program that looks for what keeps people out, from the application's own development dependencies."""
-    command = [ROOT / "tests/in-dev-image", "cat", "node_modules/axe-core/axe.min.js"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-
-def assert_accessible(page: Page, axe: str) -> None:
-    """See that axe finds nothing, neither in the light nor in the dark."""
-    for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
-        page.evaluate(axe)
-        found = page.evaluate("async () => (await axe.run()).violations")
-        said = [f"{violation['id']} ({scheme}): {node['html']} {node['failureSummary']}" for violation in found for node in violation["nodes"]]
-        assert said == [], "\n".join(said)
-    page.emulate_media(color_scheme="light")
 
 
 def sign_in(page: Page, password: str) -> None:
@@ -94,16 +65,16 @@ def create(page: Page, name: str) -> None:
     page.get_by_role("button", name="Create campaign").click()
 
 
-def test_a_person_creates_a_campaign_sees_it_evaluated_and_deletes_it(page: Page, name: str, axe: str) -> None:
+def test_a_person_creates_a_campaign_sees_it_evaluated_and_deletes_it(page: Page, name: str, assert_accessible) -> None:
     page.goto(BASE_URL)
     status = page.get_by_role("region", name="Status")
     for service in SERVICES:
         expect(status.get_by_role("listitem").filter(has_text=service).first).to_have_attribute("data-status", "up", timeout=20_000)
-    assert_accessible(page, axe)
+    assert_accessible(page)
 
     sign_in(page, "certainly-wrong")
     expect(page.get_by_role("alert")).to_have_text("The username or the password is wrong.")
-    assert_accessible(page, axe)
+    assert_accessible(page)
     sign_in(page, PASSWORD)
 
     create(page, name)
@@ -114,7 +85,7 @@ def test_a_person_creates_a_campaign_sees_it_evaluated_and_deletes_it(page: Page
     expect(page.locator("circle.active").filter(has_text=name)).to_have_count(1)
     # Who signed in is told more.
     expect(status).to_contain_text("has a heartbeat")
-    assert_accessible(page, axe)
+    assert_accessible(page)
     if screenshot := os.environ.get("SCREENSHOT"):
         page.screenshot(path=screenshot)
 
@@ -138,7 +109,7 @@ def test_the_keyboard_chooses_a_place_on_the_map(page: Page) -> None:
     expect(page.get_by_label("Latitude")).to_have_value("1")
 
 
-def test_a_session_that_ends_takes_nothing_away(page: Page, name: str, axe: str) -> None:
+def test_a_session_that_ends_takes_nothing_away(page: Page, name: str, assert_accessible) -> None:
     def without_a_token(route: Route) -> None:
         route.continue_(headers={key: value for key, value in route.request.headers.items() if key != "authorization"})
 
@@ -148,7 +119,7 @@ def test_a_session_that_ends_takes_nothing_away(page: Page, name: str, axe: str)
     page.route("**/api/campaigns", without_a_token)
     create(page, name)
     expect(page.get_by_role("alert")).to_contain_text("Your session has ended.")
-    assert_accessible(page, axe)
+    assert_accessible(page)
     page.unroute("**/api/campaigns")
     sign_in(page, PASSWORD)
     expect(page.get_by_label("Name", exact=True)).to_have_value(name)

@@ -2,13 +2,18 @@
 """Each check finds the fault that it is for, says what to do, and is quiet otherwise; one cause has one finding."""
 
 import copy
+import dataclasses
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 from ansible_collections.campaign.platform.plugins.action.doctor import skew_of
 from ansible_collections.campaign.platform.plugins.plugin_utils import doctor, status
 from ansible_collections.campaign.platform.plugins.plugin_utils.doctor import FAILURE, WARNING, Case, Limits
 
+ROOT = Path(__file__).resolve().parents[3]
 GIB = 2**30
 
 
@@ -186,6 +191,23 @@ def test_a_fault_is_found_once_and_by_its_check(change, check, severity, seen):
 def test_every_check_has_a_fault():
     # That of the engine is below.
     assert {check for _change, check, _severity, _seen in FAULTS} == set(doctor.CHECKS)
+
+
+def test_the_documents_name_every_check():
+    page = (ROOT / "docs/operations.md").read_text()
+    assert re.findall(r"^\| `([a-z]+)` \|", page.partition("| Check |")[2], re.MULTILINE)[: len(doctor.CHECKS)] == list(doctor.CHECKS)
+    specs = (ROOT / "roles/stack/meta/argument_specs.yml").read_text()
+    module = (ROOT / "plugins/modules/doctor.py").read_text()
+    for text in (specs, module):
+        assert {name for name in doctor.CHECKS if f"C({name})" not in text} == set()
+
+
+def test_the_limits_are_those_of_the_role():
+    defaults = yaml.safe_load((ROOT / "roles/stack/defaults/main.yml").read_text())
+    limits = {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(Limits()).items()}
+    assert {f"stack_doctor_{name}": value for name, value in limits.items()} == {
+        name: value for name, value in defaults.items() if name.startswith("stack_doctor_") and name != "stack_doctor_skip"
+    }
 
 
 @pytest.mark.parametrize(
