@@ -118,7 +118,11 @@ def _release(case: Case) -> Found:
 
 
 def _services(case: Case) -> Found:
-    for service in case.status["services"]:
+    services = case.status["services"]
+    if services and all(service["state"] == "missing" for service in services):
+        yield "No service has a container: the stack was taken down, or never started.", FAILURE, "Deploy again, which brings it back with its data."
+        return
+    for service in services:
         name, state = service["name"], service["state"]
         logs = f"Read {case.compose(f'logs --tail=50 {name}')}, and deploy again."
         if state == "missing":

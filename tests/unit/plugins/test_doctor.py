@@ -253,6 +253,17 @@ def test_a_service_that_does_not_run_is_one_finding():
     assert [row[0] for row in found_in(stop)] == ["services"]
 
 
+def test_a_stack_that_was_taken_down_is_one_finding():
+    def down(found: dict) -> None:
+        for row in found["services"]:
+            row.update(state="missing", health=None, up_seconds=None, memory_bytes=None)
+            drift("container", "it has no container", row["name"])(found)
+        found["ports"][0].update(published=False, accepts=None)
+        found["jobs"][0].update(state="missing", exit_code=None)
+
+    assert found_in(down) == [("services", FAILURE, "No service has a container: the stack was taken down, or never started.")]
+
+
 def test_failures_come_first():
     def change(found: dict) -> None:
         found["host"].update(clock_synchronised=False)
