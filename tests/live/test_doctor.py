@@ -93,7 +93,7 @@ def test_a_service_that_somebody_stopped_is_found(host, status):
         code, said = doctor()
         assert code != 0
         assert "services: scheduler is exited" in said
-        assert [row["what"] for row in status()["drift"]] == ["is exited"]
+        assert [row["what"] for row in status()["drift"]] == ["its container is exited"]
 
 
 def test_a_secret_that_others_can_read_is_found(host):
