@@ -21,12 +21,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, manifest, plan
+from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, lock, manifest, plan
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 SCHEMA = 1
 METRIC_SECONDS = 15
+# So many of the last events of the history are told.
+EVENTS = 10
 COMPOSE_SECONDS = 30
 DETAIL = 200
 # States in which a container has an exit code that says something.
@@ -107,6 +109,21 @@ def kept(directory: str, current: str | None) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [{"id": entry.name, "staged": moment(entry.stat().st_mtime)} for entry in sorted(entries, key=lambda entry: -entry.stat().st_mtime)]
+
+
+def lock_of(directory: str) -> dict[str, Any] | None:
+    """Return who holds the stack's lock, None where nobody does; the holder is alive as long as its last sign of life is younger than the lease."""
+    held = lock.read(directory)
+    if held is None:
+        return None
+    shown = {name: held.get(name) for name in ("user", "controller", "pid", "since", "release")}
+    return {**shown, "age_seconds": max(int(held["age"]), 0), "is_alive": held["age"] < lock.LEASE}
+
+
+def history_of(directory: str) -> list[dict[str, Any]]:
+    """Return the last events of the stack's history, the newest first."""
+    names = ("time", "event", "release", "user", "controller", "commit")
+    return [{name: line.get(name) for name in names} for line in reversed(lock.history(directory)[-EVENTS:])]
 
 
 # --- The Engine's answers
@@ -537,6 +554,8 @@ def gather(engine: Engine, directory: str, *, sizes: bool, now: float) -> dict[s
         "project": written["project"],
         "release": current,
         "attempted": attempted,
+        "lock": lock_of(directory),
+        "history": history_of(directory),
         "kept": kept(directory, current["id"] if current else None),
         "host": machine(),
         "engine": None,

@@ -87,6 +87,13 @@ status:
     attempted:
       description: As RV(status.release), for a release whose deploy runs, or did not end with success.
       type: dict
+    lock:
+      description: >-
+        Who works on the stack, with C(user), C(controller), C(pid), C(since), C(release), C(age_seconds) (of the last sign of life) and C(is_alive), or null.
+      type: dict
+    history:
+      description: The last ten events of the stack's history, the newest first, with C(time), C(event), C(release), C(user), C(controller) and C(commit).
+      type: list
     kept:
       description: Other releases on the host, the newest first, with C(id) and C(staged).
       type: list

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.plugin_utils.status import number, size, span, title
+from ansible_collections.campaign.platform.plugins.plugin_utils.status import number, size, span, title, who
 
 Status = Mapping[str, Any]
 FAILURE, WARNING = "failure", "warning"
@@ -109,12 +109,25 @@ def _release(case: Case) -> Found:
         yield f"No release is in use below {case.status['directory']}.", FAILURE, "Deploy, or give the directory of the stack in stack_directory."
     elif release["error"]:
         yield release["error"], FAILURE, "Deploy again, as root, which writes it again."
-    if attempted is not None:
+    # Who holds the lock works on it, or has died with it, which the check of the lock tells.
+    if attempted is not None and case.status["lock"] is None:
         yield (
-            f"The deploy of release {attempted['id']}, begun {attempted['since']}, did not end with success, or is still running.",
+            f"The deploy of release {attempted['id']}, begun {attempted['since']}, did not end with success.",
             WARNING,
-            "If nobody is deploying, deploy again. It continues where that one stopped.",
+            "Deploy again. It continues where that one stopped.",
         )
+
+
+def _lock(case: Case) -> Found:
+    held = case.status["lock"]
+    if held is None:
+        return
+    holder = f"{who(held)}, process {held['pid']}"
+    if held["is_alive"]:
+        yield f"{holder}, works on the stack since {held['since']}.", WARNING, "Wait until that has ended: what was found may be what it does."
+    else:
+        silent = span(held["age_seconds"])
+        yield f"{holder}, held the lock since {held['since']} and was silent for {silent}.", WARNING, "It was killed. Deploy again, which takes the lock over."
 
 
 def _services(case: Case) -> Found:
@@ -295,6 +308,7 @@ CHECKS: dict[str, Callable[[Case], Found]] = {
     "engine": _engine,
     "compose": _compose,
     "release": _release,
+    "lock": _lock,
     "services": _services,
     "jobs": _jobs,
     "restarts": _restarts,

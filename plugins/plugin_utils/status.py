@@ -179,15 +179,29 @@ def tables(status: Status) -> list[Table]:
     return [table for table in made if table.rows]
 
 
-def _release(name: str, release: Status | None) -> Iterator[tuple[str, Cell]]:
+def who(row: Status) -> str:
+    """Return who did something, and from where."""
+    return f"{row['user'] or 'somebody'}@{row['controller']}" if row["controller"] else str(row["user"] or "somebody")
+
+
+def _lock(held: Status) -> Cell:
+    seen = f"last sign of life {span(held['age_seconds'])} ago"
+    release = f" on release {held['release']}" if held["release"] else ""
+    return Cell(f"{who(held)}, process {held['pid']}, works{release} since {when(held['since'])}, {seen}", is_bad=not held["is_alive"])
+
+
+def _last(event: Status) -> Cell:
+    commit = f", from commit {event['commit'][:12]}" if event["commit"] else ""
+    release = f" release {event['release']}" if event["release"] else ""
+    return Cell(f"{str(event['event']).replace('_', ' ')}{release} by {who(event)}, {when(event['time'])}{commit}")
+
+
+def _release(name: str, release: Status | None, since: str, verdict: str = "") -> Iterator[tuple[str, Cell]]:
     if release is None:
         return
     variant = f", {release['variant']}" if release["variant"] else ""
-    since = f", {'activated' if name == 'Release' else 'since'} {when(release['since'])}" if release["since"] else ""
-    yield (
-        name,
-        Cell(f"{release['id'] or _ABSENT}{variant}{since}" if name == "Release" else f"{release['id'] or _ABSENT}{since}: its deploy did not end with success"),
-    )
+    told = f", {since} {when(release['since'])}" if release["since"] else ""
+    yield name, Cell(f"{release['id'] or _ABSENT}{variant}{told}{verdict}")
     if release["error"]:
         yield "Error", Cell(release["error"], is_bad=True)
 
@@ -195,8 +209,13 @@ def _release(name: str, release: Status | None) -> Iterator[tuple[str, Cell]]:
 def facts(status: Status) -> list[tuple[str, Cell]]:
     """Return what is known of the whole, by name."""
     memory = status["host"]["memory"]
-    rows = list(_release("Release", status["release"])) or [("Release", Cell("none is in use", is_bad=True))]
-    rows += list(_release("Attempted", status["attempted"]))
+    rows = list(_release("Release", status["release"], "activated")) or [("Release", Cell("none is in use", is_bad=True))]
+    works = status["lock"] and status["lock"]["is_alive"]
+    rows += list(_release("Attempted", status["attempted"], "since", ", which is being deployed" if works else ": its deploy did not end with success"))
+    if status["lock"]:
+        rows.append(("Lock", _lock(status["lock"])))
+    if status["history"]:
+        rows.append(("Last", _last(status["history"][0])))
     rows.append(("Kept", Cell(", ".join(row["id"] for row in status["kept"]) or "no other release")))
     engine, compose = status["engine"], f"Compose {status['compose'] or 'not found'}"
     if engine:

@@ -34,6 +34,8 @@ HEALTHY = {
     "project": "p",
     "release": {"id": "aaaaaaaaaaaa", "since": "2026-11-26T10:00:00Z", "variant": "prod", "error": None},
     "attempted": None,
+    "lock": None,
+    "history": [],
     "kept": [{"id": "bbbbbbbbbbbb", "staged": "2026-11-25T10:00:00Z"}],
     "host": {
         "name": "host.example.com",
@@ -54,6 +56,10 @@ HEALTHY = {
     "drift": [],
     "not_known": [],
 }
+
+
+LOCK = {"user": "ada", "controller": "desk", "pid": 19, "since": "2026-11-26T11:59:00Z", "release": "cccccccccccc", "age_seconds": 2, "is_alive": True}
+EVENT = {"time": "2026-11-26T11:00:00Z", "event": "rolled_back", "release": "cccccccccccc", "user": "ada", "controller": "desk", "commit": "0123456789abcdef"}
 
 
 def ill(change: Callable[[dict], object] | None = None) -> dict:
@@ -79,7 +85,7 @@ def found_in(change, **case) -> list[tuple[str, str, str]]:
 def test_a_healthy_host_has_no_finding():
     assert doctor.diagnose(Case(ill())) == []
     assert doctor.unknown_of(Case(ill())) == {}
-    assert doctor.lines(Case(ill()), []) == ["p on host.example.com: 16 checks, no finding."]
+    assert doctor.lines(Case(ill()), []) == ["p on host.example.com: 17 checks, no finding."]
 
 
 FAULTS = [
@@ -92,7 +98,20 @@ FAULTS = [
         lambda found: found.update(attempted={"id": "cccccccccccc", "since": "2026-11-26T11:00:00Z", "variant": "prod", "error": None}),
         "release",
         WARNING,
-        "The deploy of release cccccccccccc, begun 2026-11-26T11:00:00Z, did not end with success, or is still running.",
+        "The deploy of release cccccccccccc, begun 2026-11-26T11:00:00Z, did not end with success.",
+    ),
+    (lambda found: found.update(lock=LOCK), "lock", WARNING, "ada@desk, process 19, works on the stack since 2026-11-26T11:59:00Z."),
+    (
+        lambda found: found.update(lock={**LOCK, "is_alive": False, "age_seconds": 300}),
+        "lock",
+        WARNING,
+        "ada@desk, process 19, held the lock since 2026-11-26T11:59:00Z and was silent for 5 min.",
+    ),
+    (
+        lambda found: found.update(lock=LOCK, attempted=HEALTHY["release"]),
+        "lock",
+        WARNING,
+        "ada@desk, process 19, works on the stack since 2026-11-26T11:59:00Z.",
     ),
     (of_service(state="missing", health=None, up_seconds=None), "services", FAILURE, "api has no container."),
     (of_service(state="exited", exit_code=137, error="no space"), "services", FAILURE, "api is exited, with exit code 137: no space."),
@@ -272,7 +291,7 @@ def test_failures_come_first():
     case = Case(ill(change))
     findings = doctor.diagnose(case)
     assert [finding.severity for finding in findings] == [FAILURE, WARNING]
-    assert doctor.lines(case, findings, ["dns"])[-1] == "p on host.example.com: 15 checks, 1 failure, 1 warning. Left out: dns."
+    assert doctor.lines(case, findings, ["dns"])[-1] == "p on host.example.com: 16 checks, 1 failure, 1 warning. Left out: dns."
 
 
 @pytest.mark.parametrize(("skew", "told"), [(61.0, "1 min ahead of"), (-7200.0, "2 h behind"), (60.0, None), (-60.0, None)])
@@ -392,8 +411,21 @@ def test_the_lines_of_a_healthy_stack():
     [
         (lambda found: found.update(release=None, project=None), "Release  none is in use"),
         (lambda found: found.update(engine=None, engine_error="no.sock: No such file"), "Engine   does not answer: no.sock: No such file"),
-        (lambda found: found.update(attempted={**HEALTHY["release"], "id": "cccccccccccc"}), "cccccccccccc, since 2026-11-26 10:00:00 UTC: its deploy did not"),
+        (
+            lambda found: found.update(attempted={**HEALTHY["release"], "id": "cccccccccccc"}),
+            "cccccccccccc, prod, since 2026-11-26 10:00:00 UTC: its deploy did not",
+        ),
         (lambda found: found["release"].update(error="It is not a manifest."), "Error    It is not a manifest."),
+        (
+            lambda found: found.update(lock=LOCK),
+            "Lock     ada@desk, process 19, works on release cccccccccccc since 2026-11-26 11:59:00 UTC, last sign of life 2 s ago",
+        ),
+        (lambda found: found.update(lock=LOCK, attempted=HEALTHY["release"]), "since 2026-11-26 10:00:00 UTC, which is being deployed"),
+        (
+            lambda found: found.update(history=[EVENT, {**EVENT, "event": "started"}]),
+            "Last     rolled back release cccccccccccc by ada@desk, 2026-11-26 11:00:00 UTC, from commit 0123456789ab",
+        ),
+        (lambda found: found.update(history=[{**EVENT, "commit": None, "controller": None, "user": None}]), "by somebody, 2026-11-26 11:00:00 UTC"),
         (of_service(state="exited", exit_code=137, health=None), "exited (137)"),
         (of_service(health="unhealthy", health_output="no route"), "unhealthy: no route"),
         (of_service(image_matches=False, image_wanted="sha256:b"), "api:1 a, not what the reference stands for"),

@@ -203,6 +203,30 @@ def test_a_manifest_that_cannot_be_read_is_told(stack, content, told):
     assert found["services"] == []
 
 
+@pytest.mark.parametrize(("age", "is_alive"), [(3, True), (60, False), (-5, True)])
+def test_who_works_on_the_stack_is_told(stack, age, is_alive):
+    held = {"user": "ada", "controller": "desk", "machine": "m", "pid": 19, "run": "r", "since": "2026-11-26T11:00:00Z", "release": "bbbbbbbbbbbb"}
+    path = stack.file("lock.json", json.dumps(held), 0o644)
+    os.utime(path, (NOW - age, NOW - age))
+    assert stack.status()["lock"] == {
+        **{name: held[name] for name in ("user", "controller", "pid", "since", "release")},
+        "age_seconds": max(age, 0),
+        "is_alive": is_alive,
+    }
+    # Nobody holds it any more.
+    path.write_text("")
+    assert stack.status()["lock"] is None
+
+
+def test_the_last_events_are_told_the_newest_first(stack):
+    assert stack.status()["history"] == []
+    lines = [{"time": f"2026-11-26T10:00:{second}Z", "event": "started", "user": "ada", "controller": "desk", "pid": 1} for second in range(10, 22)]
+    stack.file("history.jsonl", "".join(json.dumps(line) + "\n" for line in lines) + "half a li", 0o644)
+    found = stack.status()["history"]
+    assert [event["time"][-3:-1] for event in found] == [str(second) for second in range(21, 11, -1)]
+    assert found[0] == {"time": "2026-11-26T10:00:21Z", "event": "started", "release": None, "user": "ada", "controller": "desk", "commit": None}
+
+
 # --- An Engine that does not answer
 
 
