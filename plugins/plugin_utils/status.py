@@ -192,8 +192,8 @@ def _lock(held: Status) -> Cell:
 
 def _last(event: Status) -> Cell:
     commit = f", from commit {event['commit'][:12]}" if event["commit"] else ""
-    release = f" release {event['release']}" if event["release"] else ""
-    return Cell(f"{str(event['event']).replace('_', ' ')}{release} by {who(event)}, {when(event['time'])}{commit}")
+    release = f"release {event['release']} " if event["release"] else ""
+    return Cell(f"{release}{str(event['event']).replace('_', ' ')}, by {who(event)}, {when(event['time'])}{commit}")
 
 
 def _release(name: str, release: Status | None, since: str, verdict: str = "") -> Iterator[tuple[str, Cell]]:

@@ -423,7 +423,7 @@ def test_the_lines_of_a_healthy_stack():
         (lambda found: found.update(lock=LOCK, attempted=HEALTHY["release"]), "since 2026-11-26 10:00:00 UTC, which is being deployed"),
         (
             lambda found: found.update(history=[EVENT, {**EVENT, "event": "started"}]),
-            "Last     rolled back release cccccccccccc by ada@desk, 2026-11-26 11:00:00 UTC, from commit 0123456789ab",
+            "Last     release cccccccccccc rolled back, by ada@desk, 2026-11-26 11:00:00 UTC, from commit 0123456789ab",
         ),
         (lambda found: found.update(history=[{**EVENT, "commit": None, "controller": None, "user": None}]), "by somebody, 2026-11-26 11:00:00 UTC"),
         (of_service(state="exited", exit_code=137, health=None), "exited (137)"),
