@@ -120,13 +120,16 @@ def client(tmp_path):
 
 
 def test_a_client_that_still_works_holds_it(lock, tmp_path, client, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 0.5)
+    monkeypatch.setattr(module, "PATIENCE", 1)
     lock().acquire()
     age(tmp_path, module.LEASE + 5)
-    client(2)
-    for options in ({}, {"takeover": True}, {"dead": "one"}):
+    client(4)
+    # Only who takes it over waits.
+    for options, waits in (({}, False), ({"takeover": True}, True), ({"dead": "one"}, True)):
+        began = time.monotonic()
         with pytest.raises(module.LockedError):
             lock("two").acquire(**options)
+        assert (time.monotonic() - began > 0.8) is waits
 
 
 def test_a_client_that_ends_is_waited_for(lock, tmp_path, client):

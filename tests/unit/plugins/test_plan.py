@@ -78,6 +78,14 @@ def test_each_difference_has_its_reason(given, action, reason):
     assert computed(*given, damaged=["/opt/stack/secrets/x"]) == [("api", action, [reason])]
 
 
+@pytest.mark.parametrize("damaged", [["/opt/stack/secrets/x"], []])
+def test_what_compose_would_not_do_by_itself_is_marked(damaged):
+    wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"}, frozenset(damaged))
+    given = container("api", mounts=["/opt/stack/secrets/x"], network="net" if damaged else "gone")
+    (change,) = plan.compute(Engine([given], {"api:1": "sha256:1"}), wanted, {}.get)
+    assert change.as_dict()["forced"] is bool(damaged)
+
+
 def test_an_image_is_known_by_its_label_or_by_the_container():
     # With containerd's store the two ids are of different kinds, and Compose compares the label.
     assert computed(container("api", image=None)) == []
