@@ -57,7 +57,7 @@ class _SocketConnection(http.client.HTTPConnection):
 class Engine:
     """The Engine behind a socket. A connection is opened for each request, so threads may share an instance."""
 
-    def __init__(self, socket_path: str = "/var/run/docker.sock", timeout: float = 10):
+    def __init__(self, socket_path: str, timeout: float = 10):
         self.socket_path = socket_path
         self.timeout = timeout
 

@@ -99,6 +99,18 @@ def test_a_value_that_cannot_be_rendered_is_reported_by_name():
     assert (found.values, found.problems) == ({}, ["v cannot be used: ValueError"])
 
 
+def test_whatever_is_wrong_with_an_argument_the_next_one_is_looked_at():
+    def render(name):
+        if name == "broken":
+            raise ValueError
+        return "x"
+
+    options = {name: {"required": True} for name in ("later", "missing", "broken", "good")}
+    found = check(options, {"broken", "good"}, render, lambda error: type(error).__name__, rules={}, later=["later"])
+    assert found.values == {"good": "x"}
+    assert found.problems == ["missing is missing. Set it to text.", "broken cannot be used: ValueError"]
+
+
 @pytest.mark.parametrize(
     ("value", "option", "rules", "told"),
     [

@@ -5,10 +5,12 @@ import contextlib
 import datetime
 import gzip
 import hashlib
+import inspect
 import io
 import json
 import sqlite3
 import struct
+import sys
 import tarfile
 import zipfile
 
@@ -164,14 +166,18 @@ def test_node_packages_are_the_production_closure_from_the_nearest_directory():
             "node_modules/a": {"version": "1.0.0", "license": "MIT", "dependencies": {"c": "1"}},
             "node_modules/a/node_modules/c": {"version": "1.0.0", "dependencies": {"@s/b": "2"}},
             "node_modules/c": {"version": "2.0.0"},
-            "node_modules/@s/b": {"version": "3.0.0", "optionalDependencies": {"absent": "1"}},
+            "node_modules/@s/b": {"version": "3.0.0", "optionalDependencies": {"absent": "1", "e": "1"}, "license": "ISC"},
+            "node_modules/e": {"version": "5.0.0", "optional": True, "peerDependencies": {"f": "1"}},
+            "node_modules/f": {"version": "6.0.0"},
             "node_modules/d": {"version": "4.0.0", "dev": True},
         }
     }
-    assert [(package.namespace, package.name, package.version) for package in packages.node_packages(lock, "api")] == [
-        (None, "a", "1.0.0"),
-        (None, "c", "1.0.0"),
-        ("@s", "b", "3.0.0"),
+    assert packages.node_packages(lock, "api") == [
+        packages.Package("npm", "a", "1.0.0", licences=("MIT",)),
+        packages.Package("npm", "c", "1.0.0"),
+        packages.Package("npm", "e", "5.0.0"),
+        packages.Package("npm", "f", "6.0.0"),
+        packages.Package("npm", "b", "3.0.0", "@s", licences=("ISC",)),
     ]
 
 
@@ -189,8 +195,9 @@ def test_a_wheel_says_what_it_is(tmp_path, metadata, licences):
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr("a_b-1.0.dist-info/METADATA", f"Metadata-Version: 2.4\nName: a.b\nVersion: 1.0\n{metadata}\n")
         wheel.writestr("a_b/_vendor/c-2.dist-info/METADATA", "Name: c\nVersion: 2\n")
-    package = packages.wheel_package(str(path), "0" * 64)
-    assert (package.name, package.version, package.licences) == ("a-b", "1.0", licences)
+    assert packages.wheel_package(str(path), "0" * 64) == packages.Package(
+        "pypi", "a-b", "1.0", qualifiers=(("file_name", path.name),), licences=licences, sha256="0" * 64
+    )
 
 
 def bill() -> str:
@@ -213,6 +220,21 @@ def test_the_bill_of_materials_is_valid_and_complete():
     assert {"image:api", "image:minio", "pkg:pypi/ansible@14.5.0"} == depends["campaign.platform"]
     assert "pkg:npm/%40nestjs/core@12.5.1" in depends["image:api"] - depends["image:minio"]
     assert read["serialNumber"].startswith("urn:uuid:")
+    (container,) = [component for component in read["components"] if component["bom-ref"] == "image:api"]
+    assert container == {
+        "bom-ref": "image:api",
+        "name": "campaign/api",
+        "version": "2",
+        "type": "container",
+        "properties": [{"name": "campaign.platform:image_id", "value": IMAGE_ID}],
+    }
+
+
+def test_it_is_known_that_the_library_of_the_bill_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cyclonedx.model", None)
+    again = {"__name__": sbom.__module__}
+    exec(inspect.getsource(sys.modules[sbom.__module__]), again)
+    assert again["HAS_CYCLONEDX"] is False
 
 
 def test_the_same_contents_give_the_same_bill():

@@ -188,7 +188,7 @@ def failure(code: str) -> ClientError:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (failure("ResourceNotFoundException"), "there is no such secret"),
+        (failure("ResourceNotFoundException"), "there is no such secret. Check stack_aws_secret_id and stack_aws_region,"),
         (failure("AccessDeniedException"), "secretsmanager:GetSecretValue"),
         (failure("ThrottlingException"), "throttled 4 times"),
         (failure("ExpiredTokenException"), "have expired"),
