@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ansible.errors import AnsibleError
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, inputs
 from ansible_collections.campaign.platform.plugins.plugin_utils.aws import Answer
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import known_secrets, url_credentials
@@ -638,3 +639,58 @@ def test_a_whole_variable_may_be_an_expression():
     declared, _renderer, problems = declare(BASE | given)
     assert problems == []
     assert declared.settings["LOG_LEVEL"] == "warn"
+
+
+class Lookup:
+    """The lookup of amazon.aws: it signs in with its client, and answers or fails."""
+
+    def __init__(self, answer):
+        self.answer = answer
+        self.connected = []
+        self.asked = []
+
+    def client(self, *arguments, **options):
+        self.connected.append((arguments, options))
+
+    def run(self, terms, variables, **options):
+        self.client("secretsmanager", "the collection's own retries")
+        self.asked.append((terms, variables, options))
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+def read_with(monkeypatch, lookup):
+    loaded = []
+    monkeypatch.setattr(inputs.lookup_loader, "get", lambda *names, **context: loaded.append((names, context)) or lookup)
+    answer = inputs._reader("a templar", "a loader", {"v": 1})("campaign/x", "eu-central-1")
+    assert loaded == [(("amazon.aws.secretsmanager_secret",), {"loader": "a loader", "templar": "a templar"})]
+    return answer
+
+
+def test_a_secret_of_aws_is_read_through_amazon_aws_with_limits_of_time(monkeypatch):
+    lookup = Lookup(['{"jwt_secret": "x"}'])
+    assert read_with(monkeypatch, lookup) == Answer({"jwt_secret": "x"})
+    assert lookup.asked == [(["campaign/x"], {"v": 1}, {"region": "eu-central-1"})]
+    (((service, retries), options),) = lookup.connected
+    assert service == "secretsmanager"
+    # Decorates what asks, so that it asks once.
+    assert callable(retries)
+    assert (options["config"].connect_timeout, options["config"].read_timeout) == (3, 10)
+    assert options["config"].retries == {"mode": "standard", "total_max_attempts": 4}
+
+
+def test_what_amazon_aws_cannot_read_is_told_without_its_words(monkeypatch):
+    assert read_with(monkeypatch, Lookup([])).problems == read_with(monkeypatch, Lookup(["[]"])).problems
+    (problem,) = read_with(monkeypatch, Lookup(AnsibleError("a value"))).problems
+    assert problem == "the answer is not usable (AnsibleError). Try again later, and check stack_aws_secret_id and stack_aws_region."
+    (problem,) = read_with(monkeypatch, None).problems
+    assert problem == "the collection amazon.aws and the Python package boto3 are needed on this machine. Install both."
+
+
+@pytest.mark.parametrize(("port", "origin"), [("443", "https://campaign.example.com"), ("8443", "https://campaign.example.com:8443")])
+def test_the_address_of_the_page_has_the_port_where_it_is_not_that_of_https(port, origin):
+    given = PROD | {"stack_server_name": "campaign.example.com", "stack_https_port": port}
+    declared, _renderer, _problems = declare(given)
+    assert declared.settings["HTTPS_PORT"] == port
+    assert declared.origin() == origin
