@@ -362,7 +362,7 @@ def test_the_limit_of_processes_is_said_twice_and_equal(own, pids, variant):
 def test_what_a_layer_changes_stays_where_a_limit_is_added_to_it():
     entry = body(deploy={"resources": {"limits": {"memory": "1g"}}}) | {"dev": {"services": {"mailer": {"restart": "no"}}}}
     _base, override, _texts = released({**LOCAL, "stack_services": {"mailer": entry}}, "mailer")
-    assert override["services"]["mailer"] == {"restart": "no", "deploy": {"resources": {"limits": {"pids": 512}}}, "memswap_limit": "1g"}
+    assert override["services"]["mailer"] == {"restart": "no", "deploy": {"resources": {"limits": {"pids": 512}}}}
 
 
 @pytest.mark.parametrize("own", [{"mem_limit": "1g"}, {"cpus": 2}])

@@ -35,35 +35,5 @@ def test_addresses_that_are_not_there_are_told_once():
     assert hosts.away({"ports": rows}) == ["192.0.2.1"]
 
 
-NEW = {"engine": None, "engine_installed": False, "compose": None, "buildx": None}
-PACKAGES = {"engine": ["docker.io", "docker-cli"], "compose": ["docker-compose"], "buildx": ["docker-buildx"]}
-
-
-@pytest.mark.parametrize(
-    ("facts", "lacking", "is_new", "packages"),
-    [
-        (NEW, ["engine", "compose", "buildx"], True, ["docker.io", "docker-cli", "docker-compose", "docker-buildx"]),
-        # It is started, and nothing is installed over it.
-        (NEW | {"engine_installed": True}, ["engine", "compose", "buildx"], False, ["docker-compose", "docker-buildx"]),
-        (NEW | {"engine": {"version": "29.0.0"}, "engine_installed": True, "buildx": "0.29.1"}, ["compose"], False, ["docker-compose"]),
-        ({"engine": {"version": "29.0.0"}, "engine_installed": False, "compose": "2.40.3", "buildx": "0.29.1"}, [], False, []),
-    ],
-)
-def test_what_a_host_lacks_is_installed(facts, lacking, is_new, packages):
-    assert hosts.lacking(facts) == lacking
-    assert hosts.engine_is_new(facts) is is_new
-    assert hosts.packages(facts, PACKAGES) == ["python3-requests", *packages]
-
-
 def test_a_distribution_is_named_with_its_version():
     assert hosts.release_of({"distribution": {"id": "debian", "version_id": "13"}}) == "debian 13"
-
-
-def test_a_port_of_somebody_else_is_taken():
-    rows = [
-        {"port": 80, "busy": True, "project": None},
-        {"port": 81, "busy": True, "project": "q"},
-        {"port": 82, "busy": True, "project": "p"},
-        {"port": 83, "busy": False, "project": None},
-    ]
-    assert hosts.taken({"ports": rows}, "p") == [80, 81]
