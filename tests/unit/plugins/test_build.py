@@ -675,11 +675,24 @@ LEAKS = {
 }
 
 
-@pytest.mark.parametrize("entry", LEAKS.values(), ids=LEAKS)
-def test_a_secret_stands_in_no_text_that_is_not_secret(entry):
+PLACES = {
+    "an address": "services.api.environment.X",
+    "a volume's options": "volumes.v.driver_opts.o",
+    "a setting": "settings.X",
+    "an environment": "services.api.environment.X",
+    "a layer": "services.api.labels.x",
+    "a command": "services.api.command",
+    "a config file": "configs.api./etc/x",
+    "a check": "checks.path",
+}
+
+
+@pytest.mark.parametrize("kind", LEAKS)
+def test_a_secret_stands_in_no_text_that_is_not_secret(kind):
+    entry = LEAKS[kind]
     given = {**LOCAL, "stack_services": {"api": entry}, "stack_secrets": {name: f"{name}-given-for-the-test" for name in secret_names()}}
     (problem,) = problems_of(given)
-    assert "the value of the secret jwt_secret" in problem
+    assert problem.startswith(f"{PLACES[kind]} holds the value of the secret jwt_secret, ")
     assert "given-for-the-test" not in problem
     declared, renderer, _problems = declare(given)
     with pytest.raises(TextError, match="jwt_secret"):

@@ -78,7 +78,7 @@ def raised(error: Exception, cause: Exception | None = None) -> Exception:
         (raised(AnsibleError("Attempting to decrypt but no vault secrets found s3cret")), "it cannot be decrypted."),
         (raised(AnsibleError("x s3cret"), ValueError("Decryption failed s3cret")), "it cannot be decrypted."),
         (raised(AnsibleUndefinedVariable("'a_name' is undefined")), "it refers to a_name, which is not defined."),
-        (raised(AnsibleError("The lookup plugin 'campaign.platform.env_file' failed: Write A=1.")), "Write A=1."),
+        (raised(AnsibleError("The lookup plugin 'campaign.platform.env_file' failed: Write A=1.\nOr B=1.")), "Write A=1.\nOr B=1."),
         (raised(AnsibleError("The lookup plugin 'somebody.else.plugin' failed: s3cret")), "its expression fails (AnsibleError)."),
         (raised(FileNotFoundError(2, "No such file or directory", "/a.j2")), "/a.j2 cannot be read (No such file or directory)."),
         (raised(ValueError("s3cret")), "its expression fails (ValueError). Correct the expression, or give the value itself."),
