@@ -89,6 +89,21 @@ def test_a_container_is_named_once_with_what_was_done_to_it():
     assert summary.changes("campaign", results, ["api-migrate"]) == {"recreated": ["api"], "created": ["rules-engine"], "started": ["vite"]}
 
 
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        ("Recreate", "recreated"),
+        ("Creating", "created"),
+        ("Removing", "removed"),
+        ("Restarting", "restarted"),
+        ("Starting", "started"),
+        ("Stopping", "stopped"),
+    ],
+)
+def test_what_was_done_has_the_words_of_docker(status, kind):
+    assert summary.changes("campaign", [{"actions": [action("campaign-api-1", status)]}], []) == {kind: ["api"]}
+
+
 def test_a_run_that_changed_nothing_says_so(local):
     assert "Changed by this run: no container." in told(local, {"actions": []}, is_new=False)
 
