@@ -72,7 +72,33 @@ def test_yaml_brings_every_value_through(value):
     assert yaml.safe_load(to_compose({"a": [value], "b": {"c": value}})) == {"a": [value], "b": {"c": value}}
 
 
-@pytest.mark.parametrize("value", ["1e3", "0o17", "08", "1E5", "0x1f", "no", "y", "Off", "~", "null", "1", "1.5", ".inf", "2024-01-01", "12:30"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "1e3",
+        "0o17",
+        "08",
+        "1E5",
+        "0x1f",
+        "no",
+        "n",
+        "y",
+        "Yes",
+        "on",
+        "Off",
+        "TRUE",
+        "False",
+        "inf",
+        "NaN",
+        "~",
+        "null",
+        "1",
+        "1.5",
+        ".inf",
+        "2024-01-01",
+        "12:30",
+    ],
+)
 def test_what_a_reader_could_take_for_a_number_is_quoted(value):
     assert to_compose({"a": value}) == f'---\na: "{value}"\n'
 
