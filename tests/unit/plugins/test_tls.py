@@ -55,6 +55,16 @@ WEAK_RSA = rsa.generate_private_key(65537, 1024)
 WEAK_EC = ec.generate_private_key(ec.SECP224R1())
 
 
+def resigned(certificate: x509.Certificate, algorithm: int) -> x509.Certificate:
+    """Return an RSA certificate that says it is signed with another algorithm, because the library signs with none that is weak."""
+    rsa_encryption = bytes.fromhex("2a864886f70d0101")
+    encoded = certificate.public_bytes(serialization.Encoding.DER)
+    return x509.load_der_x509_certificate(encoded.replace(rsa_encryption + b"\x0b", rsa_encryption + bytes([algorithm])))
+
+
+MD5, SHA1 = 4, 5
+
+
 @pytest.mark.parametrize(
     ("certificate", "key", "name"),
     [
@@ -110,6 +120,8 @@ def test_nothing_is_wrong(certificate, key, name):
         (pem(issue(names=("*.campaign.example.com",))), key_pem(), NAME, "is not made out to stack_server_name"),
         (pem(issue(usage=CLIENTS)), key_pem(), NAME, "lacks serverAuth"),
         (pem(issue(WEAK_RSA)), key_pem(WEAK_RSA), NAME, "has a weak or unusual key"),
+        (pem(resigned(issue(RSA), SHA1)), key_pem(RSA), NAME, "certificate 1 of 1 is signed with SHA1"),
+        (pem(resigned(issue(RSA), MD5)), key_pem(RSA), NAME, "certificate 1 of 1 is signed with MD5"),
         (pem(issue(WEAK_EC)), key_pem(WEAK_EC), NAME, "has a weak or unusual key"),
         (pem(issue(ED25519)), key_pem(ED25519), NAME, "has a weak or unusual key"),
     ],
@@ -121,6 +133,11 @@ def test_what_is_wrong_is_reported_by_name_and_without_a_value(certificate, key,
         assert "stack_" in problem
         # Neither a line of the key nor one of the certificate.
         assert not re.search(r"[A-Za-z0-9+/]{40}", problem)
+
+
+def test_a_root_may_be_signed_with_anything():
+    root = resigned(issue(RSA, names=(), usage=None, subject="authority", authority=True), SHA1)
+    assert tls_problems(pem(issue(issuer=root, signer=RSA), root), key_pem(), NAME) == []
 
 
 def test_the_time_is_the_one_that_is_given():
