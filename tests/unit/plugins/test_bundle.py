@@ -188,6 +188,9 @@ def test_node_packages_are_the_production_closure_from_the_nearest_directory():
         ("License: BSD\nClassifier: License :: OSI Approved :: BSD License\n", ("BSD",)),
         ("Classifier: License :: OSI Approved :: MIT License\n", ("MIT License",)),
         ("License: UNKNOWN\n", ()),
+        # A line at most: what is longer is the licence's own text.
+        (f"License: {'x' * 80}\n", ("x" * 80,)),
+        (f"License: {'x' * 81}\n", ()),
     ],
 )
 def test_a_wheel_says_what_it_is(tmp_path, metadata, licences):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """One run at a time works on a stack, and a run that was killed stops nobody for long."""
 
+import datetime
 import fcntl
 import json
 import os
@@ -204,3 +205,18 @@ def test_the_commit_is_that_of_the_inventory(tmp_path):
         subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
     assert len(controller.holder(1, str(tmp_path))["commit"]) == 40
     assert controller.commit_of("/nowhere") is None
+
+
+@pytest.fixture
+def far_from_greenwich(monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setenv("TZ", "Etc/GMT-9")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("far_from_greenwich")
+def test_the_time_of_a_holder_is_that_of_the_world():
+    said = datetime.datetime.strptime(module._now(), "%Y-%m-%dT%H:%M:%S%z")
+    assert abs(said - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(minutes=1)
