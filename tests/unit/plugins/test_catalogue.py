@@ -141,9 +141,34 @@ def test_what_is_wrong_with_an_entry_is_reported_by_its_path(given, told):
     assert told in problems[0]
 
 
+NEEDED = {"postgres": {}, "redis": {"acl": "x"}, "s3": {"policy": {"Statement": []}}}
+
+
+@pytest.mark.parametrize(
+    ("server", "key"),
+    [
+        *(("postgres", key) for key in ("user", "role", "schema", "password")),
+        ("redis", "user"),
+        ("redis", "password"),
+        ("s3", "access_key"),
+        ("s3", "secret_key"),
+    ],
+)
+def test_a_name_at_a_server_is_one_that_the_server_allows(server, key):
+    def problems(name):
+        return list(entry_problems("s.m", entry(logins={server: {"mailer": {**NEEDED[server], key: name}}})))
+
+    assert problems("mailer_2") == problems("{{ setting.MAILER_NAME }}") == []
+    for name in ("", "a b", "a'b", "ä", "a" * 65):
+        assert problems(name) == [f"s.m.logins.{server}.mailer.{key} must be a name of letters, digits and _ that the server allows."]
+
+
 def test_everything_that_is_wrong_is_reported_at_once():
     given = {"bse": {}, "settings": {"a": {}}, "dev": {"services": {"x": {"imge": 1}}}}
     assert len(list(entry_problems("s.m", given))) == 5
+    logins = {"mysql": {}, "redis": ["x"], "postgres": {"A": {}, "a": "x", "b": {"grant": []}}}
+    told = list(entry_problems("s.m", entry(logins=logins)))
+    assert [problem.split()[0].removeprefix("s.m.logins.") for problem in told] == ["mysql", "redis", "postgres:", "postgres.a", "postgres.b.grant"]
 
 
 @pytest.mark.parametrize(

@@ -209,6 +209,8 @@ def test_an_error_of_the_sdk_is_explained_by_its_name_alone(error, message):
         text = aws.explain(aws.code_of(wrapped if not isinstance(error, RuntimeError) else error))
     assert message in text
     assert "s3cret" not in text
+    # What it means, what to do, and the name by which others find it.
+    assert re.fullmatch(r"(the|there|reading|its) [^\n]+[.a-z] \(\w+\)(\. Try again later, [a-z_ ,]+\.)?", text)
 
 
 ONE, TWO = ("one", VaultSecret(b"x")), ("two", VaultSecret(b"y"))
