@@ -3,8 +3,11 @@
 
 import datetime
 import fcntl
+import getpass
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -220,3 +223,12 @@ def far_from_greenwich(monkeypatch):
 def test_the_time_of_a_holder_is_that_of_the_world():
     said = datetime.datetime.strptime(module._now(), "%Y-%m-%dT%H:%M:%S%z")
     assert abs(said - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(minutes=1)
+
+
+def test_a_holder_says_who_works_and_where():
+    mine = controller.holder(os.getpid(), "/")
+    machine = mine.pop("machine")
+    run = mine.pop("run")
+    assert mine == {"user": getpass.getuser(), "controller": socket.gethostname(), "pid": os.getpid(), "commit": None}
+    assert re.fullmatch(r"[0-9a-f]{12}", machine)
+    assert re.fullmatch(rf"{machine}-{os.getpid()}-[0-9]+", run)
