@@ -125,6 +125,7 @@ def test_parents_come_first_and_are_arguments(files):
     assert made["api"]["parents"] == ["base", "node"]
     assert made["api"]["args"] == {"NODE": made["node"]["reference"]}
     assert made["api"]["base_suite"] == "trixie"
+    assert {key: image["expected_seconds"] for key, image in made.items()} == {"base": 0, "node": 0, "redis": 0, "api": 40}
     assert list(made) == ["base", "node", "redis", "api"]
     assert {image["how"] for image in made.values()} == {"build"}
 
