@@ -155,6 +155,17 @@ def test_what_is_pulled_is_told_with_what_no_lock_names():
     assert (found["pulled"], found["built"], found["not_locked"]) == ([reference], [], [reference])
 
 
+def test_what_is_loaded_is_told_with_the_disk_that_it_takes():
+    layers = {"a": {"size": 2 << 20, "packed": 1 << 20}}
+    image = {"key": "redis", "how": "load", "parents": [], "reference": "campaign/redis:1", "id": "sha256:1", "layers": ["a"]}
+    validated = {"source": "load", "required": ["redis"], "plans": {"load": {"redis": image}}, "bundle": {"platform": "linux/amd64", "layers": layers}}
+    found, _problems = looked(validated)
+    assert (found["missing"], found["pulled"], found["built"]) == ([image], [], [])
+    assert (found["platform"], found["load_mb"]) == ("linux/amd64", 3)
+    found, _problems = looked(validated, facts={"images": {"campaign/redis:1": "sha256:1"}})
+    assert (found["missing"], found["load_mb"]) == ([], 0)
+
+
 @pytest.mark.parametrize(("recorded", "source", "chosen"), [(None, "build", False), ("pull", "pull", True), ("build", "build", True)])
 def test_auto_is_what_the_host_has_a_record_of(recorded, source, chosen):
     found, _problems = looked(right(images_required=["redis"], images_source="auto"), facts={"images_source": recorded})
