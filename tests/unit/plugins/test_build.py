@@ -683,6 +683,7 @@ PLACES = {
     "a layer": "services.api.labels.x",
     "a command": "services.api.command",
     "a config file": "configs.api./etc/x",
+    "a metric": "metrics.command",
     "a check": "checks.path",
 }
 

@@ -145,22 +145,24 @@ NEEDED = {"postgres": {}, "redis": {"acl": "x"}, "s3": {"policy": {"Statement": 
 
 
 @pytest.mark.parametrize(
-    ("server", "key"),
+    ("server", "key", "wrong"),
     [
-        *(("postgres", key) for key in ("user", "role", "schema", "password")),
-        ("redis", "user"),
-        ("redis", "password"),
-        ("s3", "access_key"),
-        ("s3", "secret_key"),
+        *(("postgres", key, ["", "a b", "a'b", "ä", "a" * 65]) for key in ("user", "role", "schema")),
+        # The name of a secret, which is the collection's own.
+        *((server, "password", ["", "a b", "a'b", "ä", "A", "a" * 65]) for server in ("postgres", "redis")),
+        ("redis", "user", ["", "a b"]),
+        *(("s3", key, ["", "a b", "a'b", "ä", "A", "a" * 65]) for key in ("access_key", "secret_key")),
     ],
 )
-def test_a_name_at_a_server_is_one_that_the_server_allows(server, key):
+def test_a_name_at_a_server_is_one_that_the_server_allows(server, key, wrong):
     def problems(name):
         return list(entry_problems("s.m", entry(logins={server: {"mailer": {**NEEDED[server], key: name}}})))
 
     assert problems("mailer_2") == problems("{{ setting.MAILER_NAME }}") == []
-    for name in ("", "a b", "a'b", "ä", "a" * 65):
-        assert problems(name) == [f"s.m.logins.{server}.mailer.{key} must be a name of letters, digits and _ that the server allows."]
+    for name in wrong:
+        (problem,) = problems(name)
+        assert problem.startswith(f"s.m.logins.{server}.mailer.{key} must be a name of "), name
+        assert problem.endswith(", and one that the server allows.")
 
 
 def test_everything_that_is_wrong_is_reported_at_once():
