@@ -4,7 +4,7 @@
 import pytest
 from ansible_collections.campaign.platform.plugins.action.summary import place_of
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary
-from program import SECRET, build
+from program import SECRET, build, declare
 
 PLACE = summary.Place(
     host="host.example.com",
@@ -39,6 +39,26 @@ def test_a_local_stack_is_opened_by_the_addresses_that_it_publishes(local):
     assert lines[1] == "  frontend  http://localhost:28080"
     assert {"  api       http://localhost:3000", "  minio     http://localhost:9001", "  postgres  localhost:5432"} <= set(lines)
     assert "  ssh -L 28080:localhost:28080 -L 3000:localhost:3000 -L 9001:localhost:9001 deployer@host.example.com" in lines
+
+
+def test_what_to_do_next_stands_last(local):
+    text = told(local)
+    assert text.startswith(f"Release {local['release']} runs and is verified.\n")
+    _before, _heading, commands = text.partition("\nWhat to type next:\n")
+    assert [line.split("     ")[0] for line in commands.splitlines()][:3] == [
+        f"  {PLACE.verify}",
+        "  cd /opt/campaign && docker compose logs --follow",
+        f"  {PLACE.down}",
+    ]
+
+
+@pytest.mark.parametrize("port", ["127.0.0.1:8025:9025", {"target": 9025, "published": "8025", "host_ip": "127.0.0.1"}])
+def test_a_port_is_http_where_a_check_asks_the_port_inside_by_http(port):
+    declared, _renderer, _problems = declare({"stack_variant": "local"})
+    check = {"service": "mailer", "kind": "http", "port": 9025}
+    row = {"service": "mailer", "address": "127.0.0.1", "port": 8025, "scheme": "http"}
+    assert summary.addresses(declared, {"mailer": {"ports": [port]}}, [check]) == [row]
+    assert summary.addresses(declared, {"mailer": {"ports": [port]}}, [{**check, "kind": "tcp"}]) == [row | {"scheme": ""}]
 
 
 def test_what_is_open_to_others_needs_no_tunnel():
