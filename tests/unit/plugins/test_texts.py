@@ -153,3 +153,8 @@ def test_an_environment_file_may_have_comments_blanks_and_exports():
 def test_a_url_carries_every_password(value):
     parts = urlsplit(service_url("postgres", "u/ser", value or "x", "host:1/db"))
     assert (unquote(parts.username), unquote(parts.password), parts.hostname, parts.port) == ("u/ser", value or "x", "host", 1)
+
+
+@pytest.mark.parametrize("name", ["lower_case", "_1", "MixedCase"])
+def test_a_setting_may_have_any_name_of_a_variable(name):
+    assert parse_env(to_env_file({name: "x"})) == {name: "x"}
