@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.campaign.platform.plugins.plugin_utils import doctor
+from ansible_collections.campaign.platform.plugins.plugin_utils import doctor, holder
 from ansible_collections.campaign.platform.plugins.plugin_utils.inputs import RefusedError
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
 
@@ -56,7 +56,7 @@ class ActionModule(ActionBase):
         module: dict[str, Any] = self._execute_module(module_name="campaign.platform.status", module_args=asked, task_vars=task_vars or {})
         if module.get("failed"):
             return {**result, **module}
-        found = json.loads(json.dumps(module["status"]))
+        found = holder.looked_at(json.loads(json.dumps(module["status"])))
         case = doctor.Case(found, limits, skew_of(found["at"], before, time.time()))
         findings = doctor.diagnose(case, skip)
         failures = sum(finding.severity == doctor.FAILURE for finding in findings)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
-from ansible_collections.campaign.platform.plugins.plugin_utils import status
+from ansible_collections.campaign.platform.plugins.plugin_utils import holder, status
 from ansible_collections.campaign.platform.plugins.plugin_utils.inputs import RefusedError
 
 
@@ -65,7 +65,7 @@ class ActionModule(ActionBase):
         if module.get("failed"):
             return {**result, **module}
         # As plain data, which JMESPath asks for the type of.
-        found = json.loads(json.dumps(module["status"]))
+        found = holder.looked_at(json.loads(json.dumps(module["status"])))
         texts = {"json": json.dumps(found, indent=1, ensure_ascii=False) + "\n", "page": status.page(found)}
         told = status.lines(found)
         answered = {}

@@ -37,6 +37,7 @@ def place_of(variables: Mapping[str, Any], *, is_local: bool) -> summary.Place:
     playbook = "ansible-playbook " + "".join(f"-i {shown(path)} " for path in inventories)
     commands = {
         "deploy": f"{playbook}campaign.platform.site",
+        "rollback": f"{playbook}campaign.platform.rollback",
         "verify": f"{playbook}campaign.platform.verify -e stack_verify_depth=full",
         "down": f"{playbook}campaign.platform.down",
     }

@@ -167,7 +167,11 @@ def history(directory: str) -> list[dict[str, Any]]:
         for line in file:
             with contextlib.suppress(ValueError):
                 lines.append(json.loads(line))
-    return [line for line in lines if isinstance(line, dict)]
+    return [line for line in lines if isinstance(line, dict) and {type(line.get(name)) for name in ("time", "event")} == {str} and _is_text(line)]
+
+
+def _is_text(line: Mapping[str, Any]) -> bool:
+    return all(value is None or isinstance(value, str) for name, value in line.items() if name != "pid")
 
 
 def read(directory: str) -> dict[str, Any] | None:

@@ -22,6 +22,7 @@ _EMPTY: dict[str, Any] = {
     "restoring_jobs": [],
     "images": {},
     "references": [],
+    "networks": {},
     "ports": {},
     "settings": [],
     "checks": [],

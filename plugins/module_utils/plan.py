@@ -51,6 +51,8 @@ class Wanted:
     directory: str
     images: Mapping[str, str]
     hashes: Mapping[str, str]
+    # Names of the networks that each service's container is connected to.
+    networks: Mapping[str, list[str]] = field(default_factory=dict)
     # Files that were not on the host as the release has them. A container that mounts one holds what it was.
     damaged: frozenset[str] = frozenset()
 
@@ -131,10 +133,12 @@ def _of_service(
         reasons.append(f"image {reference} has other content: {_shortened(runs)} -> {_shortened(asked)}")
     bound = (container.get("NetworkSettings") or {}).get("Networks") or {}
     reasons += [f"network {name} is gone" for name, network in sorted(bound.items()) if network["NetworkID"] and network["NetworkID"] not in networks]
+    apart = [name for name in wanted.networks.get(service, ()) if name not in bound]
+    reasons += [f"it is not connected to the network {name}" for name in apart]
     held = sorted(mount["Source"] for mount in container.get("Mounts") or [] if mount.get("Source") in wanted.damaged)
     reasons += [f"{path} was changed or removed by hand" for path in held]
     if reasons:
-        return Change(service, RECREATE, reasons, forced=bool(held))
+        return Change(service, RECREATE, reasons, forced=bool(held or apart))
     if container["State"] != "running":
         return Change(service, START, [f"its container is {container['State']}"])
     return None

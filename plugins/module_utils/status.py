@@ -116,7 +116,7 @@ def lock_of(directory: str) -> dict[str, Any] | None:
     held = lock.read(directory)
     if held is None:
         return None
-    shown = {name: held.get(name) for name in ("user", "controller", "pid", "since", "release")}
+    shown = {name: held.get(name) for name in ("user", "controller", "machine", "pid", "run", "since", "release")}
     return {**shown, "age_seconds": max(int(held["age"]), 0), "is_alive": held["age"] < lock.LEASE}
 
 

@@ -31,7 +31,7 @@ options:
       - V(attempted) notes that the release is about to be started, and clears the way as V(cleared) does.
       - V(cleared) removes containers that would stop the release from starting. Those are what its jobs left behind, because C(docker compose down) removes
         the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
-        another service.
+        another service. It also unpauses containers.
       - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are.
       - V(chosen) reads a release that was in use before, O(release) or the one before the current one, so that it can be started as one that was staged.
       - V(ended) ends a run that failed: it writes the O(outcome) down and gives the lock back.
@@ -78,8 +78,9 @@ options:
         description:
           - What is deployed, written as C(manifest.json). Whoever acts on a release reads it there.
           - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs),
-            C(references) (of all images that the host has for the release), C(first_jobs) (jobs that end before anything is started), C(restoring_jobs)
-            (those that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened), C(configs) and C(secrets).
+            C(networks), C(references) (of all images that the host has for the release), C(first_jobs) (jobs that end before anything is
+            started), C(restoring_jobs) (those that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened),
+            C(configs) and C(secrets).
         type: dict
         required: true
   compose_version:
@@ -372,6 +373,8 @@ def acquire(wanted: lock.Lock | None, module: AnsibleModule) -> None:
             wanted.acquire(takeover=module.params["takeover"], dead=module.params["ended_run"])
         except lock.LockedError as error:
             module.fail_json(msg=str(error), locked_by=error.holder)
+        except OSError as error:
+            module.fail_json(msg=f"The stack's lock {wanted.path} cannot be taken: {error.strerror}. Nothing was changed. Remove what is in its place.")
 
 
 class Compose:
@@ -443,6 +446,7 @@ class Release:
         self.path = os.path.join(self.root, "releases", self.id)
         self.compose = Compose(module, engine, self.root)
         self.lock = lock_of(module)
+        self.is_chosen = False
         self.current_link = os.path.join(self.root, "current")
         current = self.current()
         # Names a release whose jobs may have run although it was never taken into use: what they changed is still in force.
@@ -577,6 +581,7 @@ class Release:
 
     def choose(self) -> None:
         """Read a release that was staged before, to go back to it: the one that is named, or the one that was in use before the current one."""
+        self.is_chosen = True
         acquire(self.lock, self.module)
         kept = self._kept()
         if not self.id:
@@ -597,7 +602,7 @@ class Release:
         files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)}, jobs=manifest["jobs"])
-        self.result.update(changed=True, is_verified=False, plan=[change.as_dict() for change in self._plan(files, frozenset())])
+        self.result.update(changed=True, is_verified=False, is_rollback=True, plan=[change.as_dict() for change in self._plan(files, frozenset())])
 
     def _kept(self) -> list[str]:
         """Return the releases that were taken into use at some time and are kept, the latest first."""
@@ -623,10 +628,14 @@ class Release:
             for container, service in services
             if any(takers.get(port.get("PublicPort"), service) != service for port in container.get("Ports") or [])
         ]
+        paused = [container for container in containers if container.get("State") == "paused"]
         noted = os.path.islink(self.attempt_link) and os.readlink(self.attempt_link) == os.path.join("releases", self.id)
-        self.result["changed"] = bool(doomed or holders or (note and not noted))
+        self.result["changed"] = bool(doomed or holders or paused or (note and not noted))
         if self.module.check_mode:
             return
+        for container in paused:
+            # Docker Compose cannot start it, and a check of its health cannot succeed.
+            self.engine.request("POST", f"/containers/{container['Id']}/unpause")
         if note:
             if self.lock:
                 self.lock.note(self.id)
@@ -688,7 +697,7 @@ class Release:
     def _plan(self, files: dict[str, bytes], damaged: frozenset[str]) -> list[plans.Change]:
         """Return what would be done to the services' containers."""
         manifest, project = self.module.params["plan"]["manifest"], self.module.params["plan"]["project"]
-        if self.module.check_mode and not self.module.params["compose_version"]:
+        if self.module.check_mode and not self.module.params["compose_version"] and not self.is_chosen:
             # A host that is not prepared yet.
             return [plans.Change(service, plans.CREATE, ["there is no Docker Compose yet to be asked"]) for service in sorted(manifest["services"])]
 
@@ -698,7 +707,7 @@ class Release:
                 self.compose.remember(directory, output if status == 0 else "")
             return self.compose.definitions(directory)
 
-        wanted = plans.Wanted(project, self.path, manifest["images"], self._hashes(files), damaged)
+        wanted = plans.Wanted(project, self.path, manifest["images"], self._hashes(files), manifest.get("networks") or {}, damaged)
         try:
             return plans.compute(self.engine, wanted, definitions)
         except EngineError as error:

@@ -89,7 +89,8 @@ status:
       type: dict
     lock:
       description: >-
-        Who works on the stack, with C(user), C(controller), C(pid), C(since), C(release), C(age_seconds) (of the last sign of life) and C(is_alive), or null.
+        Who works on the stack, with C(user), C(controller), C(machine), C(pid), C(run), C(since), C(release), C(age_seconds) (of the last sign of life) and
+        C(is_alive), or null.
       type: dict
     history:
       description: The last ten events of the stack's history, the newest first, with C(time), C(event), C(release), C(user), C(controller) and C(commit).

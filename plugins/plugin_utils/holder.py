@@ -74,3 +74,9 @@ def has_ended(other: Mapping[str, Any]) -> bool:
     if other.get("machine") != machine or not isinstance(pid, int):
         return False
     return other.get("run") != f"{machine}-{pid}-{_started(pid)}"
+
+
+def looked_at(status: dict[str, Any]) -> dict[str, Any]:
+    """Return a stack's status in which the holder of the lock is not alive where this machine knows that its run has ended."""
+    held = status["lock"]
+    return {**status, "lock": {**held, "is_alive": False}} if held and has_ended(held) else status

@@ -695,6 +695,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "images": {name: services[name]["image"] for name in running},
         # With those that they are built on: what the host has for this release.
         "references": sorted({reference for reference in images.values() if not reference.startswith(_NOT_REQUIRED)}),
+        "networks": {name: _networks_of(services[name], rendered, project) for name in running},
         "ports": ports,
         "settings": list(declared.settings),
         "addresses": summaries.addresses(declared, services, rendered.checks),
@@ -714,6 +715,15 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "secrets": _keep(secrets, "path", "content", "uid", "gid"),
         "manifest": manifest,
     }
+
+
+def _networks_of(body: Mapping[str, Any], rendered: Rendered, project: str) -> list[str]:
+    """Return the names on the host of the networks that a container of a service is connected to."""
+    if "network_mode" in body:
+        return []
+    declared = merge(rendered.base.get("networks") or {}, rendered.override.get("networks") or {})
+    keys = list(body.get("networks") or ["default"])
+    return sorted(str((declared.get(key) or {}).get("name") or f"{project}_{key}") for key in keys)
 
 
 def _names_on_host(rendered: Rendered, kind: str, project: str) -> dict[str, str]:

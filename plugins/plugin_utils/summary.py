@@ -36,6 +36,7 @@ class Place:
     verify: str
     down: str
     deploy: str
+    rollback: str
     # How to see the password, by where it comes from.
     password: Mapping[str, str] = field(default_factory=dict)
 
@@ -123,14 +124,15 @@ def _did(done: Mapping[str, list[str]]) -> str:
 
 
 def _predicted(staged: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a deploy would do."""
-    plan, jobs = staged["plan"], staged["manifest"]["first_jobs"] + staged["manifest"]["jobs"]
+    """Yield what a deploy, or going back, would do."""
+    plan, jobs = staged["plan"], staged["manifest"]["first_jobs"] + staged["jobs"] if staged["is_new"] else []
     taken = f"take release {staged['release']} into use" if staged["is_new"] else "change containers" if plan else "change no container"
-    yield f"This was a check, and nothing was changed. A deploy would {taken}{':' if plan or (staged['is_new'] and jobs) else '.'}"
+    what = "Going back" if staged.get("is_rollback") else "A deploy"
+    yield f"This was a check, and nothing was changed. {what} would {taken}{':' if plan or jobs else '.'}"
     width = max((len(change["service"]) for change in plan), default=0)
     for change in plan:
         yield f"  {change['service']:{width}}  {_PLANNED[change['action']]}: {'; '.join(change['reasons'])}"
-    if staged["is_new"] and jobs:
+    if jobs:
         yield f"  and run {_listed(jobs)}"
 
 
@@ -138,7 +140,7 @@ def lines(staged: Mapping[str, Any], results: Iterable[Mapping[str, Any]], place
     """Return the lines. ``staged`` is what the module release returned, ``results`` what docker_compose_v2 did."""
     manifest = staged["manifest"]
     if check_mode:
-        return [*_predicted(staged), "To deploy:", f"  {place.deploy}"]
+        return [*_predicted(staged), *(["To go back:", f"  {place.rollback}"] if staged.get("is_rollback") else ["To deploy:", f"  {place.deploy}"])]
     done = changes(manifest["project"], results, manifest["jobs"])
     rows = manifest.get("addresses") or []
     user = manifest.get("sign_in")

@@ -175,6 +175,15 @@ def test_the_history_is_appended_to_and_says_who(lock, tmp_path):
     assert (first["event"], second["event"], "commit" in second) == ("started", "succeeded", False)
 
 
+def test_what_is_no_line_of_the_history_is_left_out(lock, tmp_path):
+    lock().record("started", release="r1")
+    with (tmp_path / "history.jsonl").open("ab") as file:
+        file.write(b'no JSON\n[1]\n{"event": 5}\n{"time": "t", "event": "succeeded", "release": ["x"]}\n\xff\n{"event": "succeeded"}\n')
+    lock().record("succeeded", release="r1")
+    assert [line["event"] for line in module.history(str(tmp_path))] == ["started", "succeeded"]
+    assert module.history(str(tmp_path / "nowhere")) == []
+
+
 def test_a_sign_of_life_is_given_while_something_is_waited_for(lock, tmp_path):
     lock().acquire()
     age(tmp_path, 50)
@@ -200,6 +209,10 @@ def test_a_run_of_this_machine_is_known_to_have_ended():
     # Of another machine nobody knows.
     assert not controller.has_ended({**mine, "machine": "another"})
     assert not controller.has_ended({})
+    held = {**mine, "is_alive": True}
+    assert controller.looked_at({"lock": held})["lock"]["is_alive"] is False
+    assert controller.looked_at({"lock": {**held, "machine": "another"}})["lock"]["is_alive"] is True
+    assert controller.looked_at({"lock": None}) == {"lock": None}
 
 
 def test_the_commit_is_that_of_the_inventory(tmp_path):

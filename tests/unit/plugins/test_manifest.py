@@ -46,6 +46,7 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "restoring_jobs": [],
         "images": {},
         "references": [],
+        "networks": {},
         "ports": {},
         "settings": [],
         "checks": [],

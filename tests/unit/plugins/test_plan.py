@@ -43,7 +43,7 @@ def container(service, config="h1", image="sha256:1", state="running", network="
 
 def computed(*containers, images=None, hashes=None, definitions=None, present=None, damaged=()):
     services = images or {"api": "api:1"}
-    wanted = plan.Wanted("p", NEW, services, hashes or dict.fromkeys([*services, "migrate"], "h1"), frozenset(damaged))
+    wanted = plan.Wanted("p", NEW, services, hashes or dict.fromkeys([*services, "migrate"], "h1"), {}, frozenset(damaged))
     known = definitions or {}
     changes = plan.compute(Engine(list(containers), {"api:1": "sha256:1"} if present is None else present), wanted, known.get)
     return [(change.service, change.action, change.reasons) for change in changes]
@@ -80,10 +80,18 @@ def test_each_difference_has_its_reason(given, action, reason):
 
 @pytest.mark.parametrize("damaged", [["/opt/stack/secrets/x"], []])
 def test_what_compose_would_not_do_by_itself_is_marked(damaged):
-    wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"}, frozenset(damaged))
+    wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"}, {}, frozenset(damaged))
     given = container("api", mounts=["/opt/stack/secrets/x"], network="net" if damaged else "gone")
     (change,) = plan.compute(Engine([given], {"api:1": "sha256:1"}), wanted, {}.get)
     assert change.as_dict()["forced"] is bool(damaged)
+
+
+@pytest.mark.parametrize(("networks", "reasons"), [(["front"], None), ([], None), (["back", "front"], ["it is not connected to the network back"])])
+def test_a_container_that_was_cut_off_is_recreated(networks, reasons):
+    wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"}, {"api": networks})
+    found = plan.compute(Engine([container("api")], {"api:1": "sha256:1"}), wanted, {}.get)
+    # No definition differs, so that Compose would leave it as it is.
+    assert [change.as_dict() for change in found] == ([{"service": "api", "action": "recreate", "reasons": reasons, "forced": True}] if reasons else [])
 
 
 def test_an_image_is_known_by_its_label_or_by_the_container():

@@ -67,6 +67,7 @@ class Engine:
         self.services, self.status = services, status
         self.networks, self.volumes = {"net": "p"}, volumes or {}
         self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
+        self.states = {}
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -82,7 +83,7 @@ class Engine:
         return [
             {
                 "Id": name,
-                "State": "running",
+                "State": self.states.get(name, "running"),
                 "Mounts": self.mounts.get(name, []),
                 "Labels": {"com.docker.compose.service": service, **self.labels.get(name, {})},
                 "Ports": [{"PublicPort": port} for port in self.ports.get(name, ())],
@@ -97,7 +98,7 @@ class Engine:
             return (409 if "in-use" in path else 200), b"[]"
         kind, name, *verb = path.strip("/").split("/")
         self.done.append((method, name, *verb))
-        if (method, verb) == ("POST", ["stop"]):
+        if method == "POST" and verb in (["stop"], ["unpause"]):
             return 204, b""
         assert method == "DELETE"
         if kind == "networks":
@@ -123,6 +124,7 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports
         "restoring_jobs": [],
         "ports": ports or {},
         "compose_files": [f"{root}/releases/{release}/docker-compose.yml"],
+        "env_file": f"{root}/releases/{release}/.env",
         "configs": [f"config/{release}/x.conf"],
         "secrets": [f"secrets/x_{release}"],
     }
@@ -558,6 +560,33 @@ def test_no_image_is_removed_beside_a_release_that_nobody_can_read(root):
     stage(root, THREE)
     assert activate(root, THREE, engine=engine, keep=1)["pruned_images"] == []
     assert engine.removed == []
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_a_paused_container_goes_on_before_anything_is_started(root, check):
+    stage(root, ONE)
+    engine = Engine(one="api", two="api")
+    engine.states["one"] = "paused"
+    assert attempt(root, ONE, engine=engine, note=False, check=check)["changed"] is True
+    assert engine.done == ([] if check else [("POST", "one", "unpause")])
+    engine.states.clear()
+    assert attempt(root, ONE, engine=engine, note=False)["changed"] is False
+
+
+def test_a_lock_that_cannot_be_taken_is_said_to_be_in_the_way(root):
+    (root / "lock.json").mkdir(parents=True)
+    with pytest.raises(Failed, match=r"lock\.json cannot be taken: Is a directory\. Nothing was changed\."):
+        stage(root, ONE, holder=HOLDER)
+
+
+def test_a_check_of_going_back_asks_compose_itself(root):
+    for release in (ONE, TWO):
+        stage(root, release)
+        activate(root, release)
+    engine = Engine(one="api")
+    engine.labels["one"] = as_deployed(root, TWO)
+    planned = choose(root, engine=engine, check=True, compose_version=None)["plan"]
+    assert [(change["service"], change["action"], change["reasons"]) for change in planned] == []
 
 
 HOLDER = {"user": "ada", "controller": "desk", "machine": "m", "pid": 1, "run": "m-1-1", "commit": None}

@@ -10,6 +10,7 @@ PLACE = summary.Place(
     host="host.example.com",
     ssh="deployer@host.example.com",
     deploy="make deploy",
+    rollback="make rollback",
     verify="make verify",
     down="make down",
     password={"generated": "`make password` shows the password.", "stack_secrets": "The password is operator_password of stack_secrets."},
@@ -21,7 +22,7 @@ def manifest(**given) -> dict:
 
 
 def told(manifest: dict, *results: dict, check_mode: bool = False, is_new: bool = True, plan: list | None = None) -> str:
-    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest, "plan": plan or []}
+    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest, "jobs": manifest["jobs"], "plan": plan or []}
     return "\n".join(summary.lines(staged, results, PLACE, directory="/opt/campaign", check_mode=check_mode))
 
 
@@ -165,6 +166,13 @@ def test_a_check_says_what_a_deploy_would_do_and_why(local, is_new, plan, expect
     lines = told(local, check_mode=True, is_new=is_new, plan=plan).format(release=local["release"]).splitlines()
     expected = [line.format(release=local["release"]) for line in expected]
     assert lines == ["This was a check, and nothing was changed. " + expected[0], *expected[1:], "To deploy:", "  make deploy"]
+
+
+def test_a_check_of_going_back_says_so(local):
+    staged = {"release": local["release"], "is_new": True, "is_rollback": True, "manifest": local, "jobs": local["jobs"], "plan": [API]}
+    lines = summary.lines(staged, [], PLACE, directory="/opt/campaign", check_mode=True)
+    assert lines[0] == f"This was a check, and nothing was changed. Going back would take release {local['release']} into use:"
+    assert lines[-2:] == ["To go back:", "  make rollback"]
 
 
 def test_a_release_of_an_earlier_version_has_no_addresses(local):
