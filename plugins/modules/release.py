@@ -374,7 +374,10 @@ def acquire(wanted: lock.Lock | None, module: AnsibleModule) -> None:
         except lock.LockedError as error:
             module.fail_json(msg=str(error), locked_by=error.holder)
         except OSError as error:
-            module.fail_json(msg=f"The stack's lock {wanted.path} cannot be taken: {error.strerror}. Nothing was changed. Remove what is in its place.")
+            module.fail_json(
+                msg=f"The stack's lock {wanted.path} cannot be taken: {error.strerror}. Nothing was changed. "
+                f"Check that {wanted.directory} is a directory with free space that root may write to, and remove what is in the place of the lock.",
+            )
 
 
 class Compose:

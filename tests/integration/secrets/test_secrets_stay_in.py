@@ -58,7 +58,7 @@ def test_a_failure_shows_no_secret(tmp_path, values):
     # A file where the stack's directory should be, so that staging fails while it holds the secrets.
     (tmp_path / "file").write_text("")
     output = run(tmp_path, values, stack_directory=str(tmp_path / "file"))
-    assert "Nothing that runs was changed" in output
+    assert "Nothing was changed" in output
     assert "canary-" not in output
 
 
