@@ -48,6 +48,12 @@ def undone(host, *argv: str):
         host.run(*argv)
 
 
+def container_of(host, service: str) -> str:
+    """Return the id of the container that a service has now; other tests deploy."""
+    filters = (f"label=com.docker.compose.{name}" for name in (f"project={host.project}", f"service={service}", "oneoff=False"))
+    return host.text("docker", "ps", "--all", "--quiet", "--no-trunc", *(word for one in filters for word in ("--filter", one))).strip()
+
+
 def test_a_healthy_stack_has_no_finding():
     code, said = doctor()
     assert code == 0, said
@@ -62,14 +68,15 @@ def test_the_status_is_what_the_engine_says(host, status):
     assert found["release"]["id"] == os.path.basename(host.text("readlink", f"{host.directory}/current").strip())
     assert {service["name"] for service in found["services"]} == set(host.services)
     for service in found["services"]:
-        container = host.containers[service["name"]]
+        container = json.loads(host.text("docker", "inspect", container_of(host, service["name"])))[0]
         assert (service["state"], service["health"], service["image_id"]) == ("running", "healthy", container["Image"])
         assert service["image_matches"]
         assert service["memory_bytes"] > 0
         assert (service["memory_limit_bytes"] or 0) == container["HostConfig"]["Memory"]
         assert service["oom_kills"] == 0
     assert found["jobs"]
-    assert {job["exit_code"] for job in found["jobs"]} == {0}
+    # A release that is started again does not run its migrations again, so that they have no container.
+    assert {0} <= {job["exit_code"] for job in found["jobs"]} <= {0, None}
     assert all(port["published"] and port["accepts"] for port in found["ports"])
     volumes = set(host.text("docker", "volume", "ls", "--quiet", "--filter", f"label=com.docker.compose.project={host.project}").split())
     assert {volume["name"] for volume in found["volumes"]} == volumes
@@ -87,7 +94,7 @@ def test_a_question_is_answered_and_a_wrong_one_is_refused():
 
 
 def test_a_service_that_somebody_stopped_is_found(host, status):
-    container = host.containers["scheduler"]["Id"]
+    container = container_of(host, "scheduler")
     with undone(host, "docker", "start", container):
         host.run("docker", "stop", container)
         code, said = doctor()
@@ -106,7 +113,7 @@ def test_a_secret_that_others_can_read_is_found(host):
 
 
 def test_a_service_that_ends_again_and_again_is_found(host):
-    container = host.containers["rules-engine"]["Id"]
+    container = container_of(host, "rules-engine")
     # A start by hand counts from the beginning again.
     with undone(host, "docker", "restart", container):
         for _kill in range(3):
