@@ -340,7 +340,7 @@ def test_of_two_deploys_at_once_one_wins_and_the_other_names_it(play):
 
 
 def test_a_deploy_that_was_killed_stops_nobody(deployed, inventory):
-    command = ["ansible-playbook", "-i", str(inventory), "playbooks/site.yml", "-e", json.dumps({"stack_log_level": "error"})]
+    command = ["ansible-playbook", "-i", str(inventory), "playbooks/site.yml", "-e", json.dumps({"stack_log_level": "debug"})]
     killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not (DIRECTORY / "lock.json").read_text() and time.monotonic() < deadline:
@@ -350,7 +350,7 @@ def test_a_deploy_that_was_killed_stops_nobody(deployed, inventory):
     killed.wait()
     assert (DIRECTORY / "lock.json").read_text() != ""
     # At once, because this machine knows that the run has ended.
-    deployed(stack_log_level="error")
+    deployed(stack_log_level="debug")
     events = [json.loads(line)["event"] for line in (DIRECTORY / "history.jsonl").read_text().splitlines()]
     assert "aborted" in events[-3:]
     assert not [container["Name"] for container in containers().values() if not container["Name"].startswith(f"/{PROJECT}-")]
