@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, lock, manifest, plan
+from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
@@ -359,33 +360,32 @@ def _problems_of_directory(path: str) -> list[str]:
 # --- Containers that differ from the release
 
 
-def compose_config(directory: str, written: dict[str, Any], *arguments: str) -> str | None:
-    """Return what `docker compose config` prints of a release, by the stack's own client; None where it cannot be asked."""
-    command = [os.path.join(directory, "client/docker"), "compose", "--project-directory", directory, "--project-name", written["project"]]
-    command += ["--env-file", written["env_file"] or "/dev/null", *(word for path in written["compose_files"] for word in ("--file", path))]
+def compose_config(socket: str, directory: str, written: dict[str, Any], *arguments: str) -> str | None:
+    """Return what `docker compose config` prints of a release, None where it cannot be asked."""
+    command = config_command(socket, directory, written["project"], written["compose_files"], written["env_file"] or "/dev/null", *arguments)
     try:
-        done = subprocess.run([*command, "--profile", "*", "config", *arguments], capture_output=True, text=True, timeout=COMPOSE_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMPOSE_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
 
 
-def hashes_of(directory: str, release: str, written: dict[str, Any], compose: str | None) -> dict[str, str] | None:
+def service_hashes(socket: str, directory: str, release: str, written: dict[str, Any], compose: str | None) -> dict[str, str] | None:
     """Return the hashes of the definitions of a release's services: as the deploy wrote them down for this version of Compose, or as Compose says now."""
     try:
-        noted = json.loads(host.read(os.path.join(release, "hashes.json")))
+        noted = json.loads(host.read(os.path.join(release, HASHES)))
         if compose and noted["compose"] == compose:
             return dict(noted["hashes"])
     except (ValueError, KeyError, TypeError):
         pass
-    printed = compose_config(directory, written, "--hash", "*")
-    return dict(line.split(None, 1) for line in printed.splitlines() if line.strip()) if printed else None
+    printed = compose_config(socket, directory, written, "--hash", "*")
+    return hashes_of(printed) if printed else None
 
 
-def definitions_of(directory: str, release: str) -> dict[str, Any] | None:
+def definitions_of(socket: str, directory: str, release: str) -> dict[str, Any] | None:
     """Return the definitions of a release's services by the directory of its files, None where they cannot be read."""
     try:
-        printed = compose_config(directory, manifest.read(os.path.join(release, manifest.NAME)), "--format", "json")
+        printed = compose_config(socket, directory, manifest.read(os.path.join(release, manifest.NAME)), "--format", "json")
         return json.loads(printed)["services"] if printed else None
     except (manifest.ManifestError, ValueError, KeyError, TypeError):
         return None
@@ -400,8 +400,8 @@ def container_drift(engine: Engine, directory: str, written: dict[str, Any], see
     if hashes is None:
         labels = {service: ((seen.of(service) or {}).get("Config") or {}).get("Labels") or {} for service in known}
         hashes = {service: found.get(plan.CONFIG_HASH, "") for service, found in labels.items()}
-    wanted = plan.Wanted(written["project"], os.path.dirname((written["compose_files"] or [""])[0]), written["images"], hashes)
-    changes = plan.compute(engine, wanted, functools.cache(functools.partial(definitions_of, directory)))
+    wanted = plan.Wanted(written["project"], os.path.dirname((written["compose_files"] or [""])[0]), written["images"], hashes, written["networks"])
+    changes = plan.compute(engine, wanted, functools.cache(functools.partial(definitions_of, engine.socket_path, directory)))
     rows = [
         {"service": change.service or None, "kind": KINDS[change.action], "what": "; ".join(change.reasons)}
         for change in changes
@@ -526,7 +526,7 @@ def _of_the_engine(engine: Engine, directory: str, written: dict[str, Any], comp
     if not project:
         return found, Observed()
     seen = observe(engine, project, written["images"].values())
-    hashes = hashes_of(directory, os.path.dirname(written["compose_files"][0]), written, compose) if written["compose_files"] else None
+    hashes = service_hashes(engine.socket_path, directory, os.path.dirname(written["compose_files"][0]), written, compose) if written["compose_files"] else None
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
         metrics = list(pool.map(lambda row: metric_of(engine, row, seen), written["metrics"]))
     found |= {

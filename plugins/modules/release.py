@@ -231,6 +231,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import lock, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
+from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
 from ansible_collections.campaign.platform.plugins.module_utils.engine import (
     PROJECT,
     Engine,
@@ -243,7 +244,6 @@ from ansible_collections.campaign.platform.plugins.module_utils.registry import 
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
-HASHES = "hashes.json"
 REMOVAL_ATTEMPTS = 60
 REMOVAL_DELAY = 0.5
 # Longer than the longest time that a service is given to stop, because the Engine answers when it has stopped.
@@ -384,16 +384,12 @@ class Compose:
     """Docker Compose, asked about the files of a release. It starts nothing, and it needs no Engine."""
 
     def __init__(self, module: AnsibleModule, engine: Engine, root: str):
-        self.module, self.root = module, root
-        # The configuration of the user matters for the places of plugins only.
-        settings = {"PATH": os.environ.get("PATH", os.defpath), "DOCKER_CONFIG": client_directory(), "DOCKER_HOST": f"unix://{engine.socket_path}"}
-        self.client = ["env", "-i", *(f"{name}={value}" for name, value in settings.items()), "docker", "compose"]
+        self.module, self.root, self.socket = module, root, engine.socket_path
         self._read: dict[str, Mapping[str, dict] | None] = {}
 
     def _config(self, project: str, files: list[str], environment: str, *arguments: str, descriptors: tuple[int, ...] = ()) -> tuple[int, str, str]:
-        command = [*self.client, "--project-directory", self.root, "--project-name", project, "--env-file", environment]
-        command += [word for path in files for word in ("--file", path)]
-        return self.module.run_command([*command, "--profile", "*", "config", *arguments], cwd="/", pass_fds=descriptors)
+        command = config_command(self.socket, self.root, project, files, environment, *arguments)
+        return self.module.run_command(command, cwd="/", pass_fds=descriptors)
 
     @contextlib.contextmanager
     def _in_memory(self, files: Mapping[str, bytes]) -> Iterator[tuple[list[str], str, tuple[int, ...]]]:
@@ -430,11 +426,6 @@ class Compose:
     def remember(self, directory: str, output: str) -> None:
         """Take what Compose printed as the services of the release in a directory."""
         self._read[directory] = json.loads(output)["services"] if output else None
-
-
-def hashes_of(output: str) -> dict[str, str]:
-    """Return the hashes of services from what `docker compose config --hash` prints."""
-    return dict(line.split(None, 1) for line in output.splitlines() if line.strip())
 
 
 class Release:

@@ -400,34 +400,47 @@ def test_what_depends_on_a_service_that_differs_is_no_drift(stack):
     assert [row[0] for row in stack.drift()] == ["api"]
 
 
-def client(stack, script: str) -> None:
-    """Give the stack a Docker client of the test's own."""
-    stack.file("client/docker", f"#!/bin/sh\n{script}\n", 0o755)
+@pytest.fixture
+def client(stack, monkeypatch):
+    """Give the host a Docker client of the test's own. The stack's client stays alone: each call of it is a sign of life of who holds the lock."""
+
+    def give(script: str) -> None:
+        found = stack.file("bin/docker", f"#!/bin/sh\n{script}\n", 0o755)
+        monkeypatch.setenv("PATH", f"{found.parent}{os.pathsep}{os.environ['PATH']}")
+
+    stack.file("client/docker", f"#!/bin/sh\ntouch {stack.directory}/called\nexit 1\n", 0o755)
+    yield give
+    assert not (stack.directory / "called").exists()
 
 
-def test_hashes_of_another_compose_are_not_taken(stack):
+def test_a_container_that_was_cut_off_is_drift(stack):
+    stack.release("aaaaaaaaaaaa", {**MANIFEST, "networks": {"api": ["p_backend-network"], "rules-engine": []}})
+    assert stack.drift() == [("api", "definition", "it is not connected to the network p_backend-network")]
+
+
+def test_hashes_of_another_compose_are_not_taken(stack, client):
     stack.hashes(compose="2.20.0", api="h2")
-    client(stack, "printf '%s\\n' 'api h1' 'rules-engine h3' 'api-migrate h1' 'volume h1'")
+    client("printf '%s\\n' 'api h1' 'rules-engine h3' 'api-migrate h1' 'volume h1'")
     assert [row[:2] for row in stack.drift()] == [("rules-engine", "definition")]
 
 
 @pytest.mark.parametrize("script", ["exit 1", None])
-def test_where_compose_says_nothing_definitions_are_not_known(stack, script):
+def test_where_compose_says_nothing_definitions_are_not_known(stack, client, script):
     stack.hashes(compose="2.20.0")
     if script:
-        client(stack, script)
+        client(script)
     found = stack.status()
     assert found["drift"] == []
     assert [row["what"] for row in found["not_known"]] == ["definition"]
 
 
-def test_what_differs_is_named_without_a_value(stack):
+def test_what_differs_is_named_without_a_value(stack, client):
     stack.hashes(api="h2")
     stack.release("bbbbbbbbbbbb", MANIFEST)
     labels = stack.engine.containers["api"]["Config"]["Labels"]
     labels["com.docker.compose.project.config_files"] = f"{stack.directory}/releases/bbbbbbbbbbbb/docker-compose.yml"
     old, new = ({"services": {"api": {"image": "api:1", "environment": {"LEVEL": level}}}} for level in ("secretive", "info"))
-    client(stack, f"case \"$*\" in *bbbbbbbbbbbb*) echo '{json.dumps(old)}';; *) echo '{json.dumps(new)}';; esac")
+    client(f"case \"$*\" in *bbbbbbbbbbbb*) echo '{json.dumps(old)}';; *) echo '{json.dumps(new)}';; esac")
     assert stack.drift() == [("api", "definition", "environment: LEVEL")]
 
 
