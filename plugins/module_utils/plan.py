@@ -37,6 +37,8 @@ class Change:
     reasons: list[str] = field(default_factory=list)
     # Docker Compose would not do it by itself, because no definition differs.
     forced: bool = False
+    # It is as the release has it, and Docker Compose does it because of a service that is not.
+    follows: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a module returns."""
@@ -57,17 +59,19 @@ class Wanted:
     damaged: frozenset[str] = frozenset()
 
 
+def image_id(engine: Engine, reference: str) -> str | None:
+    """Return the id of the image that a reference means, None where the Engine has none; raise EngineError."""
+    try:
+        return str(engine.get(image_path(reference))["Id"])
+    except EngineError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
 def image_ids(engine: Engine, references: Iterable[str]) -> dict[str, str | None]:
     """Return the ids of images by reference, None for one that the Engine does not have; raise EngineError."""
-    found: dict[str, str | None] = {}
-    for reference in sorted(set(references)):
-        try:
-            found[reference] = engine.get(image_path(reference))["Id"]
-        except EngineError as error:
-            if error.status != 404:
-                raise
-            found[reference] = None
-    return found
+    return {reference: image_id(engine, reference) for reference in sorted(set(references))}
 
 
 def _named(new: Mapping[str, Any], old: Mapping[str, Any]) -> list[str]:
@@ -159,7 +163,7 @@ def _followers(changes: dict[str, Change], containers: Mapping[str, list[dict[st
             needed = [item.split(":")[0] for item in found[0]["Labels"].get(DEPENDS_ON, "").split(",") if item]
             because = [other for other in needed if other in changes and changes[other].action == RECREATE]
             if because:
-                changes[service] = Change(service, RECREATE, [f"it depends on {other}" for other in because])
+                changes[service] = Change(service, RECREATE, [f"it depends on {other}" for other in because], follows=True)
                 waiting = True
 
 

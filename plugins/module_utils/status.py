@@ -24,7 +24,6 @@ from typing import Any
 from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, lock, manifest, plan
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
-from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 SCHEMA = 1
 METRIC_SECONDS = 15
@@ -34,11 +33,8 @@ COMPOSE_SECONDS = 30
 DETAIL = 200
 # States in which a container has an exit code that says something.
 ENDED = ("exited", "restarting", "dead")
-SERVICE = "com.docker.compose.service"
 # Kinds of drift by what a deploy would do about them.
 KINDS = {plan.CREATE: "container", plan.START: "container", plan.RECREATE: "definition", plan.REMOVE: "surplus"}
-# How a plan begins the reason of what Compose recreates because of another service.
-FOLLOWS = "it depends on "
 # What a killed `docker compose up` may leave.
 _TEMPORARY_NAME = re.compile(r"[0-9a-f]{12}_")
 # How the Engine spells that something never happened.
@@ -140,15 +136,6 @@ def _inspected(engine: Engine, identifier: str) -> dict | None:
         return None
 
 
-def _image_id(engine: Engine, reference: str) -> str | None:
-    try:
-        return engine.get(image_path(reference))["Id"]
-    except EngineError as error:
-        if error.status != 404:
-            raise
-        return None
-
-
 def memory_used(engine: Engine, identifier: str) -> int | None:
     """Return the bytes that a container uses, without what the kernel can drop at once, as `docker stats` counts; None where the kernel does not say."""
     try:
@@ -167,7 +154,7 @@ def observe(engine: Engine, project: str, references: Iterable[str]) -> Observed
     found = Observed()
     wanted = sorted(set(references))
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-        images = pool.map(lambda reference: _image_id(engine, reference), wanted)
+        images = pool.map(lambda reference: plan.image_id(engine, reference), wanted)
         listed = [item["Id"] for item in project_containers(engine, project)]
         inspected = [container for container in pool.map(lambda identifier: _inspected(engine, identifier), listed) if container]
         running = [container["Id"] for container in inspected if container["State"]["Status"] == "running"]
@@ -175,7 +162,7 @@ def observe(engine: Engine, project: str, references: Iterable[str]) -> Observed
         found.images = dict(zip(wanted, images, strict=True))
     for container in sorted(inspected, key=lambda container: container["State"]["Status"] != "running"):
         labels = (container.get("Config") or {}).get("Labels") or {}
-        found.containers.setdefault(labels.get(SERVICE, ""), []).append(container)
+        found.containers.setdefault(labels.get(plan.SERVICE, ""), []).append(container)
     return found
 
 
@@ -402,12 +389,7 @@ def container_drift(engine: Engine, directory: str, written: dict[str, Any], see
         hashes = {service: found.get(plan.CONFIG_HASH, "") for service, found in labels.items()}
     wanted = plan.Wanted(written["project"], os.path.dirname((written["compose_files"] or [""])[0]), written["images"], hashes, written["networks"])
     changes = plan.compute(engine, wanted, functools.cache(functools.partial(definitions_of, engine.socket_path, directory)))
-    rows = [
-        {"service": change.service or None, "kind": KINDS[change.action], "what": "; ".join(change.reasons)}
-        for change in changes
-        # What Compose recreates with another service is as the release has it.
-        if not all(reason.startswith(FOLLOWS) for reason in change.reasons)
-    ]
+    rows = [{"service": change.service or None, "kind": KINDS[change.action], "what": "; ".join(change.reasons)} for change in changes if not change.follows]
     for service in written["services"]:
         name = (seen.of(service) or {}).get("Name", "").lstrip("/")
         if _TEMPORARY_NAME.match(name):

@@ -306,15 +306,25 @@ def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool
                 yield f"{where}.{container}.{name} must be a mapping."
 
 
+def _removal_problems(where: str, rows: Mapping[str, Any], what: str, known: Entry) -> Iterator[str]:
+    """Tell what a row that is empty would take out, but is not there."""
+    there = _rows(known, f"{what}s")
+    for name, row in rows.items():
+        if row is None and name not in there:
+            yield f"{where}.{name} is empty, which takes a {what} out, but there is no {what} of that name. {did_you_mean(str(name), there)}"
+
+
+def _whole_rows(rows: Mapping[str, Any], key: str, known: Entry) -> Iterator[tuple[str, Entry]]:
+    """Yield each row as it is over what is known under its name."""
+    for name, row in rows.items():
+        if isinstance(row, Mapping):
+            yield name, {**_rows(known, key, str(name)), **row}
+
+
 def _check_problems(where: str, checks: Any, known: Entry) -> Iterator[str]:
     yield from _row_problems(where, checks, CHECK_KEYS)
-    rows = _rows(known, "checks")
-    for name, row in checks.items():
-        if row is None and name not in rows:
-            yield f"{where}.{name} is empty, which takes a check out, but there is no check of that name. {did_you_mean(str(name), rows)}"
-        if not isinstance(row, Mapping):
-            continue
-        whole = {**_rows(known, "checks", str(name)), **row}
+    yield from _removal_problems(where, checks, "check", known)
+    for name, whole in _whole_rows(checks, "checks", known):
         kind = whole.get("kind")
         if kind not in CHECK_KINDS:
             yield f"{where}.{name}.kind must be one of {', '.join(CHECK_KINDS)}."
@@ -326,13 +336,8 @@ def _check_problems(where: str, checks: Any, known: Entry) -> Iterator[str]:
 
 def _metric_problems(where: str, metrics: Any, known: Entry) -> Iterator[str]:
     yield from _row_problems(where, metrics, METRIC_KEYS)
-    rows = _rows(known, "metrics")
-    for name, row in metrics.items():
-        if row is None and name not in rows:
-            yield f"{where}.{name} is empty, which takes a metric out, but there is no metric of that name. {did_you_mean(str(name), rows)}"
-        if not isinstance(row, Mapping):
-            continue
-        whole = {**_rows(known, "metrics", str(name)), **row}
+    yield from _removal_problems(where, metrics, "metric", known)
+    for name, whole in _whole_rows(metrics, "metrics", known):
         command = whole.get("command")
         if not _is_expression(command) and not (isinstance(command, (list, tuple)) and command):
             yield f"{where}.{name}.command must be a list that prints a number, such as [node, queue-length.mjs]."
