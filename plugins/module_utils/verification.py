@@ -19,7 +19,7 @@ from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, EngineTimeout, demultiplex, message_of, project_containers
 from ansible_collections.campaign.platform.plugins.module_utils.http import HttpError, Target, Tls, exchange
 from ansible_collections.campaign.platform.plugins.module_utils.lock import Pulse
-from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
+from ansible_collections.campaign.platform.plugins.module_utils.plan import image_id
 from ansible_collections.campaign.platform.plugins.module_utils.verdict import shorten
 
 CONNECT_TIMEOUT = 2
@@ -332,12 +332,9 @@ class Stack:
     def check_image(self, service: str, reference: str) -> None:
         """Prove that a service runs the image of the release, whatever its tag has come to mean."""
         running = self.containers[service]["Image"]
-        try:
-            wanted = self.engine.get(image_path(reference))["Id"]
-        except EngineError as error:
-            if error.status != 404:
-                raise
-            raise Failed(f"{reference} to be among the Engine's images", f"not there; {running} runs") from None
+        wanted = image_id(self.engine, reference)
+        if wanted is None:
+            raise Failed(f"{reference} to be among the Engine's images", f"not there; {running} runs")
         if running != wanted:
             raise Failed(f"to run {reference}, which is {wanted}", running)
 
