@@ -17,13 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 if not any(isinstance(finder, _AnsibleCollectionFinder) for finder in sys.meta_path):
     _AnsibleCollectionFinder(paths=[str(ROOT / "collections")])._install()
 
+import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, inputs, release
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer
 
 ROLE = ROOT / "roles/stack"
-IMAGES = ("api", "dev", "frontend", "minio", "postgis", "redis", "rules-engine", "scheduler")
+IMAGES = ("api", "dev", "frontend", "minio", "nginx", "postgis", "redis", "rules-engine", "scheduler")
 # What every secret of a golden file ends with, behind its own name.
 SECRET = "-of-the-golden-files"
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -124,8 +125,13 @@ def secret_texts(plan: Mapping[str, Any]) -> dict[str, str]:
 def release_files(plan: Mapping[str, Any]) -> dict[str, str]:
     """Return the texts of a release by the path of the file that shows them."""
     texts = {file["name"]: file["content"] for file in plan["files"]}
+    services = yaml.safe_load(texts["docker-compose.yml"])["services"]
     for config in plan["configs"]:
-        assert texts.setdefault(config["name"], config["content"]) == config["content"], f"two different files {config['name']}"
+        name = config["name"]
+        if texts.get(name, config["content"]) != config["content"]:
+            mounted = [service for service, body in services.items() if any(config["path"] in str(volume) for volume in body.get("volumes") or ())]
+            name = f"{mounted[0]}-{name}"
+        assert texts.setdefault(name, config["content"]) == config["content"], f"two different files {name}"
     texts["manifest.json"] = json.dumps(plan["manifest"], indent=1, ensure_ascii=False) + "\n"
     # Every file of the repository ends with a line's end, a secret does not.
     return texts | {f"secrets/{name}": content.removesuffix("\n") + "\n" for name, content in secret_texts(plan).items()}

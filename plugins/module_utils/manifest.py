@@ -24,6 +24,8 @@ _EMPTY: dict[str, Any] = {
     "references": [],
     "networks": {},
     "ports": {},
+    "start_first": [],
+    "routes": {},
     "settings": [],
     "checks": [],
     "metrics": [],

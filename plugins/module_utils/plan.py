@@ -39,10 +39,12 @@ class Change:
     forced: bool = False
     # It is as the release has it, and Docker Compose does it because of a service that is not.
     follows: bool = False
+    # The new container is started beside the old one, which serves until the new one has proved itself.
+    beside: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return what a module returns."""
-        return {"service": self.service, "action": self.action, "reasons": self.reasons, "forced": self.forced}
+        return {"service": self.service, "action": self.action, "reasons": self.reasons, "forced": self.forced, "beside": self.beside}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Wanted:
     networks: Mapping[str, list[str]] = field(default_factory=dict)
     # Files that were not on the host as the release has them. A container that mounts one holds what it was.
     damaged: frozenset[str] = frozenset()
+    # Services of which two containers may run for a while.
+    start_first: frozenset[str] = frozenset()
 
 
 def image_id(engine: Engine, reference: str) -> str | None:
@@ -152,18 +156,32 @@ def _shortened(identifier: Any) -> str:
     return str(identifier).removeprefix("sha256:")[:_SHORT]
 
 
-def _followers(changes: dict[str, Change], containers: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Add what Compose recreates because it depends on what is recreated."""
+def _needs(containers: list[dict[str, Any]]) -> set[str]:
+    """Return the services that a service's container depends on, as Compose wrote it on the container."""
+    return {item.split(":")[0] for item in containers[0]["Labels"].get(DEPENDS_ON, "").split(",") if item} if containers else set()
+
+
+def _place(changes: dict[str, Change], containers: Mapping[str, list[dict[str, Any]]], start_first: frozenset[str]) -> None:
+    """Say what can be started beside what runs, and add what Compose recreates because it depends on what is recreated in its place."""
+
+    def can_be_beside(service: str) -> bool:
+        found = containers.get(service) or []
+        return service in start_first and len(found) == 1 and found[0]["State"] == "running"
+
+    for change in changes.values():
+        change.beside = change.action == RECREATE and can_be_beside(change.service)
     waiting = True
     while waiting:
         waiting = False
         for service, found in containers.items():
-            if service in changes or not found:
+            because = sorted(other for other in _needs(found) if other in changes and changes[other].action == RECREATE and not changes[other].beside)
+            if not because:
                 continue
-            needed = [item.split(":")[0] for item in found[0]["Labels"].get(DEPENDS_ON, "").split(",") if item]
-            because = [other for other in needed if other in changes and changes[other].action == RECREATE]
-            if because:
+            if service not in changes:
                 changes[service] = Change(service, RECREATE, [f"it depends on {other}" for other in because], follows=True)
+                waiting = True
+            elif changes[service].beside:
+                changes[service].beside = False
                 waiting = True
 
 
@@ -185,6 +203,6 @@ def compute(engine: Engine, wanted: Wanted, definitions: Definitions) -> list[Ch
     networks = {network["Id"] for network in engine.get("/networks")}
     each = {service: _of_service(service, containers, wanted, ids, networks, definitions) for service, containers in found.items()}
     changes = {service: change for service, change in each.items() if change}
-    _followers(changes, found)
+    _place(changes, found, wanted.start_first)
     removed = [Change(service, REMOVE, ["the release has no such service"]) for service in sorted(strangers)]
     return [changes[service] for service in sorted(changes)] + removed

@@ -20,6 +20,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import En
 from ansible_collections.campaign.platform.plugins.module_utils.http import HttpError, Target, Tls, exchange
 from ansible_collections.campaign.platform.plugins.module_utils.lock import Pulse
 from ansible_collections.campaign.platform.plugins.module_utils.plan import image_id
+from ansible_collections.campaign.platform.plugins.module_utils.routes import by_age
 from ansible_collections.campaign.platform.plugins.module_utils.verdict import shorten
 
 CONNECT_TIMEOUT = 2
@@ -142,7 +143,8 @@ class Stack:
     def refresh(self) -> None:
         """Read the state of every container of the project."""
         found = {}
-        for item in project_containers(self.engine, self.params["project"]):
+        # Where a service has two, one of them is about to replace the other: the newer one is meant.
+        for item in by_age(project_containers(self.engine, self.params["project"])):
             try:
                 found[item["Labels"]["com.docker.compose.service"]] = self.engine.get(f"/containers/{item['Id']}/json")
             except EngineError as error:
@@ -386,6 +388,14 @@ class Stack:
         if not failures and self.params.get("settle"):
             failures += self.settle()
         return len(tasks) + len(self.params["services"]) + len(self.params["jobs"]) - len(failures), failures
+
+
+def only_beside(params: dict[str, Any]) -> None:
+    """Leave what can be asked of the newest containers of some services alone, while older ones still answer at the addresses that people use."""
+    chosen = params["beside"]
+    params["services"] = [service for service in params["services"] or [] if service in chosen]
+    params["images"] = {service: image for service, image in (params["images"] or {}).items() if service in chosen}
+    params["checks"] = [check for check in params["checks"] or [] if check["service"] in chosen and not check["address"] and check["depth"] == "basic"]
 
 
 def problems_of(checks: list[dict[str, Any]]) -> list[str]:

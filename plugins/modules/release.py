@@ -20,7 +20,8 @@ options:
     description: The stack's directory on the host. Required unless O(state=staged).
     type: path
   release:
-    description: The release's id, the name of its directory below C(releases). Required with O(state=attempted), O(state=cleared) and O(state=current).
+    description: The release's id, the name of its directory below C(releases). Required with O(state=attempted), O(state=cleared),
+      O(state=switched) and O(state=current).
     type: str
   project:
     description: The Compose project's name. Required with O(state=down).
@@ -32,12 +33,15 @@ options:
       - V(cleared) removes containers that would stop the release from starting. Those are what its jobs left behind, because C(docker compose down) removes
         the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
         another service. It also unpauses containers.
-      - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are.
+      - V(switched) has proxies hand requests on to the containers that the release means, where a service has more than one, and returns when nobody is handed
+        on to another one any more.
+      - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are, and stops and removes the containers
+        that were replaced.
       - V(chosen) reads a release that was in use before, O(release) or the one before the current one, so that it can be started as one that was staged.
       - V(ended) ends a run that failed: it writes the O(outcome) down and gives the lock back.
       - V(down) stops and removes all containers and networks of the project, whichever release they are of. Volumes stay.
     type: str
-    choices: [staged, chosen, attempted, cleared, current, ended, down]
+    choices: [staged, chosen, attempted, cleared, switched, current, ended, down]
     default: staged
   images:
     description: >-
@@ -78,7 +82,8 @@ options:
         description:
           - What is deployed, written as C(manifest.json). Whoever acts on a release reads it there.
           - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs),
-            C(networks), C(references) (of all images that the host has for the release), C(first_jobs) (jobs that end before anything is
+            C(networks), C(start_first) (services whose new container is started before the old one is stopped), C(routes) (ports of services by the proxy that
+            hands requests on to them), C(references) (of all images that the host has for the release), C(first_jobs) (jobs that end before anything is
             started), C(restoring_jobs) (those that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened),
             C(configs) and C(secrets).
         type: dict
@@ -183,6 +188,16 @@ plan:
   type: list
   elements: dict
   returned: when O(state=staged)
+beside:
+  description: The services of the plan that are replaced by a container that is started beside the one that serves.
+  type: list
+  elements: str
+  returned: when O(state=staged) or O(state=chosen)
+others:
+  description: The other services of the plan.
+  type: list
+  elements: str
+  returned: when O(state=staged) or O(state=chosen)
 manifest:
   description: The release's manifest, with the path of its file as C(path).
   type: dict
@@ -228,7 +243,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import lock, verification
+from ansible_collections.campaign.platform.plugins.module_utils import lock, routes, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
@@ -522,13 +537,18 @@ class Release:
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
         self._write(files, missing, stale)
-        self.result["plan"] = [change.as_dict() for change in self._plan(files, frozenset(path for path, *_rest in missing))]
+        self._take_plan(self._plan(files, frozenset(path for path, *_rest in missing)))
         # The steps that do it report it otherwise.
         self.result["changed"] |= self.module.check_mode and bool(self.result["plan"])
         is_idle = not (self.result["is_new"] or self.result["plan"])
         self.result["is_verified"] = is_idle and self._is_well()
         if self.lock and self.result["is_verified"]:
             self.lock.release()
+
+    def _take_plan(self, changes: list[plans.Change]) -> None:
+        self.result["plan"] = [change.as_dict() for change in changes]
+        self.result["beside"] = [change.service for change in changes if change.beside]
+        self.result["others"] = [change.service for change in changes if not change.beside]
 
     def _is_well(self) -> bool:
         """Return whether the release that runs passes its verification at once."""
@@ -543,7 +563,9 @@ class Release:
         return not failures
 
     def _write(self, files: dict[str, bytes], missing: list[tuple], stale: list[str]) -> None:
-        if not missing and not stale:
+        known = routes.defaults(self.root, self.module.params["plan"]["manifest"].get("routes") or {})
+        absent = {path: content for path, content in known.items() if not os.path.isfile(path)}
+        if not missing and not stale and not absent:
             return
         self.result["changed"] = True
         for path, content, _mode, _owner, secret in missing:
@@ -558,6 +580,9 @@ class Release:
         for path, content, mode, owner, _secret in missing:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             write(path, content, mode, owner)
+        for path, content in absent.items():
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            write(path, content.encode(), 0o644)
         if stale:
             self._place(files)
 
@@ -596,7 +621,8 @@ class Release:
         files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)}, jobs=manifest["jobs"])
-        self.result.update(changed=True, is_verified=False, is_rollback=True, plan=[change.as_dict() for change in self._plan(files, frozenset())])
+        self.result.update(changed=True, is_verified=False, is_rollback=True)
+        self._take_plan(self._plan(files, frozenset()))
 
     def _kept(self) -> list[str]:
         """Return the releases that were taken into use at some time and are kept, the latest first."""
@@ -643,6 +669,58 @@ class Release:
             stop_container(self.engine, identifier, service)
         for identifier, service in dict.fromkeys(doomed + holders):
             remove_container(self.engine, identifier, service)
+
+    def _containers(self) -> tuple[dict, dict[str, list[dict]], dict[str, dict]]:
+        """Return the release's manifest, the containers of its services, and of each service that has some the one that the release means."""
+        manifest = manifests.read(os.path.join(self.path, _MANIFEST))
+        files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
+        self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
+        found = routes.by_service(project_containers(self.engine, manifest["project"]), manifest["services"])
+        several = any(len(containers) > 1 for containers in found.values())
+        hashes = self._hashes(files) if several else {}
+        images = {service: plans.image_id(self.engine, manifest["images"][service]) for service, containers in found.items() if len(containers) > 1}
+        meant = {service: routes.meant(containers, hashes.get(service), images.get(service)) for service, containers in found.items() if containers}
+        return manifest, found, meant
+
+    def switch(self) -> None:
+        """Have proxies hand requests on to what the release means, where there is more than one container."""
+        acquire(self.lock, self.module)
+        manifest, found, meant = self._containers()
+        several = {service for service, containers in found.items() if len(containers) > 1}
+        wanted = {
+            (proxy, service): routes.text(service, port, routes.name_of(meant[service]))
+            for proxy, targets in manifest["routes"].items()
+            for service, port in targets.items()
+            if service in several
+        }
+        self._route(wanted, found)
+
+    def _route(self, wanted: dict[tuple[str, str], str], found: dict[str, list[dict]]) -> None:
+        """Write where proxies find services, and wait until nobody is handed on to where they were found before."""
+        different = {key: text for key, text in wanted.items() if read(routes.path(self.root, *key)) != text.encode()}
+        self.result["changed"] |= bool(different)
+        if self.module.check_mode or not different:
+            return
+        for (proxy, service), text in different.items():
+            write(routes.path(self.root, proxy, service), text.encode(), 0o644)
+        routes.reload(self.engine, [container for proxy in {proxy for proxy, _service in different} for container in found.get(proxy, ())])
+        time.sleep(routes.DRAIN_SECONDS)
+
+    def _retire(self) -> None:
+        """Stop and remove the containers that were replaced, and forget routes to what is gone."""
+        manifest, found, meant = self._containers()
+        gone = [(one["Id"], service) for service, containers in found.items() for one in containers if one is not meant[service]]
+        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(lambda item: stop_container(self.engine, *item), gone))
+            list(pool.map(lambda item: remove_container(self.engine, *item), gone))
+        there = {routes.name_of(container) for container in meant.values()}
+        stale = {
+            (proxy, service): routes.text(service, port)
+            for proxy, targets in manifest["routes"].items()
+            for service, port in targets.items()
+            if (named := routes.container_in(read(routes.path(self.root, proxy, service)))) and named not in there
+        }
+        self._route(stale, found)
 
     def _make_directories(self) -> None:
         for path, mode in ((self.root, 0o755), (f"{self.root}/releases", 0o755), (f"{self.root}/secrets", 0o700)):
@@ -701,7 +779,8 @@ class Release:
                 self.compose.remember(directory, output if status == 0 else "")
             return self.compose.definitions(directory)
 
-        wanted = plans.Wanted(project, self.path, manifest["images"], self._hashes(files), manifest.get("networks") or {}, damaged)
+        first = frozenset(manifest.get("start_first") or ())
+        wanted = plans.Wanted(project, self.path, manifest["images"], self._hashes(files), manifest.get("networks") or {}, damaged, first)
         try:
             return plans.compute(self.engine, wanted, definitions)
         except EngineError as error:
@@ -723,6 +802,7 @@ class Release:
         self.result.update(changed=bool(wrong or doomed), pruned=doomed, pruned_images=[])
         if self.module.check_mode:
             return
+        self._retire()
         if wrong:
             link(self.current_link, os.path.join("releases", self.id))
             link(environment, os.path.join("current", ".env"))
@@ -918,7 +998,7 @@ def main() -> None:
             "directory": {"type": "path"},
             "release": {"type": "str"},
             "project": {"type": "str"},
-            "state": {"type": "str", "choices": ["staged", "chosen", "attempted", "cleared", "current", "ended", "down"], "default": "staged"},
+            "state": {"type": "str", "choices": ["staged", "chosen", "attempted", "cleared", "switched", "current", "ended", "down"], "default": "staged"},
             "images": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
             "compose_version": {"type": "str"},
@@ -934,7 +1014,7 @@ def main() -> None:
         supports_check_mode=True,
         required_if=[
             ("state", "staged", ("plan",)),
-            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "current", "ended")),
+            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "switched", "current", "ended")),
             ("state", "down", ("directory", "project")),
             ("state", "chosen", ("directory",)),
         ],
@@ -953,6 +1033,8 @@ def main() -> None:
             give_back_on_failure(release, release.choose)
         elif module.params["state"] in ("attempted", "cleared"):
             release.attempt(note=module.params["state"] == "attempted")
+        elif module.params["state"] == "switched":
+            release.switch()
         elif module.params["state"] == "ended":
             release.end()
         else:

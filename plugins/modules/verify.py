@@ -32,6 +32,12 @@ options:
     type: list
     elements: str
     default: []
+  beside:
+    description:
+      - Services whose newest container was started beside the one that serves. These alone are asked, at the containers' own addresses, and neither by checks
+        that name an address nor by those of depth V(full).
+    type: list
+    elements: str
   images:
     description: References by service. The image that a service runs must be the one that the Engine has under its reference.
     type: dict
@@ -199,7 +205,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
 from ansible_collections.campaign.platform.plugins.module_utils.verdict import told
-from ansible_collections.campaign.platform.plugins.module_utils.verification import FROM_MANIFEST, Stack, from_manifest, problems_of
+from ansible_collections.campaign.platform.plugins.module_utils.verification import FROM_MANIFEST, Stack, from_manifest, only_beside, problems_of
 
 
 def main() -> None:
@@ -208,6 +214,7 @@ def main() -> None:
         "manifest": {"type": "path"},
         "jobs": {"type": "list", "elements": "str", "default": []},
         **FROM_MANIFEST,
+        "beside": {"type": "list", "elements": "str"},
         "depth": {"type": "str", "choices": ["basic", "full"], "default": "basic"},
         "timeout": {"type": "int", "default": 120},
         "settle": {"type": "int", "default": 0},
@@ -221,6 +228,8 @@ def main() -> None:
             from_manifest(params)
     except manifest.ManifestError as error:
         module.fail_json(msg=str(error))
+    if params["beside"]:
+        only_beside(params)
     params.update(images=params["images"] or {}, checks=params["checks"] or [])
     problems = problems_of(params["checks"])
     if problems:

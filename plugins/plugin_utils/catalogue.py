@@ -30,6 +30,7 @@ KEYS = {
     "jobs": "containers that run once, before the others",
     "checks": "checks by name",
     "metrics": "numbers to watch by name",
+    "routes": "services that a proxy hands requests on to, by the proxy's container",
     "replaced_by": "variable whose presence takes the entry out",
     "when": "condition without which the entry is left out",
     **dict.fromkeys(LAYERS, "a Compose fragment"),
@@ -58,6 +59,7 @@ JOB_KEYS = frozenset(["first", "restores_logins"])
 CHECK_KEYS = frozenset(
     """service kind port address certificate server_name path status headers contains json send expect command environment timeout depth when""".split()
 )
+ROUTE_KEYS = frozenset(["directory", "to"])
 METRIC_KEYS = frozenset(["service", "command", "limit", "expect", "remedy", "when"])
 # Kinds of checks, each with the key that it needs.
 CHECK_KINDS = {"http": "port", "probe": "port", "tcp": "port", "command": "command"}
@@ -348,6 +350,20 @@ def _metric_problems(where: str, metrics: Any, known: Entry) -> Iterator[str]:
         yield from _condition_problems(f"{where}.{name}.when", whole.get("when"))
 
 
+def _route_problems(where: str, routes: Any, known: Entry) -> Iterator[str]:
+    yield from _row_problems(where, routes, ROUTE_KEYS)
+    for name, whole in _whole_rows(routes, "routes", known):
+        if not re.fullmatch(r"(/[A-Za-z0-9._-]+)+", str(whole.get("directory"))):
+            yield f"{where}.{name}.directory must be an absolute path in the container, such as /etc/nginx/routes."
+        targets = whole.get("to")
+        if not isinstance(targets, Mapping) or not targets:
+            yield f"{where}.{name}.to must be a mapping of services to their ports, such as {{api: 3000}}."
+            continue
+        for service, port in targets.items():
+            if not _NAME.match(str(service)) or isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+                yield f"{where}.{name}.to.{service} must be a service's name with the TCP port that it listens on, 1 to 65535."
+
+
 def _check_value_problems(where: str, kind: str, row: Entry) -> Iterator[str]:
     """Yield what the host would refuse in a check's values only after the services were started."""
     port, command, expect = row.get("port"), row.get("command"), row.get("expect")
@@ -427,6 +443,7 @@ _FORMS: dict[str, Callable[[str, Any, Entry], Iterator[str]]] = {
     "configs": lambda where, value, _known: _file_problems(where, value, CONFIG_KEYS, secret=False),
     "checks": _check_problems,
     "metrics": _metric_problems,
+    "routes": _route_problems,
 }
 
 

@@ -33,8 +33,10 @@ _IMAGE_NAME = re.compile(r"\bimage\.([A-Za-z0-9_]+)|\bimage\[['\"]([A-Za-z0-9._-
 # From this length on, a secret's value does not stand in another text by chance.
 LEAST_SECRET = 16
 JOB = {"profiles": ["job"], "restart": "no"}
-# An entry with one of these has limits of its own.
+# A service with one of these has limits of its own.
 _OWN_LIMITS = frozenset(["deploy", "cpus", "mem_limit", "mem_reservation"])
+# Where the files are that say which container a proxy hands requests on to; what starts first is written there when it has proved itself.
+ROUTES = "routes"
 # What Compose fills in: $$ is a dollar sign, and what has a default needs no setting.
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<named>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:?[-+])?)")
 # What a service joins that names no network. Compose's `default` network would give it a way out.
@@ -62,6 +64,8 @@ class Rendered:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     checks: list[dict[str, Any]] = field(default_factory=list)
     metrics: list[dict[str, Any]] = field(default_factory=list)
+    # Container of a proxy to directory (of its route files) and to (port by service).
+    routes: dict[str, dict[str, Any]] = field(default_factory=dict)
     definitions: dict[str, dict[str, Any]] = field(default_factory=dict)
     # Containers that sign in to an external server.
     outgoing: set[str] = field(default_factory=set)
@@ -297,6 +301,7 @@ def render(declared: Declaration, renderer: Renderer, images: Mapping[str, str],
                 _entry_files(f"{SOURCE}.{name}", entry, renderer, names, secret_names, rendered)
             rendered.checks += _named("checks", name, entry, renderer, names)
             rendered.metrics += _named("metrics", name, entry, renderer, names)
+            rendered.routes.update({proxy: row for proxy, row in renderer.render(entry.get("routes") or {}, names).items() if row and rendered.has(proxy)})
         except Exception as error:
             if name not in declared.added:
                 raise
@@ -336,15 +341,17 @@ def _complete(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
             services[name] = body
     for name in {**base, **override}:
         body = merge(base.get(name) or {}, override.get(name) or {})
-        if declared.layer == "prod" and name in base and not _OWN_LIMITS & set(body):
-            override[name] = {**limits, **(override.get(name) or {})}
-            body = {**body, **limits}
+        # How a service is replaced says nothing of what it may use.
+        own = {key for key in _OWN_LIMITS & set(body) if key != "deploy" or set(body["deploy"] or {}) != {"update_config"}}
+        if declared.layer == "prod" and name in base and not own:
+            override[name] = merge(limits, override.get(name) or {})
+            body = merge(body, limits)
         # Compose refuses limits that differ from, or leave out, the number of processes that stands beside them.
-        own = ((body.get("deploy") or {}).get("resources") or {}).get("limits")
-        if own and ("pids" not in own or own is limits["deploy"]["resources"]["limits"]) and own.get("pids") != body["pids_limit"]:
+        given = ((body.get("deploy") or {}).get("resources") or {}).get("limits")
+        if given and ("pids" not in given or given is limits["deploy"]["resources"]["limits"]) and given.get("pids") != body["pids_limit"]:
             override[name] = merge(override.get(name) or {}, {"deploy": {"resources": {"limits": {"pids": body["pids_limit"]}}}})
         # The Engine refuses a limit of memory that is above that of memory and swap together, which a raised limit would be.
-        memory = (own or {}).get("memory")
+        memory = (given or {}).get("memory")
         if memory and bytes_of(memory) > bytes_of(body.get("memswap_limit", memory)):
             override[name] = {**(override.get(name) or {}), "memswap_limit": memory}
     for name in rendered.outgoing:
@@ -430,13 +437,16 @@ def config_files(configs: Mapping[str, Mapping[str, str]], directory: str) -> li
     return files
 
 
-def _mounts(secrets: list[dict[str, Any]], configs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the fragment that mounts config and secret files."""
+def _mounts(secrets: list[dict[str, Any]], configs: list[dict[str, Any]], routes: Mapping[str, Mapping[str, Any]], directory: str) -> dict[str, Any]:
+    """Return the fragment that mounts config, secret and route files."""
     fragment: dict[str, Any] = {}
-    for file in configs:
+    mounts = [(file["service"], file["source"], file["target"]) for file in configs]
+    # A directory, because the files in it are replaced while the proxy runs.
+    mounts += [(proxy, f"{directory}/{ROUTES}/{proxy}", row["directory"]) for proxy, row in routes.items()]
+    for service, source, target in mounts:
         # Without create_host_path a missing file is an error; with it, Docker would create a directory of that name.
-        volume = {"type": "bind", "source": file["source"], "target": file["target"], "read_only": True, "bind": {"create_host_path": False}}
-        fragment = merge(fragment, {"services": {file["service"]: {"volumes": [volume]}}})
+        volume = {"type": "bind", "source": source, "target": target, "read_only": True, "bind": {"create_host_path": False}}
+        fragment = merge(fragment, {"services": {service: {"volumes": [volume]}}})
     for file in secrets:
         mount = {"source": file["source"], "target": file["target"]}
         fragment = merge(fragment, {"services": {file["consumer"]: {"secrets": [mount]}}, "secrets": {file["source"]: {"file": file["path"]}}})
@@ -662,7 +672,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         consumer: {"labels": {"campaign.secrets": "-".join(generation(key, consumer, target, content) for target, content in files.items())}}
         for consumer, files in fetched.items()
     }
-    base = merge(merge(rendered.base, {"services": generations}), _mounts(secrets, configs))
+    base = merge(merge(rendered.base, {"services": generations}), _mounts(secrets, configs, rendered.routes, directory))
     layer = declared.layer
     files = {"docker-compose.yml": base, f"docker-compose.{layer}.yml": rendered.override}
     texts = {name: HEADER + to_compose(ordered(content)) for name, content in files.items()}
@@ -678,6 +688,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     ports: dict[str, list[list[Any]]] = {}
     for service, address, port, _setting in published(services, declared.settings):
         ports.setdefault(service, []).append([address, port])
+    routes = {proxy: dict(row["to"]) for proxy, row in rendered.routes.items()}
     manifest = {
         "release": release,
         "project": project,
@@ -697,8 +708,11 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "references": sorted({reference for reference in images.values() if not reference.startswith(_NOT_REQUIRED)}),
         "networks": {name: _networks_of(services[name], rendered, project) for name in running},
         "ports": ports,
+        # Services whose new container is started before the old one is stopped, and the proxies that hand requests on to them.
+        "start_first": sorted(name for name in running if _starts_first(services[name])),
+        "routes": routes,
         "settings": list(declared.settings),
-        "addresses": summaries.addresses(declared, services, rendered.checks),
+        "addresses": summaries.addresses(declared, services, rendered.checks, routes),
         "sign_in": summaries.sign_in(declared),
         "checks": rendered.checks,
         "metrics": rendered.metrics,
@@ -715,6 +729,12 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "secrets": _keep(secrets, "path", "content", "uid", "gid"),
         "manifest": manifest,
     }
+
+
+def _starts_first(body: Mapping[str, Any]) -> bool:
+    """Return whether a service's containers may be two for a while. What holds a port of the host, or has a fixed name, cannot be there twice."""
+    order = ((body.get("deploy") or {}).get("update_config") or {}).get("order")
+    return order == "start-first" and not body.get("ports") and "container_name" not in body and body.get("network_mode") != "host"
 
 
 def _networks_of(body: Mapping[str, Any], rendered: Rendered, project: str) -> list[str]:

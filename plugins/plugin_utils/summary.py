@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,8 +41,13 @@ class Place:
     password: Mapping[str, str] = field(default_factory=dict)
 
 
-def addresses(declared: Declaration, services: Mapping[str, Any], checks: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return service, address, port and scheme (empty for what is not HTTP) of every port of the host that services publish."""
+def addresses(
+    declared: Declaration, services: Mapping[str, Any], checks: Iterable[Mapping[str, Any]], routes: Mapping[str, Mapping[str, int]]
+) -> list[dict[str, Any]]:
+    """Return service, address, port and scheme (empty for what is not HTTP) of every port of the host that services publish.
+
+    A port at which a proxy hands on all requests to one service is that service's, whoever holds it.
+    """
     schemes = {(check["service"], int(check["port"])): "https" if "certificate" in check else "http" for check in checks if check["kind"] == "http"}
     found = []
     for service, body in services.items():
@@ -51,7 +56,9 @@ def addresses(declared: Declaration, services: Mapping[str, Any], checks: Iterab
             for _service, address, port, _setting in published({service: {"ports": [item]}}, declared.settings):
                 inside = int(target[1]) if target else port
                 scheme = schemes.get((service, port)) or schemes.get((service, inside), "")
-                row: dict[str, Any] = {"service": service, "address": address, "port": port, "scheme": scheme}
+                behind = None if scheme else next((name for name, behind in routes.get(service, {}).items() if behind == inside), None)
+                scheme = scheme or schemes.get((behind or "", inside), "")
+                row: dict[str, Any] = {"service": behind or service, "address": address, "port": port, "scheme": scheme}
                 found.append(row | ({"url": declared.origin()} if scheme == "https" else {}))
     return found
 
@@ -71,8 +78,11 @@ def sign_in(declared: Declaration) -> dict[str, str] | None:
     return {"user": declared.settings[USER_SETTING], "password": source}
 
 
-def changes(project: str, results: Iterable[Mapping[str, Any]], jobs: Iterable[str]) -> dict[str, list[str]]:
-    """Return what Docker Compose did, by kind, to the containers of services. Jobs are left out: they run again with each release."""
+def changes(project: str, results: Iterable[Mapping[str, Any]], jobs: Iterable[str], beside: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return what was done, by kind, to the containers of services. Jobs are left out: they run again with each release.
+
+    ``results`` are Docker Compose's. Of services that were started ``beside`` their predecessors it knows the half.
+    """
     done: dict[str, str] = {}
     order = list(_DONE)
     # A container that is being replaced has its id before its name.
@@ -86,7 +96,7 @@ def changes(project: str, results: Iterable[Mapping[str, Any]], jobs: Iterable[s
             done[container[1]] = min((status for status in (before, action["status"]) if status), key=order.index)
     found: dict[str, list[str]] = {}
     for service, status in sorted(done.items()):
-        found.setdefault(_DONE[status], []).append(service)
+        found.setdefault("replaced without a gap" if service in beside else _DONE[status], []).append(service)
     return found
 
 
@@ -123,6 +133,15 @@ def _did(done: Mapping[str, list[str]]) -> str:
     return "; ".join(f"{_listed(services)} {'was' if len(services) == 1 else 'were'} {kind}" for kind, services in done.items())
 
 
+def _how(change: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
+    """Return what would be done to a service's container, and what people notice of it."""
+    if change.get("beside"):
+        return "replaced without a gap"
+    ports = sorted(port for _address, port in (manifest.get("ports") or {}).get(change["service"], ()))
+    closed = f", and {_listed([f'port {port}' for port in ports])} closed meanwhile" if ports and change["action"] == "recreate" else ""
+    return f"{_PLANNED[change['action']]}{closed}"
+
+
 def _predicted(staged: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a deploy, or going back, would do."""
     plan, jobs = staged["plan"], staged["manifest"]["first_jobs"] + staged["jobs"] if staged["is_new"] else []
@@ -131,7 +150,7 @@ def _predicted(staged: Mapping[str, Any]) -> Iterator[str]:
     yield f"This was a check, and nothing was changed. {what} would {taken}{':' if plan or jobs else '.'}"
     width = max((len(change["service"]) for change in plan), default=0)
     for change in plan:
-        yield f"  {change['service']:{width}}  {_PLANNED[change['action']]}: {'; '.join(change['reasons'])}"
+        yield f"  {change['service']:{width}}  {_how(change, staged['manifest'])}: {'; '.join(change['reasons'])}"
     if jobs:
         yield f"  and run {_listed(jobs)}"
 
@@ -141,7 +160,7 @@ def lines(staged: Mapping[str, Any], results: Iterable[Mapping[str, Any]], place
     manifest = staged["manifest"]
     if check_mode:
         return [*_predicted(staged), *(["To go back:", f"  {place.rollback}"] if staged.get("is_rollback") else ["To deploy:", f"  {place.deploy}"])]
-    done = changes(manifest["project"], results, manifest["jobs"])
+    done = changes(manifest["project"], results, manifest["jobs"], staged.get("beside", ()))
     rows = manifest.get("addresses") or []
     user = manifest.get("sign_in")
     return [

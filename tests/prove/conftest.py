@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -22,6 +23,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+# For modules that are no tests.
+sys.path.insert(0, str(Path(__file__).parent))
 PROJECT = "campaign-prove"
 DIRECTORY = Path("/opt") / PROJECT
 PORTS = {name: 22080 + number for number, name in enumerate(("frontend", "api", "minio", "minio_console", "postgres", "redis"))}
@@ -94,8 +97,10 @@ class Stack:
 
     directory = DIRECTORY
     docker = staticmethod(docker)
+    ports = PORTS
 
     def __init__(self, directory: Path):
+        self.secrets = directory / "secrets.json"
         self.inventory = directory / "hosts.yml"
         variables = {
             "ansible_connection": "local",
@@ -104,7 +109,7 @@ class Stack:
             "stack_project": PROJECT,
             "stack_directory": str(DIRECTORY),
             "stack_generate_secrets": True,
-            "stack_generated_secrets_file": str(directory / "secrets.json"),
+            "stack_generated_secrets_file": str(self.secrets),
             "stack_settle_seconds": 1,
             "stack_health_timeout": 60,
             **{f"stack_{name}_port": port for name, port in PORTS.items()},

@@ -15,8 +15,8 @@ from program import OVERRIDES, SECRET, tables
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests/golden"
 PROD = ["prod", "prod-tls"]
-SERVICES = {"postgres", "redis", "minio", "api", "rules-engine", "scheduler", "frontend"}
-VOLUMES = {"postgres-data", "redis-data", "minio-data"}
+SERVICES = {"postgres", "redis", "minio", "api", "rules-engine", "scheduler", "frontend", "page"}
+VOLUMES = {"postgres-data", "redis-data", "minio-data", "page-assets"}
 REPLACED = {"command", "entrypoint", "test"}
 by_variant = pytest.mark.parametrize("variant", OVERRIDES)
 
@@ -116,10 +116,12 @@ def test_images_are_named_exactly(composed, variant):
 
 def test_local_publishes_on_loopback_only(composed):
     ports = {name: service["ports"] for name, service in composed["local"]["services"].items() if "ports" in service}
-    assert set(ports) == {"frontend", "api", "minio", "postgres", "redis"}
+    assert set(ports) == {"frontend", "minio", "postgres", "redis"}
+    # The api's port too is held by what a new api does not recreate.
+    assert [port.rpartition("{")[2] for port in ports["frontend"]] == ["FRONTEND_PORT:?}:8080", "API_PORT:?}:3000"]
     for name, published in ports.items():
         # Where the page may be published elsewhere, the data is not.
-        address = r"\$\{BIND_ADDRESS:\?\}" if name in ("frontend", "api") else r"127\.0\.0\.1"
+        address = r"\$\{BIND_ADDRESS:\?\}" if name == "frontend" else r"127\.0\.0\.1"
         assert all(re.fullmatch(address + r":\$\{[A-Z_]+_PORT:\?\}:\d+", port) for port in published), name
     assert 'BIND_ADDRESS="127.0.0.1"' in (GOLDEN / "local/.env").read_text().splitlines()
 
@@ -227,7 +229,7 @@ def test_hot_reload_mounts_what_a_service_is_made_of(composed):
         "api-migrate": {"shared/src", "api/src"},
         "rules-engine": {"shared/src", "rules-engine/src"},
         "scheduler": {"shared/src", "scheduler/src"},
-        "vite": {"shared/src", "frontend/src", "frontend/public"},
+        "page": {"shared/src", "frontend/src", "frontend/public"},
     }
 
 
@@ -268,6 +270,7 @@ def test_who_signs_in_waits_for_who_lets_it_in(composed, variant):
         # It asks again for the api's address, so it runs without one.
         "frontend": {},
         "minio": {},
+        "page": {},
         "minio-bootstrap": {"minio": "started"},
         "minio-volume": {},
         "postgres": {},
@@ -275,7 +278,7 @@ def test_who_signs_in_waits_for_who_lets_it_in(composed, variant):
         "redis": {},
         "rules-engine": servers,
         "scheduler": servers,
-    } | ({"vite": {}} if variant == "local" else {})
+    }
 
 
 @by_variant
@@ -306,7 +309,9 @@ def test_the_manifest_says_what_the_release_is(golden, composed, variant):
     mounts = {
         volume["source"].removeprefix("/opt/campaign/") for service in services.values() for volume in service.get("volumes", []) if isinstance(volume, dict)
     }
-    assert set(manifest["configs"]) == mounts
+    assert {*manifest["configs"], "routes/frontend"} == mounts
+    assert manifest["start_first"] == ["api", "page", "rules-engine", "scheduler"]
+    assert manifest["routes"] == {"frontend": {"api": 3000, "page": 8080}}
 
 
 def names_in(path: Path, also_commented: bool = False) -> set[str]:

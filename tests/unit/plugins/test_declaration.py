@@ -191,7 +191,7 @@ def test_a_setting_of_an_inventory_s_service(row, env_local, value, problem):
         assert declare(given)[0].settings["MAILER_FROM"] == value
 
 
-@pytest.mark.parametrize(("name", "owner"), [("LOG_LEVEL", "the stack"), ("API_PORT", "api")])
+@pytest.mark.parametrize(("name", "owner"), [("LOG_LEVEL", "the stack"), ("API_PORT", "frontend")])
 def test_a_setting_has_one_owner(name, owner):
     given = BASE | added(settings={name: MAILER_FROM | {"default": "a@b"}})
     assert f"stack_services.mailer.settings.{name} is a setting of {owner} already. Choose another name." in problems_of(given)
@@ -325,15 +325,12 @@ def test_what_is_about_a_service_that_is_taken_out_is_refused():
     assert problem.startswith(".env.local: SCHEDULER_TICK_SECONDS is about a service of the stack that is replaced or taken out.")
 
 
-@pytest.mark.parametrize("name", ["api", "frontend", "scheduler", "rules-engine", "vite"])
+@pytest.mark.parametrize("name", ["api", "frontend", "scheduler", "rules-engine", "page"])
 def test_what_only_a_service_that_is_taken_out_had_is_not_asked_for(name):
-    if name == "vite":
-        gone = set()
-    else:
-        own = known_secrets(tables(), {name: tables().services[name]}).needed
-        rest = known_secrets(tables(), {key: entry for key, entry in tables().services.items() if key != name}).needed
-        gone = set(own) - set(rest)
-    services = {"stack_services": {name: None}} if name != "vite" else {}
+    own = known_secrets(tables(), {name: tables().services[name]}).needed
+    rest = known_secrets(tables(), {key: entry for key, entry in tables().services.items() if key != name}).needed
+    gone = set(own) - set(rest)
+    services = {"stack_services": {name: None}}
     assert problems_of({"stack_secrets": {key: value for key, value in GIVEN.items() if key not in gone}} | services) == []
     assert {"scheduler": {"postgres_scheduler_password", "redis_scheduler_password"}}.get(name, gone) == gone
 
@@ -622,7 +619,7 @@ def test_a_server_of_an_entry_that_is_left_out_is_not_there():
 
 def test_a_port_that_two_settings_name_is_reported():
     assert problems_of(BASE | {"stack_frontend_port": 3000}) == [
-        "API_PORT and FRONTEND_PORT are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
+        "FRONTEND_PORT and API_PORT are the same port. Give each its own, in .env.local or by its variable, such as stack_frontend_port."
     ]
 
 

@@ -48,6 +48,8 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "references": [],
         "networks": {},
         "ports": {},
+        "start_first": [],
+        "routes": {},
         "settings": [],
         "checks": [],
         "metrics": [],

@@ -91,7 +91,9 @@ def test_a_container_that_was_cut_off_is_recreated(networks, reasons):
     wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"}, {"api": networks})
     found = plan.compute(Engine([container("api")], {"api:1": "sha256:1"}), wanted, {}.get)
     # No definition differs, so that Compose would leave it as it is.
-    assert [change.as_dict() for change in found] == ([{"service": "api", "action": "recreate", "reasons": reasons, "forced": True}] if reasons else [])
+    assert [change.as_dict() for change in found] == (
+        [{"service": "api", "action": "recreate", "reasons": reasons, "forced": True, "beside": False}] if reasons else []
+    )
 
 
 def test_an_image_is_known_by_its_label_or_by_the_container():
@@ -152,3 +154,36 @@ def test_what_depends_on_a_started_service_stays():
 def test_a_service_of_another_release_goes_and_a_job_of_this_one_does_not():
     found = computed(container("api"), container("migrate", config="h9"), container("vite"))
     assert found == [("vite", "remove", ["the release has no such service"])]
+
+
+def besides(*containers, hashes, start_first=("api", "page")):
+    services = dict.fromkeys(hashes, "api:1")
+    wanted = plan.Wanted("p", NEW, services, hashes, start_first=frozenset(start_first))
+    changes = plan.compute(Engine(list(containers), {"api:1": "sha256:1"}), wanted, {}.get)
+    return {change.service: change.beside for change in changes}
+
+
+@pytest.mark.parametrize(
+    ("containers", "hashes", "expected"),
+    [
+        ([container("api")], {"api": "h2"}, {"api": True}),
+        # It does not start first, it does not run, or there are two already.
+        ([container("redis")], {"redis": "h2"}, {"redis": False}),
+        ([container("api", state="exited")], {"api": "h2"}, {"api": False}),
+        ([container("api"), container("api", config="h2")], {"api": "h2"}, {"api": False}),
+        ([], {"api": "h2"}, {"api": False}),
+        # It depends on what is recreated in its place, at once or at second hand, so that Compose would recreate it too.
+        ([container("api", depends="redis:service_healthy:true"), container("redis")], {"api": "h2", "redis": "h2"}, {"api": False, "redis": False}),
+        (
+            [container("api", depends="x:s:true"), container("x", depends="redis:s:true"), container("redis")],
+            {"api": "h2", "x": "h1", "redis": "h2"},
+            {"api": False, "x": False, "redis": False},
+        ),
+        # What is changed beside it says nothing of it.
+        ([container("api"), container("redis")], {"api": "h2", "redis": "h2"}, {"api": True, "redis": False}),
+        # Nobody has to be recreated because of what never goes away.
+        ([container("api"), container("x", depends="api:s:true")], {"api": "h2", "x": "h1"}, {"api": True}),
+    ],
+)
+def test_what_may_be_started_beside_what_runs(containers, hashes, expected):
+    assert besides(*containers, hashes=hashes) == expected

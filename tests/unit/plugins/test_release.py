@@ -67,7 +67,7 @@ class Engine:
         self.services, self.status = services, status
         self.networks, self.volumes = {"net": "p"}, volumes or {}
         self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
-        self.states = {}
+        self.states, self.created = {}, {}
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -83,6 +83,8 @@ class Engine:
         return [
             {
                 "Id": name,
+                "Names": [f"/{name}"],
+                "Created": self.created.get(name, 0),
                 "State": self.states.get(name, "running"),
                 "Mounts": self.mounts.get(name, []),
                 "Labels": {"com.docker.compose.service": service, **self.labels.get(name, {})},
@@ -98,7 +100,8 @@ class Engine:
             return (409 if "in-use" in path else 200), b"[]"
         kind, name, *verb = path.strip("/").split("/")
         self.done.append((method, name, *verb))
-        if method == "POST" and verb in (["stop"], ["unpause"]):
+        if method == "POST" and verb in (["stop"], ["unpause"], ["kill"]):
+            assert (verb == ["kill"]) == (query == {"signal": "SIGHUP"})
             return 204, b""
         assert method == "DELETE"
         if kind == "networks":
@@ -513,7 +516,7 @@ def test_a_check_of_a_new_release_asks_compose_about_files_that_are_nowhere(root
     assert stage(root, ONE, engine=engine, check=True)["plan"] == []
     before = sorted(root.rglob("*"))
     planned = stage(root, TWO, text="services: {}  # two", engine=engine, check=True)["plan"]
-    assert planned == [{"service": "api", "action": "recreate", "reasons": ["command"], "forced": False}]
+    assert planned == [{"service": "api", "action": "recreate", "reasons": ["command"], "forced": False, "beside": False}]
     assert sorted(root.rglob("*")) == before
 
 
@@ -526,7 +529,7 @@ def test_a_container_that_holds_a_file_changed_by_hand_is_replaced(root):
     engine.mounts["one"] = [{"Source": str(path)}, {"Source": "/elsewhere"}]
     path.chmod(0o600)
     path.write_text("another")
-    expected = [{"service": "api", "action": "recreate", "reasons": [f"{path} was changed or removed by hand"], "forced": True}]
+    expected = [{"service": "api", "action": "recreate", "reasons": [f"{path} was changed or removed by hand"], "forced": True, "beside": False}]
     assert stage(root, ONE, engine=engine, check=True)["plan"] == expected
     assert stage(root, ONE, engine=engine)["plan"] == expected
     assert stage(root, ONE, engine=engine)["plan"] == []
@@ -596,6 +599,103 @@ def choose(root, release=None, engine=None, **options):
     chosen = module.Release(Host(directory=str(root), release=release, plan=None, **options), engine or Engine())
     chosen.choose()
     return chosen.result
+
+
+ROUTES = {"frontend": {"api": 3000}}
+SERVICES = ["api", "frontend"]
+
+
+def routed(root, release):
+    plan = plan_of(root, release)
+    plan["manifest"].update(routes=ROUTES, services=SERVICES, images={"api": "image:1", "frontend": "image:1"}, start_first=["api"])
+    return plan
+
+
+def two_of_the_api():
+    """An old and a new container of the api, behind a proxy."""
+    engine = Engine(old="api", new="api", proxy="frontend")
+    engine.created = {"old": 1, "new": 2}
+    return engine
+
+
+def switch(root, release, engine, **options):
+    host = Host(directory=str(root), release=release, plan=None, **options)
+    staged = module.Release(host, engine)
+    staged.switch()
+    return staged.result
+
+
+@pytest.fixture
+def route(root, monkeypatch):
+    monkeypatch.setattr(module.routes, "DRAIN_SECONDS", 0)
+    host = Host(directory=str(root), release=ONE, plan=routed(root, ONE))
+    module.Release(host, Engine()).stage()
+    return root / "routes/frontend/api.conf"
+
+
+def test_a_release_begins_with_the_services_own_names(root, route):
+    assert route.read_text() == module.routes.text("api", 3000)
+    route.write_text(module.routes.text("api", 3000, "new"))
+    module.Release(Host(directory=str(root), release=TWO, plan=routed(root, TWO)), Engine()).stage()
+    assert module.routes.container_in(route.read_bytes()) == "new"
+
+
+def test_a_check_writes_no_route(root):
+    module.Release(Host(directory=str(root), release=ONE, plan=routed(root, ONE), check=True), Engine()).stage()
+    assert not root.exists()
+
+
+@pytest.mark.parametrize("check", [False, True])
+def test_requests_go_to_the_new_container_and_the_old_one_stays(root, route, check):
+    engine = two_of_the_api()
+    assert switch(root, ONE, engine, check=check)["changed"]
+    assert module.routes.container_in(route.read_bytes()) == (None if check else "new")
+    assert engine.done == ([] if check else [("POST", "proxy", "kill")])
+    if not check:
+        assert not switch(root, ONE, engine)["changed"]
+        assert engine.done == [("POST", "proxy", "kill")]
+
+
+def test_who_goes_back_is_sent_to_the_container_of_that_release(root, route):
+    engine = two_of_the_api()
+    hashes = json.loads((root / f"releases/{ONE}/hashes.json").read_text())["hashes"]
+    engine.labels = {"old": {"com.docker.compose.config-hash": hashes["api"], "com.docker.compose.image": "sha256:1"}}
+    switch(root, ONE, engine)
+    assert module.routes.container_in(route.read_bytes()) == "old"
+
+
+def test_one_container_needs_no_route(root, route):
+    engine = Engine(only="api", proxy="frontend")
+    assert not switch(root, ONE, engine)["changed"]
+    assert engine.done == []
+    assert module.routes.container_in(route.read_bytes()) is None
+
+
+@pytest.mark.usefixtures("route")
+def test_it_is_waited_until_nobody_is_sent_to_the_old_container(root, monkeypatch):
+    waited = []
+    monkeypatch.setattr(module.routes, "DRAIN_SECONDS", 3)
+    monkeypatch.setattr(module.time, "sleep", waited.append)
+    switch(root, ONE, two_of_the_api())
+    assert waited == [3]
+
+
+def test_what_was_replaced_goes_when_the_release_is_taken_into_use(root, route):
+    engine = two_of_the_api()
+    switch(root, ONE, engine)
+    engine.done.clear()
+    activate(root, ONE, engine=engine)
+    assert engine.done == [("POST", "old", "stop"), ("DELETE", "old")]
+    assert set(engine.services) == {"new", "proxy"}
+    assert module.routes.container_in(route.read_bytes()) == "new"
+
+
+def test_a_route_to_a_container_that_is_gone_is_forgotten(root, route):
+    route.write_text(module.routes.text("api", 3000, "gone"))
+    engine = Engine(only="api", proxy="frontend")
+    activate(root, ONE, engine=engine)
+    assert route.read_text() == module.routes.text("api", 3000)
+    assert engine.done == [("POST", "proxy", "kill")]
 
 
 @pytest.fixture
@@ -756,7 +856,7 @@ def test_on_a_host_that_is_not_prepared_everything_would_be_created(root, versio
             raise module.EngineError(f"{self.socket_path}: {path} {query}", "No such file or directory")
 
     assert stage(root, ONE, engine=Silent(), check=True, compose_version=version)["plan"] == [
-        {"service": "api", "action": "create", "reasons": [reason], "forced": False}
+        {"service": "api", "action": "create", "reasons": [reason], "forced": False, "beside": False}
     ]
     with pytest.raises(module.EngineError):
         stage(root, ONE, engine=Silent(), compose_version=version)

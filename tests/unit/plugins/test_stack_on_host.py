@@ -86,7 +86,7 @@ def test_an_engine_that_does_not_answer_is_no_empty_one(tmp_path, engine, check,
 
 def test_the_names_on_the_host_are_those_that_compose_gives():
     found = program.summary(program.VARIANTS["local"] | {"stack_project": "p", "stack_secrets": program.placeholders(program.secret_names())})
-    assert found["volumes"] == {name: f"p_{name}" for name in ("postgres-data", "redis-data", "minio-data")}
+    assert found["volumes"] == {name: f"p_{name}" for name in ("postgres-data", "redis-data", "minio-data", "page-assets")}
     assert set(found["networks"]) == {"backend-network", "frontend-network", "published-network"}
     added = {"x": {"base": {"services": {"x": {"image": "x:1"}}, "volumes": {"a": {"name": "n"}, "b": {"external": True}}}}}
     given = {"stack_services": added, "stack_project": "p", "stack_secrets": program.placeholders(program.secret_names(added))}
@@ -98,4 +98,4 @@ def test_the_names_on_the_host_are_those_that_compose_gives():
 def test_a_release_says_which_service_has_which_port():
     ports = program.build(program.VARIANTS["local"])["manifest"]["ports"]
     assert ports["minio"] == [["127.0.0.1", 9000], ["127.0.0.1", 9001]]
-    assert ports["frontend"] == [["127.0.0.1", 8080]]
+    assert ports["frontend"] == [["127.0.0.1", 8080], ["127.0.0.1", 3000]]

@@ -58,8 +58,8 @@ def test_a_port_is_http_where_a_check_asks_the_port_inside_by_http(port):
     declared, _renderer, _problems = declare({"stack_variant": "local"})
     check = {"service": "mailer", "kind": "http", "port": 9025}
     row = {"service": "mailer", "address": "127.0.0.1", "port": 8025, "scheme": "http"}
-    assert summary.addresses(declared, {"mailer": {"ports": [port]}}, [check]) == [row]
-    assert summary.addresses(declared, {"mailer": {"ports": [port]}}, [{**check, "kind": "tcp"}]) == [row | {"scheme": ""}]
+    assert summary.addresses(declared, {"mailer": {"ports": [port]}}, [check], {}) == [row]
+    assert summary.addresses(declared, {"mailer": {"ports": [port]}}, [{**check, "kind": "tcp"}], {}) == [row | {"scheme": ""}]
 
 
 def test_what_is_open_to_others_needs_no_tunnel():
