@@ -138,7 +138,7 @@ def _how(change: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
     if change.get("beside"):
         return "replaced without a gap"
     ports = sorted(port for _address, port in (manifest.get("ports") or {}).get(change["service"], ()))
-    closed = f", and {_listed([f'port {port}' for port in ports])} closed meanwhile" if ports and change["action"] == "recreate" else ""
+    closed = f", {_listed([f'port {port}' for port in ports])} closed meanwhile" if ports and change["action"] == "recreate" else ""
     return f"{_PLANNED[change['action']]}{closed}"
 
 

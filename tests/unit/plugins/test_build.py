@@ -322,14 +322,49 @@ def test_what_an_entry_loosens_is_in_the_manifest():
 def test_a_mount_of_the_engine_s_socket_loosens(volume, is_listed):
     body = {"image": "x:1", "user": "10005:10005", "volumes": [volume]}
     entry = {"base": {"services": {"mailer": body}, "volumes": {"data": None}}}
-    loosened = build({**LOCAL, "stack_services": {"mailer": entry}}, ["mailer"])["manifest"]["loosened"]
+    loosened = build({**LOCAL, "stack_services": {"mailer": entry}})["manifest"]["loosened"]
     assert loosened == OWN_LOOSENED | ({"mailer": ["volumes"]} if is_listed else {})
 
 
 def test_the_volumes_of_another_container_loosen():
     body = {"image": "x:1", "user": "10005:10005", "volumes_from": ["api"]}
     entry = {"base": {"services": {"mailer": body}}}
-    assert build({**LOCAL, "stack_services": {"mailer": entry}}, ["mailer"])["manifest"]["loosened"]["mailer"] == ["volumes"]
+    assert build({**LOCAL, "stack_services": {"mailer": entry}})["manifest"]["loosened"]["mailer"] == ["volumes"]
+
+
+def test_how_a_service_is_replaced_is_no_limit():
+    first = {"deploy": {"update_config": {"order": "start-first"}}}
+    base, override, _texts = released({**PROD, "stack_services": {"mailer": body(**first)}}, "mailer")
+    merged = merge(base["services"]["mailer"], override["services"]["mailer"])
+    assert merged["deploy"]["update_config"] == {"order": "start-first"}
+    assert (merged["deploy"]["resources"]["limits"]["memory"], merged["memswap_limit"]) == ("384m", "384m")
+
+
+@pytest.mark.parametrize(
+    ("own", "first"),
+    [
+        ({}, False),
+        ({"deploy": {"update_config": {"order": "start-first"}}}, True),
+        ({"deploy": {"update_config": {"order": "stop-first"}}}, False),
+        ({"deploy": {"update_config": None}}, False),
+        # There cannot be two of these.
+        ({"deploy": {"update_config": {"order": "start-first"}}, "ports": ["127.0.0.1:9999:9999"]}, False),
+        ({"deploy": {"update_config": {"order": "start-first"}}, "container_name": "one"}, False),
+        ({"deploy": {"update_config": {"order": "start-first"}}, "network_mode": "host"}, False),
+    ],
+)
+def test_a_service_says_in_compose_s_words_that_it_starts_first(own, first):
+    manifest = build({**LOCAL, "stack_services": {"mailer": body(**own)}})["manifest"]
+    assert ("mailer" in manifest["start_first"]) is first
+
+
+def test_a_proxy_of_an_inventory_gets_its_routes():
+    entry = {**body(), "routes": {"mailer": {"directory": "/etc/nginx/routes", "to": {"api": 3000}}}}
+    plan = build({**LOCAL, "stack_services": {"mailer": entry}})
+    assert plan["manifest"]["routes"] == {"frontend": {"api": 3000, "page": 8080}, "mailer": {"api": 3000}}
+    mount = {"type": "bind", "source": "/opt/campaign/routes/mailer", "target": "/etc/nginx/routes", "read_only": True, "bind": {"create_host_path": False}}
+    compose = yaml.safe_load(next(file["content"] for file in plan["files"] if file["name"] == "docker-compose.yml"))
+    assert mount in compose["services"]["mailer"]["volumes"]
 
 
 @pytest.mark.parametrize("limits", [{"deploy": {"replicas": 1}}, {"deploy": {}}])
@@ -394,7 +429,7 @@ def test_what_belongs_to_a_container_of_the_other_variant_is_left_out():
     entry = body() | {"dev": {"services": {"seed": seed}}, "jobs": {"seed": {}}, "secrets": {"seed": ["token"]}, "configs": {"seed": {"/a": {"content": "x"}}}}
     # The job that grants waits for all other jobs.
     entry |= {"logins": {"postgres": {"mailer": {"grants": ["SELECT ON TABLE campaigns"]}}}}
-    plan = build({**PROD, "stack_services": {"mailer": entry}}, ["mailer"])
+    plan = build({**PROD, "stack_services": {"mailer": entry}})
     assert "seed" not in json.dumps(plan["manifest"]) + "".join(file["content"] for file in plan["files"])
     assert "seed" in build({**LOCAL, "stack_services": {"mailer": entry}}, ["mailer", "seed"])["manifest"]["jobs"]
 

@@ -21,8 +21,8 @@ def manifest(**given) -> dict:
     return build(given)["manifest"]
 
 
-def told(manifest: dict, *results: dict, check_mode: bool = False, is_new: bool = True, plan: list | None = None) -> str:
-    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest, "jobs": manifest["jobs"], "plan": plan or []}
+def told(manifest: dict, *results: dict, check_mode: bool = False, is_new: bool = True, plan: list | None = None, beside: list | None = None) -> str:
+    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest, "jobs": manifest["jobs"], "plan": plan or [], "beside": beside or []}
     return "\n".join(summary.lines(staged, results, PLACE, directory="/opt/campaign", check_mode=check_mode))
 
 
@@ -134,8 +134,15 @@ def test_a_run_that_changed_something_says_what(local):
     assert "Changed by this run: api and frontend were recreated; vite was created." in told(local, results)
 
 
-API = {"service": "api", "action": "recreate", "reasons": ["image api:1 -> api:2", "environment: LOG_LEVEL"], "forced": False}
-WORKER = {"service": "rules-engine", "action": "start", "reasons": ["its container is exited"], "forced": False}
+def test_what_was_replaced_without_a_gap_is_called_so(local):
+    results = {"actions": [action("campaign-api-2", "Creating"), action("campaign-redis-1", "Recreate")]}
+    text = told(local, results, beside=["api"])
+    assert "Changed by this run: api was replaced without a gap; redis was recreated." in text
+
+
+API = {"service": "api", "action": "recreate", "reasons": ["image api:1 -> api:2", "environment: LOG_LEVEL"], "forced": False, "beside": False}
+WORKER = {"service": "rules-engine", "action": "start", "reasons": ["its container is exited"], "forced": False, "beside": False}
+FRONTEND = {"service": "frontend", "action": "recreate", "reasons": ["labels: x"], "forced": False, "beside": False}
 
 
 @pytest.mark.parametrize(
@@ -149,6 +156,16 @@ WORKER = {"service": "rules-engine", "action": "start", "reasons": ["its contain
                 "A deploy would change containers:",
                 "  api           recreated: image api:1 -> api:2; environment: LOG_LEVEL",
                 "  rules-engine  started: its container is exited",
+            ],
+        ),
+        (
+            False,
+            [{**API, "beside": True}, FRONTEND, {**FRONTEND, "action": "start"}],
+            [
+                "A deploy would change containers:",
+                "  api       replaced without a gap: image api:1 -> api:2; environment: LOG_LEVEL",
+                "  frontend  recreated, port 3000 and port 28080 closed meanwhile: labels: x",
+                "  frontend  started: labels: x",
             ],
         ),
         (

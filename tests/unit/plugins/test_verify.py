@@ -93,6 +93,46 @@ def test_a_service_that_does_not_stay_healthy_fails(engine, verify, later, found
         assert (answer["failures"][0]["service"], answer["failures"][0]["check"]) == ("api", "stability")
 
 
+@pytest.fixture
+def two(engine):
+    """A service that is being replaced: an old container that works, and a new one that does not."""
+    engine.container("old", HEALTHY)
+    engine.container("new", {"Status": "running", "ExitCode": 0, "Health": {"Status": "unhealthy", "Log": [{"Output": "no route"}]}})
+    labels = {"com.docker.compose.service": "api"}
+    # The Engine lists the newest first.
+    engine.on("GET", "/containers/json", [{"Id": "new", "Created": 2, "Labels": labels}, {"Id": "old", "Created": 1, "Labels": labels}])
+
+
+@pytest.mark.usefixtures("two")
+def test_of_two_containers_the_newer_one_is_asked(verify):
+    assert got(verify(services=["api"])) == ["unhealthy: no route"]
+
+
+@pytest.mark.usefixtures("api")
+def test_what_is_started_beside_is_asked_at_its_own_address_and_nothing_else_is(engine, verify, web):
+    engine.container("worker", ended(1))
+    web.on("GET", "/ready", "ok")
+    answer = verify(
+        {"service": "api", "name": "ready", "kind": "http", "port": web.port, "path": "/ready"},
+        {"service": "api", "name": "published", "kind": "http", "address": "127.0.0.1", "port": web.port, "path": "/no"},
+        {"service": "api", "name": "end to end", "kind": "http", "port": web.port, "path": "/no", "depth": "full"},
+        {"service": "worker", "name": "ready", "kind": "http", "port": web.port, "path": "/no"},
+        images={"api": "image:1", "worker": "image:1"},
+        beside=["api"],
+        depth="full",
+    )
+    # Health, log and image of the one service, and the one check.
+    assert (got(answer), answer["passed"]) == ([], 4)
+    assert len(web.requests) == 1
+
+
+@pytest.mark.usefixtures("api")
+def test_what_is_started_beside_can_fail(verify, web):
+    web.on("GET", "/ready", "ok")
+    answer = verify({"service": "api", "name": "page", "kind": "http", "port": web.port, "path": "/"}, beside=["api"])
+    assert len(got(answer)) == 1
+
+
 def test_what_failed_already_is_not_watched(engine, verify):
     engine.container("api", ended(1))
     began = time.monotonic()
