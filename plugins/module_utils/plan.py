@@ -165,8 +165,9 @@ def _place(changes: dict[str, Change], containers: Mapping[str, list[dict[str, A
     """Say what can be started beside what runs, and add what Compose recreates because it depends on what is recreated in its place."""
 
     def can_be_beside(service: str) -> bool:
+        # There are two where an earlier replacement was interrupted.
         found = containers.get(service) or []
-        return service in start_first and len(found) == 1 and found[0]["State"] == "running"
+        return service in start_first and any(one["State"] == "running" for one in found)
 
     for change in changes.values():
         change.beside = change.action == RECREATE and can_be_beside(change.service)

@@ -32,9 +32,9 @@ options:
       - V(attempted) notes that the release is about to be started, and clears the way as V(cleared) does.
       - V(cleared) removes containers that would stop the release from starting. Those are what its jobs left behind, because C(docker compose down) removes
         the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
-        another service. It also unpauses containers.
+        another service; and, of what was interrupted while a container was replaced without a gap, the new one. It also unpauses containers.
       - V(switched) has proxies hand requests on to the containers that the release means, where a service has more than one, and returns when nobody is handed
-        on to another one any more.
+        on to another one any more. Where the release is the current one, the others are stopped and removed.
       - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are, and stops and removes the containers
         that were replaced.
       - V(chosen) reads a release that was in use before, O(release) or the one before the current one, so that it can be started as one that was staged.
@@ -669,6 +669,7 @@ class Release:
             stop_container(self.engine, identifier, service)
         for identifier, service in dict.fromkeys(doomed + holders):
             remove_container(self.engine, identifier, service)
+        self._drop_unproven(manifest)
 
     def _containers(self) -> tuple[dict, dict[str, list[dict]], dict[str, dict]]:
         """Return the release's manifest, the containers of its services, and of each service that has some the one that the release means."""
@@ -694,6 +695,33 @@ class Release:
             if service in several
         }
         self._route(wanted, found)
+        if self.id == self.result["current"] and not self.module.check_mode:
+            # The way back, or a repair: nothing more has to be seen. Docker Compose 2.26 would keep the oldest container, whatever its definition.
+            self._remove(found, meant)
+
+    def _remove(self, found: dict[str, list[dict]], kept: dict[str, dict]) -> None:
+        """Stop and remove all containers of services but the one of each that is kept."""
+        gone = [(one["Id"], service) for service, containers in found.items() for one in containers if one is not kept[service]]
+        self.result["changed"] |= bool(gone)
+        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(lambda item: stop_container(self.engine, *item), gone))
+            list(pool.map(lambda item: remove_container(self.engine, *item), gone))
+
+    def _drop_unproven(self, manifest: dict) -> None:
+        """Remove what a run that was interrupted started beside what serves, so that there is one container again to start another one beside."""
+        found = routes.by_service(project_containers(self.engine, manifest["project"]), manifest["start_first"])
+        several = {service: containers for service, containers in found.items() if len(containers) > 1}
+        known = self._read(self.current_link) or {}
+        serving = {
+            routes.container_in(read(routes.path(self.root, proxy, service)))
+            for proxy, targets in {**(known.get("routes") or {}), **manifest["routes"]}.items()
+            for service in targets
+        }
+        kept = {}
+        for service, containers in several.items():
+            running = [one for one in containers if one["State"] == "running"] or containers
+            kept[service] = next((one for one in running if routes.name_of(one) in serving), running[0])
+        self._remove(several, kept)
 
     def _route(self, wanted: dict[tuple[str, str], str], found: dict[str, list[dict]]) -> None:
         """Write where proxies find services, and wait until nobody is handed on to where they were found before."""
@@ -709,10 +737,7 @@ class Release:
     def _retire(self) -> None:
         """Stop and remove the containers that were replaced, and forget routes to what is gone."""
         manifest, found, meant = self._containers()
-        gone = [(one["Id"], service) for service, containers in found.items() for one in containers if one is not meant[service]]
-        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(lambda item: stop_container(self.engine, *item), gone))
-            list(pool.map(lambda item: remove_container(self.engine, *item), gone))
+        self._remove(found, meant)
         there = {routes.name_of(container) for container in meant.values()}
         stale = {
             (proxy, service): routes.text(service, port)

@@ -664,6 +664,35 @@ def test_who_goes_back_is_sent_to_the_container_of_that_release(root, route):
     assert module.routes.container_in(route.read_bytes()) == "old"
 
 
+def test_the_way_back_removes_what_failed(root, route):
+    engine = two_of_the_api()
+    activate(root, ONE, engine=Engine(old="api", proxy="frontend"))
+    hashes = json.loads((root / f"releases/{ONE}/hashes.json").read_text())["hashes"]
+    engine.labels = {"old": {"com.docker.compose.config-hash": hashes["api"], "com.docker.compose.image": "sha256:1"}}
+    switch(root, ONE, engine)
+    assert module.routes.container_in(route.read_bytes()) == "old"
+    assert set(engine.services) == {"old", "proxy"}
+
+
+@pytest.mark.parametrize(
+    ("serving", "states", "left"),
+    [
+        ("new", {}, "new"),
+        ("old", {}, "old"),
+        # Nothing says which, so the one that was there first serves; what does not run does not.
+        (None, {}, "old"),
+        (None, {"old": "exited"}, "new"),
+        ("old", {"old": "exited"}, "new"),
+    ],
+)
+def test_what_was_interrupted_leaves_the_container_that_serves(root, route, serving, states, left):
+    route.write_text(module.routes.text("api", 3000, serving))
+    engine = two_of_the_api()
+    engine.states = states
+    attempt(root, ONE, engine)
+    assert set(engine.services) == {left, "proxy"}
+
+
 def test_one_container_needs_no_route(root, route):
     engine = Engine(only="api", proxy="frontend")
     assert not switch(root, ONE, engine)["changed"]
