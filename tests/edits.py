@@ -18,7 +18,7 @@ EDITS = {
     "scheduler/src/main.ts": {"scheduler"},
     "rules-engine/src/main.ts": {"rules-engine"},
     "api/src/main.ts": {"api"},
-    "frontend/src/main.tsx": {"frontend"},
+    "frontend/src/main.tsx": {"page"},
     "shared/src/log.ts": {"api", "rules-engine", "scheduler"},
 }
 PREDICTED = {"rules-engine/src/main.ts", "shared/src/log.ts"}
@@ -33,9 +33,9 @@ def containers(project: str) -> dict[str, str]:
 
 
 def predicted(command: list[str]) -> set[str]:
-    """Return the services that a check names as recreated."""
+    """Return the services that a check names as replaced."""
     done = subprocess.run([*command, "--check"], check=True, capture_output=True, text=True)
-    return set(re.findall(r"^ +([a-z-]+) +recreated: image ", done.stdout, re.MULTILINE))
+    return set(re.findall(r"^ +([a-z-]+) +replaced without a gap: image ", done.stdout, re.MULTILINE))
 
 
 def main(files: Path, project: str, command: list[str]) -> int:

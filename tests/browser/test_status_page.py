@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 
 FILE = Path(os.environ["STATUS_PAGE"])
 PROJECT = os.environ["STATUS_PROJECT"]
-SERVICES = ("postgres", "redis", "minio", "api", "rules-engine", "scheduler", "frontend")
+SERVICES = ("postgres", "redis", "minio", "api", "rules-engine", "scheduler", "frontend", "page")
 
 
 def test_a_person_reads_the_status_in_a_browser(opened: Page, problems: list[str], assert_accessible) -> None:

@@ -46,11 +46,11 @@ def redis(host, servers, stack_secrets):
 
 
 def test_nothing_of_the_bundled_services_is_there(host):
-    assert set(host.services) == {"api", "rules-engine", "scheduler", "frontend"}
+    assert set(host.services) == {"api", "rules-engine", "scheduler", "frontend", "page"}
     # The jobs that have ended.
     assert set(host.containers) - set(host.services) == {"api-migrate", "postgres-bootstrap"}
     label = f"label=com.docker.compose.project={host.project}"
-    assert host.text("docker", "volume", "ls", "--quiet", "--filter", label) == ""
+    assert host.text("docker", "volume", "ls", "--format={{.Name}}", "--filter", label).split() == [f"{host.project}_page-assets"]
 
 
 def test_a_second_network_leads_the_consumers_out(host):

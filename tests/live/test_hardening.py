@@ -5,23 +5,30 @@ import re
 
 import pytest
 
-SERVICES = ["api", "frontend", "minio", "postgres", "redis", "rules-engine", "scheduler"]
+SERVICES = ["api", "frontend", "minio", "page", "postgres", "redis", "rules-engine", "scheduler"]
 JOBS = ["api-migrate", "minio-bootstrap", "minio-volume", "postgres-bootstrap"]
 USERS = {
     "api": "10001:10001",
     "frontend": "101:101",
     "minio": "1000:1000",
+    "page": "101:101",
     "postgres": "999:999",
     "redis": "999:1000",
     "rules-engine": "10002:10002",
     "scheduler": "10003:10003",
 }
 # Where a service may write beside /tmp.
-WRITABLE = {"minio": {"/data"}, "postgres": {"/var/lib/postgresql", "/run/postgresql", "/var/run/postgresql"}, "redis": {"/data"}}
+WRITABLE = {
+    "minio": {"/data"},
+    "page": {"/usr/share/nginx/html/retained"},
+    "postgres": {"/var/lib/postgresql", "/run/postgresql", "/var/run/postgresql"},
+    "redis": {"/data"},
+}
 NETWORKS = {
     "api": {"backend-network", "frontend-network"},
     "frontend": {"frontend-network"},
     "minio": {"backend-network"},
+    "page": {"frontend-network"},
     "postgres": {"backend-network"},
     "redis": {"backend-network"},
     "rules-engine": {"backend-network"},

@@ -8,7 +8,7 @@ import pytest
 
 EDITS = 30
 SAMPLE = 2
-ACTIONS = {"created": "create", "recreated": "recreate", "started": "start", "removed": "remove"}
+ACTIONS = {"created": "create", "recreated": "recreate", "started": "start", "removed": "remove", "replaced": "recreate"}
 
 
 def edits(chance, number: int) -> tuple[str, dict[str, Any], list[list[str]]]:
@@ -21,8 +21,8 @@ def edits(chance, number: int) -> tuple[str, dict[str, Any], list[list[str]]]:
             (f"label {number}", {"stack_services": {"frontend": {"base": {"services": {"frontend": {"labels": {"edit": str(number)}}}}}}}, []),
             (f"secret {number}", {"stack_secrets": {"redis_scheduler_password": f"edit-{number}-of-a-password"}}, []),
             (f"limit {number}", {"stack_services": {"redis": {"base": {"services": {"redis": {"labels": {"edit": str(number)}}}}}}}, []),
-            (f"stopped {number}", {}, [["stop", "--time", "5", "campaign-prove-scheduler-1"]]),
-            (f"removed {number}", {}, [["rm", "--force", "campaign-prove-rules-engine-1"]]),
+            (f"stopped {number}", {}, [["stop", "--time", "5", "scheduler"]]),
+            (f"removed {number}", {}, [["rm", "--force", "rules-engine"]]),
         ]
     )
 
@@ -39,14 +39,15 @@ def test_what_is_predicted_is_what_happens(stack, chance, count):
         name, changed, by_hand = edits(chance, number)
         variables = {**variables, **changed}
         for command in by_hand:
-            stack.docker(*command)
+            # The last word is a service. Its container has another name after each replacement.
+            stack.docker(*command[:-1], stack.running()[command[-1]])
         before = stack.running()
         files = sorted(stack.directory.rglob("*"))
         checked = stack.check(**variables)
         assert checked.status == 0, checked.text[-3000:]
         assert sorted(stack.directory.rglob("*")) == files
         assert stack.running() == before
-        predicted = {service: ACTIONS[done] for service, done in re.findall(r"^ +([a-z-]+) +(created|recreated|started|removed): ", checked.text, re.MULTILINE)}
+        predicted = {service: ACTIONS[done] for service, done in re.findall(rf"^ +([a-z-]+) +({'|'.join(ACTIONS)})[a-z0-9, ]*: ", checked.text, re.MULTILINE)}
         stack.deploy(**variables)
         after = stack.running()
         actual = {service for service in before.keys() | after.keys() if before.get(service) != after.get(service)}
