@@ -153,6 +153,12 @@ class Stack:
                     raise
         self.containers = found
 
+    def is_at_rest(self) -> bool:
+        """Return whether no service runs or is about to: Docker starts none again that was stopped or removed."""
+        self.refresh()
+        statuses = [self.containers[service]["State"]["Status"] for service in self.params["services"] if service in self.containers]
+        return all(status in ("exited", "dead") for status in statuses)
+
     def state(self, service: str) -> str:
         """Return 'healthy' or what is the case instead."""
         container = self.containers.get(service)

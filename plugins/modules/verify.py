@@ -11,7 +11,8 @@ short_description: Verify that a Compose stack works, from where its users stand
 version_added: 0.1.0
 description:
   - Reads State and Health of every service back from the Engine, because C(docker compose up --wait) can return 0 on a stack
-    that never became healthy, and waits until all are healthy or O(timeout) has passed.
+    that never became healthy, and waits until all are healthy or O(timeout) has passed. For a release of which no service runs, it waits only where
+        O(lock_directory) says that this run has started it.
   - Proves that each service's logs can be read and that it runs the image of its reference, then asks all O(checks) concurrently and
     reports every failure, not just the first. The module itself changes nothing; what a probe or a command changes is the service's affair.
 options:
@@ -236,6 +237,14 @@ def main() -> None:
         module.fail_json(msg="\n- ".join(["Nothing was asked, because these checks cannot be:", *problems]))
     stack = Stack(Engine(params["socket"]), params)
     try:
+        # A run that holds the lock has just started them, and says of each what became of it. Nobody else waits for what nobody starts.
+        if params["manifest"] and not params["lock_directory"] and stack.is_at_rest():
+            module.fail_json(
+                msg=f"Nothing was asked, because no service of {params['project']} runs: the stack was taken down or stopped. "
+                "A deploy starts it, with its data.",
+                passed=0,
+                failures=[],
+            )
         passed, failures = stack.verify()
     except EngineError as error:
         module.fail_json(msg=f"The Docker Engine did not answer: {error}. Is it running, and may this user use its socket?")

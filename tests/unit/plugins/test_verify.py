@@ -133,6 +133,40 @@ def test_what_is_started_beside_can_fail(verify, web):
     assert len(got(answer)) == 1
 
 
+@pytest.fixture
+def release(tmp_path):
+    """The manifest of a release of two services."""
+    path = tmp_path / "manifest.json"
+    path.write_text(json.dumps({"project": "p", "services": ["api", "worker"]}))
+    return path
+
+
+@pytest.mark.parametrize("containers", [{}, {"api": ended(0)}, {"api": ended(137), "worker": ended(0)}], ids=["removed", "one left", "stopped"])
+def test_a_release_of_which_nothing_runs_is_not_waited_for(engine, verify, release, containers):
+    for service, state in containers.items():
+        engine.container(service, state)
+    began = time.monotonic()
+    answer = verify(project=None, services=None, checks=None, manifest=str(release), timeout=30)
+    assert time.monotonic() - began < 10
+    assert answer["failed"]
+    assert "no service of p runs" in answer["msg"]
+    assert "\n" not in answer["msg"]
+
+
+@pytest.mark.parametrize(
+    "state", [STARTING, {"Status": "restarting", "ExitCode": 1}, {"Status": "created", "ExitCode": 0}, {"Status": "paused", "ExitCode": 0}]
+)
+def test_of_a_release_of_which_something_runs_or_starts_each_service_is_told(engine, verify, release, state):
+    engine.container("api", state)
+    assert "worker, health: expected healthy; got no container" in verify(project=None, services=None, checks=None, manifest=str(release))["msg"]
+
+
+def test_a_run_that_has_started_the_services_is_told_what_became_of_each(engine, verify, release, tmp_path):
+    engine.container("api", ended(3))
+    answer = verify(project=None, services=None, checks=None, manifest=str(release), lock_directory=str(tmp_path))
+    assert got(answer) == ["exited (exit code 3)", "no container"]
+
+
 def test_what_failed_already_is_not_watched(engine, verify):
     engine.container("api", ended(1))
     began = time.monotonic()
