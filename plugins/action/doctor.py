@@ -12,7 +12,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.campaign.platform.plugins.plugin_utils import doctor, holder
-from ansible_collections.campaign.platform.plugins.plugin_utils.inputs import RefusedError
+from ansible_collections.campaign.platform.plugins.plugin_utils.inputs import RefusedError, ToldError
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
 
 LIMITS = {field.name: field.type for field in dataclasses.fields(doctor.Limits)}
@@ -39,6 +39,7 @@ class ActionModule(ActionBase):
             "directory": {"type": "path", "required": True},
             "skip": {"type": "list", "elements": "str", "default": []},
             "socket": {"type": "path"},
+            "strict": {"type": "bool", "default": False},
             **{name: {"type": "int"} if name == "clock" else pair for name in LIMITS},
         }
         _validation, arguments = self.validate_argument_spec(spec)
@@ -62,4 +63,6 @@ class ActionModule(ActionBase):
         failures = sum(finding.severity == doctor.FAILURE for finding in findings)
         listed = [dataclasses.asdict(finding) for finding in findings]
         text = "\n".join(doctor.lines(case, findings, skip))
+        if failures and arguments["strict"]:
+            raise ToldError(text, result={**result, "changed": False, "failures": failures})
         return {**result, "changed": False, "failures": failures, "findings": listed, "status": found, "text": text}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.campaign.platform.plugins.plugin_utils import answers
+from ansible_collections.campaign.platform.plugins.plugin_utils.inputs import ToldError
 
 
 class ActionModule(ActionBase):
@@ -20,4 +21,8 @@ class ActionModule(ActionBase):
         """Return the module's result, in which the answers are judged."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         module = self._execute_module(module_name="campaign.platform.verify", module_args=dict(self._task.args), task_vars=task_vars or {})
-        return {**result, **answers.judged(module)}
+        judged = answers.judged(module)
+        # Ansible looks at failed_when and until only where nothing was raised.
+        if judged.get("failed") and "failures" in judged and not (self._task.failed_when or self._task.until):
+            raise ToldError(judged["msg"], result={**result, **{key: value for key, value in judged.items() if key not in ("exception", "failed", "msg")}})
+        return {**result, **judged}

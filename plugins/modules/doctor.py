@@ -11,7 +11,7 @@ short_description: Find out what is wrong with a stack and its host
 version_added: 0.4.0
 description:
   - Gathers the status as M(campaign.platform.status) does, judges it by named checks, and tells what each found with what to do about it. A finding is
-    a failure or a warning, and a healthy host has none. The task itself succeeds, whatever is found.
+    a failure or a warning, and a healthy host has none. The task itself succeeds, whatever is found, unless it is O(strict).
   - The checks are C(engine), C(compose), C(release) (there is one, and no deploy is unfinished), C(lock), C(services), C(jobs), C(restarts), C(oom), C(memory),
     C(ports), C(disk), C(clock), C(dns), C(secrets), C(drift), C(certificates) and C(metrics).
   - Nothing is changed.
@@ -47,6 +47,10 @@ options:
   socket:
     description: The Engine's socket. V(/var/run/docker.sock) without it.
     type: path
+  strict:
+    description: Fail where a finding is a failure, with the text as the message and without the other values.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -62,9 +66,9 @@ EXAMPLES = r"""
   register: found
 
 - name: Stop where something is wrong
-  ansible.builtin.assert:
-    that: found.failures == 0
-    fail_msg: "{{ found.text }}"
+  campaign.platform.doctor:
+    directory: /opt/campaign
+    strict: true
 """
 
 RETURN = r"""

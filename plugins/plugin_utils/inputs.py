@@ -42,13 +42,17 @@ def kept_files_problems() -> list[str]:
     return [f"{told_to_keep}: {why_not}. Remove it, or set ANSIBLE_KEEP_REMOTE_FILES=0 for this run."]
 
 
-class RefusedError(AnsibleActionFail):
-    """An input is wrong. The mistake is in none of the collection's tasks, so the message is shown without the lines of one."""
+class ToldError(AnsibleActionFail):
+    """The message says all of it. The mistake is in none of the collection's tasks, so it is shown once, and without the lines of one."""
 
     @property
     def omit_exception_key(self) -> bool:
         """Let ansible-core 2.19 and later show the message alone, without the place in the source of the task that failed."""
         return True
+
+
+class RefusedError(ToldError):
+    """An input is wrong."""
 
 
 @functools.cache

@@ -95,8 +95,32 @@ def test_a_host_without_a_stack_fails_the_doctor(play):
     assert done.returncode != 0
     assert "FAILURE  release: No release is in use below" in done.stdout
     assert "Fix: Deploy" in done.stdout
+    # Once, and without the lines of the collection's own task.
+    assert done.stdout.count("FAILURE  release") == 1
+    assert "tasks/doctor.yml" not in done.stdout + done.stderr
     # Nothing else is wrong with it that would be a failure of the stack.
     assert "FAILURE  services" not in done.stdout
+
+
+def test_a_verification_that_fails_says_it_once_and_keeps_what_a_playbook_needs(tmp_path, engine):
+    engine.container("api", {"Status": "exited", "ExitCode": 3})
+    asked = {"project": "p", "services": ["api"], "timeout": 0, "socket": engine.path}
+    tasks = [
+        {"campaign.platform.verify": asked, "register": "first", "failed_when": False},
+        {"ansible.builtin.debug": {"msg": "{{ first.failures[0].got }} of {{ first.logs | length }}, {{ first.passed }} passed"}},
+        {"campaign.platform.verify": asked},
+    ]
+    variables = {"ansible_python_interpreter": sys.executable}
+    (tmp_path / "play.yml").write_text(json.dumps([{"hosts": "localhost", "connection": "local", "gather_facts": False, "vars": variables, "tasks": tasks}]))
+    done = subprocess.run(
+        ["ansible-playbook", "-i", "localhost,", str(tmp_path / "play.yml")], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    shown = done.stdout + done.stderr
+    assert "msg: exited (exit code 3) of 1" in shown
+    failed = shown[shown.index("fatal:") :]
+    assert failed.count("checks failed:") == 1
+    assert "[ERROR]" not in shown
+    assert "Origin:" not in shown
 
 
 def test_checks_can_be_left_out_by_their_names(play):
