@@ -150,3 +150,39 @@ def test_where_there_is_no_password_the_reason_is_told(password, tmp_path, conte
     with pytest.raises(SystemExit, match=r"no password yet|cannot be read") as ended:
         password(tmp_path / ".env.local", generated)
     assert str(generated) in str(ended.value)
+
+
+@pytest.fixture
+def logs(tmp_path):
+    """Run scripts/logs for a stack whose Docker client prints these containers."""
+    (tmp_path / "client").mkdir()
+    (tmp_path / "current").mkdir()
+    sudo = tmp_path / "sudo"
+    sudo.write_text('#!/bin/sh\nexec "$@"\n')
+    sudo.chmod(0o755)
+
+    def run(client: str) -> subprocess.CompletedProcess:
+        (tmp_path / "client/docker").write_text(f"#!/bin/sh\n{client}\n")
+        (tmp_path / "client/docker").chmod(0o755)
+        env = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return subprocess.run([ROOT / "scripts/logs", str(tmp_path), "--since", "1m", "api"], env=env, capture_output=True, text=True, timeout=20)
+
+    return run
+
+
+def test_the_logs_of_one_service_are_followed(logs):
+    done = logs('[ "$2" = ps ] && echo 0123 || echo "$@"')
+    assert (done.returncode, done.stdout, done.stderr) == (0, "compose logs --follow --since 1m api\n", "")
+
+
+def test_a_stack_that_was_taken_down_has_no_logs_and_that_is_told(logs):
+    done = logs("exit 0")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "was taken down" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_engine_that_does_not_answer_is_not_taken_for_a_stack_that_is_down(logs):
+    done = logs("echo 'Cannot connect to the Docker daemon' >&2; exit 1")
+    assert done.returncode == 1
+    assert done.stderr == "Cannot connect to the Docker daemon\n"
