@@ -15,6 +15,8 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import summary
 
 # With this inventory `make` runs the commands.
 _CHECKOUT = "inventories/local"
+# Where `make logs` looks without being told.
+_DIRECTORY = "/opt/campaign"
 
 
 def shown(path: str) -> str:
@@ -29,7 +31,7 @@ def vault_of(inventories: list[str]) -> str | None:
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
-def place_of(variables: Mapping[str, Any], *, is_local: bool) -> summary.Place:
+def place_of(variables: Mapping[str, Any], *, is_local: bool, directory: str = _DIRECTORY) -> summary.Place:
     """Return where the deploy was started, and where it went to."""
     inventories = list(variables.get("ansible_inventory_sources") or [])
     host = str(variables.get("ansible_host") or variables["inventory_hostname"])
@@ -52,7 +54,9 @@ def place_of(variables: Mapping[str, Any], *, is_local: bool) -> summary.Place:
         "stack_secrets": "The password is operator_password of stack_secrets" + (f": ansible-vault view {shown(vault)}" if vault else "."),
     }
     if [shown(path) for path in inventories] == [_CHECKOUT]:
-        commands = {name: f"make {name}" for name in commands}
+        commands = {name: f"make {name}" for name in [*commands, "logs"]}
+        if directory != _DIRECTORY:
+            commands["logs"] += f" STACK={directory}"
         password |= dict.fromkeys(["env_local", "generated"], "`make password` shows the password.")
     ssh = f"{getpass.getuser()}@{socket.gethostname()}" if is_local else f"{user}@{host}" if user else host
     return summary.Place(host=socket.gethostname() if is_local else host, ssh=ssh, password=password, **commands)
@@ -82,7 +86,7 @@ class ActionModule(ActionBase):
         told = summary.lines(
             arguments["staged"],
             arguments["results"],
-            place_of(known, is_local=is_local),
+            place_of(known, is_local=is_local, directory=arguments["directory"]),
             directory=arguments["directory"],
             check_mode=self._task.check_mode,
         )

@@ -39,6 +39,8 @@ class Place:
     rollback: str
     # How to see the password, by where it comes from.
     password: Mapping[str, str] = field(default_factory=dict)
+    # Where there is none, Docker Compose's own in the stack's directory.
+    logs: str = ""
 
 
 def addresses(
@@ -168,8 +170,9 @@ def lines(staged: Mapping[str, Any], results: Iterable[Mapping[str, Any]], place
         *(_places(rows, place) if rows else ()),
         *([f"Sign in as {user['user']}. {place.password[user['password']]}"] if user else ()),
         f"Changed by this run: {_did(done) or 'no container'}.",
+        *(["The next deploy takes into use what the inventory says, as ever. Change it there, too."] if staged.get("is_rollback") else ()),
         "What to type next:",
         f"  {place.verify}",
-        f"  cd {directory} && docker compose logs --follow     (as root, on the host)",
+        f"  {place.logs or f'cd {directory} && docker compose logs --follow     (as root, on the host)'}",
         f"  {place.down}     (the data stays)",
     ]

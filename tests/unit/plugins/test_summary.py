@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The last lines of a deploy are true: where everything is, how to sign in, what was changed and what to type next."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 from ansible_collections.campaign.platform.plugins.action.summary import place_of
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary
 from program import SECRET, build, declare
 
+ROOT = Path(__file__).resolve().parents[3]
 PLACE = summary.Place(
     host="host.example.com",
     ssh="deployer@host.example.com",
@@ -201,3 +205,27 @@ def test_without_a_file_of_generated_secrets_as_in_prod_the_way_to_the_password_
     place = place_of({"inventory_hostname": "host.example.com", "ansible_inventory_sources": [str(tmp_path)]}, is_local=False)
     assert place.password["stack_secrets"] == "The password is operator_password of stack_secrets."
     assert place.deploy == f"ansible-playbook -i {tmp_path} campaign.platform.site"
+
+
+@pytest.mark.parametrize(
+    ("directory", "logs"),
+    [("/opt/campaign", "make logs"), ("/opt/other", "make logs STACK=/opt/other")],
+)
+def test_with_the_inventory_of_the_checkout_make_runs_every_command(monkeypatch, directory, logs):
+    monkeypatch.chdir(ROOT)
+    known = {"inventory_hostname": "localhost", "ansible_inventory_sources": [str(ROOT / "inventories/local")]}
+    place = place_of(known, is_local=True, directory=directory)
+    assert (place.deploy, place.verify, place.down, place.rollback, place.logs) == ("make deploy", "make verify", "make down", "make rollback", logs)
+
+
+def test_the_command_for_the_logs_is_the_one_of_the_place(local):
+    staged = {"release": local["release"], "is_new": True, "manifest": local, "jobs": local["jobs"], "plan": []}
+    lines = summary.lines(staged, [], dataclasses.replace(PLACE, logs="make logs"), directory="/opt/campaign", check_mode=False)
+    assert "  make logs" in lines
+    assert not any("docker compose" in line for line in lines)
+
+
+def test_whoever_went_back_is_told_that_the_next_deploy_goes_forward_again(local):
+    staged = {"release": local["release"], "is_new": True, "manifest": local, "jobs": local["jobs"], "plan": []}
+    told_after = ["\n".join(summary.lines({**staged, **more}, [], PLACE, directory="/opt/campaign", check_mode=False)) for more in ({}, {"is_rollback": True})]
+    assert ["The next deploy takes into use what the inventory says" in text for text in told_after] == [False, True]
