@@ -119,15 +119,21 @@ def _planned(values: Mapping[str, Any], built_in: Mapping[str, images.Definition
 def _images_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> dict[str, Any]:
     """Return what the host does not have yet of the images that were validated, and the references of all."""
     validated, facts = variables["__images_validated"], variables["ansible_facts"]["campaign_host"]
-    source = images.source_of(validated["source"], facts["images_source"])
+    recorded, built = facts["images_source"], facts["images_built"]
+    answer = variables.get("__images_answer") or {"skipped": True}
+    # A check asks a registry too, and records nothing.
+    if recorded is None and not answer.get("skipped"):
+        found = answer.get("digests") or {}
+        recorded, built = "pull" if found else "build", [key for key, reference in validated["tagged"].items() if reference not in found]
+    source = images.source_of(validated["source"], recorded)
     required, plan = validated["required"], validated["plans"][source]
     if (validated["source"], source) == ("auto", "pull"):
-        plan = images.mixed(plan, validated["plans"]["build"], set(facts["images_built"]) & set(plan))
+        plan = images.mixed(plan, validated["plans"]["build"], set(built) & set(plan))
     missing = images.missing(required, plan, facts["images"])
     loaded = validated.get("bundle", {"platform": None, "layers": {}})
     return {
         "source": source,
-        "chosen": validated["source"] != "auto" or facts["images_source"] is not None,
+        "chosen": validated["source"] != "auto" or recorded is not None,
         "references": {key: image["reference"] for key, image in plan.items()},
         "missing": missing,
         "pulled": [image["reference"] for image in missing if image["how"] == "pull"],

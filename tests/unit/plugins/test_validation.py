@@ -182,6 +182,35 @@ def test_what_a_registry_did_not_have_is_built_again_where_the_source_is_a_recor
     assert named["built"] == []
 
 
+ASKED = {"images_required": ["redis"], "images_source": "auto"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "source", "chosen"),
+    [
+        ({"skipped": True}, "build", False),
+        ({"failed": True, "digests": {}}, "build", True),
+        ({"digests": {"docker.io/library/redis:8.2": "sha256:1"}}, "pull", True),
+    ],
+    ids=["not asked", "no answer", "answer"],
+)
+def test_a_check_predicts_what_a_deploy_would_choose(answer, source, chosen):
+    found = looked(right(**ASKED), __images_answer=answer)[0]
+    assert (found["source"], found["chosen"]) == (source, chosen)
+    assert {image["how"] for image in found["missing"]} == {source}
+
+
+def test_a_check_predicts_that_what_a_registry_does_not_have_is_built():
+    asked = {**ASKED, "images_required": ["redis", "node"]}
+    found = looked(right(**asked), __images_answer={"digests": {right(**asked)["tagged"]["node"]: "sha256:1"}})[0]
+    assert (found["source"], "redis" in found["built"], "node" in found["built"]) == ("pull", True, False)
+
+
+def test_what_was_recorded_counts_and_no_answer_does():
+    found = looked(right(**ASKED), facts={"images_source": "build"}, __images_answer={"digests": {"docker.io/library/redis:8.2": "sha256:1"}})[0]
+    assert found["source"] == "build"
+
+
 def test_a_mirror_that_is_given_wins_over_the_machine_s_own():
     assert looked(right(images_required=["redis"], images_source="build"), images_debian_mirror="http://b/debian")[0]["mirror"] == "http://b/debian"
 
