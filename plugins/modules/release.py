@@ -694,7 +694,9 @@ class Release:
             for service, port in targets.items()
             if service in several
         }
-        self._route(wanted, found)
+        if self._route(wanted, found):
+            # Until nobody is handed on to where it was found before.
+            time.sleep(routes.DRAIN_SECONDS)
         if self.id == self.result["current"] and not self.module.check_mode:
             # The way back, or a repair: nothing more has to be seen. Docker Compose 2.26 would keep the oldest container, whatever its definition.
             self._remove(found, meant)
@@ -709,43 +711,45 @@ class Release:
 
     def _drop_unproven(self, manifest: dict) -> None:
         """Remove what a run that was interrupted started beside what serves, so that there is one container again to start another one beside."""
-        found = routes.by_service(project_containers(self.engine, manifest["project"]), manifest["start_first"])
-        several = {service: containers for service, containers in found.items() if len(containers) > 1}
-        known = self._read(self.current_link) or {}
-        serving = {
-            routes.container_in(read(routes.path(self.root, proxy, service)))
-            for proxy, targets in {**(known.get("routes") or {}), **manifest["routes"]}.items()
-            for service in targets
-        }
+        proxies = manifest["routes"]
+        targets = {service for behind in proxies.values() for service in behind}
+        found = routes.by_service(project_containers(self.engine, manifest["project"]), {*manifest["start_first"], *proxies, *targets})
+        serving = {routes.container_in(read(routes.path(self.root, proxy, service))) for proxy, behind in proxies.items() for service in behind}
         kept = {}
-        for service, containers in several.items():
-            running = [one for one in containers if one["State"] == "running"] or containers
-            kept[service] = next((one for one in running if routes.name_of(one) in serving), running[0])
-        self._remove(several, kept)
+        for service, containers in found.items():
+            if running := [one for one in containers if one["State"] == "running"] or containers:
+                kept[service] = next((one for one in running if routes.name_of(one) in serving), running[0])
+        self._pin(manifest, kept, found)
+        self._remove({service: found[service] for service in manifest["start_first"] if service in found}, kept)
 
-    def _route(self, wanted: dict[tuple[str, str], str], found: dict[str, list[dict]]) -> None:
-        """Write where proxies find services, and wait until nobody is handed on to where they were found before."""
+    def _pin(self, manifest: dict, meant: dict[str, dict], found: dict[str, list[dict]]) -> None:
+        """Name the container of each service in the routes to it, because the service's own name would mean a second one too as soon as that runs."""
+        self._route(
+            {
+                (proxy, service): routes.text(service, port, routes.name_of(meant[service]))
+                for proxy, targets in manifest["routes"].items()
+                for service, port in targets.items()
+                if service in meant
+            },
+            found,
+        )
+
+    def _route(self, wanted: dict[tuple[str, str], str], found: dict[str, list[dict]]) -> bool:
+        """Write where proxies find services and tell them; return whether there was anything to tell."""
         different = {key: text for key, text in wanted.items() if read(routes.path(self.root, *key)) != text.encode()}
         self.result["changed"] |= bool(different)
         if self.module.check_mode or not different:
-            return
+            return False
         for (proxy, service), text in different.items():
             write(routes.path(self.root, proxy, service), text.encode(), 0o644)
         routes.reload(self.engine, [container for proxy in {proxy for proxy, _service in different} for container in found.get(proxy, ())])
-        time.sleep(routes.DRAIN_SECONDS)
+        return True
 
     def _retire(self) -> None:
-        """Stop and remove the containers that were replaced, and forget routes to what is gone."""
+        """Stop and remove the containers that were replaced, and name the others in the routes."""
         manifest, found, meant = self._containers()
+        self._pin(manifest, meant, found)
         self._remove(found, meant)
-        there = {routes.name_of(container) for container in meant.values()}
-        stale = {
-            (proxy, service): routes.text(service, port)
-            for proxy, targets in manifest["routes"].items()
-            for service, port in targets.items()
-            if (named := routes.container_in(read(routes.path(self.root, proxy, service)))) and named not in there
-        }
-        self._route(stale, found)
 
     def _make_directories(self) -> None:
         for path, mode in ((self.root, 0o755), (f"{self.root}/releases", 0o755), (f"{self.root}/secrets", 0o700)):

@@ -719,12 +719,21 @@ def test_what_was_replaced_goes_when_the_release_is_taken_into_use(root, route):
     assert module.routes.container_in(route.read_bytes()) == "new"
 
 
-def test_a_route_to_a_container_that_is_gone_is_forgotten(root, route):
-    route.write_text(module.routes.text("api", 3000, "gone"))
+@pytest.mark.parametrize("content", [module.routes.text("api", 3000), module.routes.text("api", 3000, "gone"), module.routes.text("api", 3000, "only")])
+@pytest.mark.parametrize("when", [attempt, activate])
+def test_the_container_is_named_before_there_is_a_second_one(root, route, content, when):
+    route.write_text(content)
     engine = Engine(only="api", proxy="frontend")
-    activate(root, ONE, engine=engine)
+    when(root, ONE, engine=engine)
+    assert route.read_text() == module.routes.text("api", 3000, "only")
+    assert engine.done == ([] if "only" in content else [("POST", "proxy", "kill")])
+    assert set(engine.services) == {"only", "proxy"}
+
+
+def test_a_service_without_a_container_has_no_route_of_its_own(root, route):
+    activate(root, ONE, engine=Engine(proxy="frontend"))
+    attempt(root, ONE, engine=Engine(proxy="frontend"))
     assert route.read_text() == module.routes.text("api", 3000)
-    assert engine.done == [("POST", "proxy", "kill")]
 
 
 @pytest.fixture
