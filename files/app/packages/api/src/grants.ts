@@ -9,7 +9,8 @@ export const grants: readonly string[] = [
   `REVOKE ALL ON ALL TABLES IN SCHEMA campaign FROM PUBLIC, ${ROLES}`,
   `GRANT USAGE ON SCHEMA campaign TO ${ROLES}`,
   `GRANT SELECT, INSERT (name, place, rule), UPDATE (asset_type, asset_size), DELETE ON campaign.campaigns TO campaign_api`,
-  // RETURNING state needs its SELECT.
-  `GRANT SELECT (id, place, rule, state), UPDATE (state, evaluated_at) ON campaign.campaigns TO campaign_rules_engine`,
+  // RETURNING state needs its SELECT, and so does the comparison of evaluated_at.
+  `GRANT SELECT (id, place, rule, state, evaluated_at), UPDATE (state, evaluated_at) ON campaign.campaigns TO campaign_rules_engine`,
   `GRANT SELECT (id, evaluated_at) ON campaign.campaigns TO campaign_scheduler`,
+  `GRANT SELECT (start, seconds), INSERT (start, seconds), DELETE ON campaign.ticks TO campaign_scheduler`,
 ];

@@ -46,4 +46,16 @@ export const migrations: Record<string, Version> = {
       await sql`CREATE INDEX campaigns_created_at ON campaign.campaigns (created_at DESC, id DESC)`.execute(db);
     },
   },
+  "0003_ticks": {
+    removes: null,
+    async up(db: Kysely<unknown>): Promise<void> {
+      // The scheduler's intervals that were done: the key lets each be done once, whoever does it.
+      await sql`
+        CREATE TABLE campaign.ticks (
+          start timestamptz PRIMARY KEY,
+          seconds integer NOT NULL CHECK (seconds > 0),
+          done_at timestamptz NOT NULL DEFAULT now()
+        )`.execute(db);
+    },
+  },
 };

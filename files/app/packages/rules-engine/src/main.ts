@@ -6,12 +6,13 @@ import {
   createPool,
   createRedis,
   evaluationJob,
+  EVALUATIONS,
   loadConfig,
   onShutdown,
   port,
-  QUEUE,
   QUEUE_PREFIX,
   redisConnection,
+  STALLED,
   startHeartbeat,
 } from "@campaign/shared";
 import { Worker } from "bullmq";
@@ -25,16 +26,17 @@ const redis = createRedis(config.REDIS_URL, log);
 const health = createHealthServer(SERVICE, pool, redis, commonChecks(SERVICE, pool, redis));
 
 const worker = new Worker(
-  QUEUE,
+  EVALUATIONS,
   async (job) => {
-    const { campaignId } = evaluationJob.parse(job.data);
-    const state = await evaluate(pool, campaignId);
-    log.debug({ campaignId, state }, "evaluated");
+    const evaluation = evaluationJob.parse(job.data);
+    const state = await evaluate(pool, evaluation);
+    log.debug({ ...evaluation, state }, "evaluated");
   },
   {
     connection: { ...redisConnection(config.REDIS_URL), maxRetriesPerRequest: null },
     prefix: QUEUE_PREFIX,
     concurrency: 5,
+    ...STALLED,
   },
 );
 worker.on("failed", (job, error) => log.error({ job: job?.id, error: error.message }, "an evaluation failed"));

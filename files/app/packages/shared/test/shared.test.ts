@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { newCampaign } from "../src/api.ts";
-import { evaluationJob } from "../src/evaluation.ts";
+import { evaluationJob } from "../src/queues.ts";
 import { errorName, runProbe } from "../src/probe.ts";
 import { redisConnection } from "../src/redis.ts";
 
@@ -78,4 +78,12 @@ describe("evaluationJob", () => {
   it("refuses what is no campaign's id", () => {
     expect(evaluationJob.safeParse({ campaignId: "1; DROP TABLE" }).success).toBe(false);
   });
+
+  it.each([undefined, null, "2026-11-26T19:00:00.123456Z"])(
+    "takes %s for when it was evaluated last",
+    (evaluatedAt) => {
+      const job = { campaignId: "3f2504e0-4f89-41d3-9a0c-0305e82c3301", evaluatedAt };
+      expect(evaluationJob.parse(job)).toStrictEqual(job);
+    },
+  );
 });
