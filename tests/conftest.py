@@ -14,6 +14,15 @@ sys.path.insert(0, str(ROOT / "tests"))
 import program
 
 
+def pytest_addoption(parser) -> None:
+    parser.addoption("--full", action="store_true", help="run everything and no sample, which takes hours")
+
+
+@pytest.fixture(scope="session")
+def full(request) -> bool:
+    return request.config.getoption("--full")
+
+
 @pytest.fixture(scope="session")
 def golden() -> dict[str, dict[str, str]]:
     """What a deploy would stage, by variant and name."""

@@ -30,10 +30,6 @@ DIRECTORY = Path("/opt") / PROJECT
 PORTS = {name: 22080 + number for number, name in enumerate(("frontend", "api", "minio", "minio_console", "postgres", "redis"))}
 
 
-def pytest_addoption(parser) -> None:
-    parser.addoption("--full", action="store_true", help="run everything, which takes hours")
-
-
 def docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -40,7 +40,7 @@ const worker = new Worker(
   },
 );
 worker.on("failed", (job, error) => log.error({ job: job?.id, error: error.message }, "an evaluation failed"));
-worker.on("error", (error) => log.warn({ error: error.message }, "the queue's connection broke"));
+worker.on("error", (error) => log.warn({ error: error.message }, "an error of the queue"));
 
 const stopHeartbeat = startHeartbeat(redis, SERVICE, log);
 await health.listen(config.HEALTH_PORT);

@@ -61,7 +61,7 @@ const worker = new Worker<TickJob>(
 worker.on("failed", (job, error) =>
   log.error({ job: job?.id, error: error.message }, "a tick failed; it is tried again"),
 );
-const warn = (error: Error) => log.warn({ error: error.message }, "the queue's connection broke");
+const warn = (error: Error) => log.warn({ error: error.message }, "an error of the queue");
 evaluations.on("error", warn);
 ticks.on("error", warn);
 worker.on("error", warn);

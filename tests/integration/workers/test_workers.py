@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The workers are replaced while they work, the new one beside the old one for a while, and are killed and frozen: nothing is done twice, and nothing is lost.
+
+The tests are one story on one pair of servers.
+"""
+
+import itertools
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import pytest
+
+ROUNDS, ALL_ROUNDS = 10, 30
+JOBS_PER_ROUND = 100
+# A killed worker's job is given to another one within 20 s.
+TAKEN_UP_SECONDS = 25
+SCHEDULER, ENGINE = "campaign_scheduler_login", "campaign_rules_engine_login"
+EVERY_SECOND = {"SCHEDULER_TICK_SECONDS": "1"}
+
+
+def replace(servers, worker, chance: random.Random, killed: str | None, **environment: str):
+    """Start the next worker beside one, end that, and return the next; one of them may be killed."""
+    following = servers.start(worker.service, **environment)
+    time.sleep(chance.uniform(0, 0.5))
+    if killed == "new":
+        following.kill()
+        following = servers.start(worker.service, **environment)
+    if killed == "old":
+        worker.kill()
+    else:
+        assert worker.stop() < 10
+    return following
+
+
+@dataclass
+class Upheaval:
+    """What came of replacing the workers many times."""
+
+    jobs: int
+    schedulers: list
+    engines: list
+
+
+@pytest.fixture(scope="module")
+def upheaval(servers, eventually, full) -> Upheaval:
+    rounds = ALL_ROUNDS if full else ROUNDS
+    jobs = rounds * JOBS_PER_ROUND
+
+    def schedulers() -> None:
+        chance = random.Random("schedulers")
+        worker = servers.start("scheduler", **EVERY_SECOND)
+        for number in range(rounds):
+            worker = replace(servers, worker, chance, {3: "old", 6: "new"}.get(number), **EVERY_SECOND)
+        time.sleep(2)
+        assert worker.stop() < 10
+
+    def engines() -> None:
+        chance = random.Random("engines")
+        servers.insert("upheaval", jobs)
+        pair = [servers.start("rules-engine"), servers.start("rules-engine")]
+        for number in range(rounds):
+            pair[number % 2] = replace(servers, pair[number % 2], chance, {0: "old", 1: "new"}.get(number))
+        eventually(lambda: not servers.active("evaluation"), TAKEN_UP_SECONDS, "no job is in a worker's hands")
+        for worker in pair:
+            assert worker.stop() < 10
+
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(schedulers), pool.submit(engines)]:
+            done.result()
+    of = {service: [worker for worker in servers.workers if worker.service == service] for service in ("scheduler", "rules-engine")}
+    return Upheaval(jobs, of["scheduler"], of["rules-engine"])
+
+
+def each_once(ticks: list[tuple[int, int, float]], schedulers: list) -> None:
+    """See that every interval of one length was done, and that nobody did one that somebody else did."""
+    starts = [start for start, _seconds, _late in ticks]
+    (length,) = {seconds for _start, seconds, _late in ticks}
+    assert starts == list(range(starts[0], starts[-1] + 1, length))
+    told = Counter(line["start"] for scheduler in schedulers for line in scheduler.told("tick"))
+    assert [start for start, times in told.items() if times > 1] == []
+    done = sum(line["intervals"] for scheduler in schedulers for line in scheduler.told("tick"))
+    # Who is killed between the commit and its line has done one without a word.
+    assert len(ticks) - sum(scheduler.killed for scheduler in schedulers) <= done <= len(ticks)
+
+
+def test_each_interval_is_ticked_once(servers, upheaval):
+    ticks = servers.ticks()
+    each_once(ticks, upheaval.schedulers)
+    late = sorted(late for _start, _seconds, late in ticks)
+    print(f"{len(upheaval.schedulers)} schedulers, {len(ticks)} intervals; done {late[len(late) // 2]:.2f} s after their start, the latest {late[-1]:.2f} s")
+    assert late[-1] < 10
+
+
+def test_each_job_is_done_once(servers, upheaval):
+    assert servers.evaluations("upheaval") == {1: upheaval.jobs}
+    print(f"{len(upheaval.engines)} rules-engines, {upheaval.jobs} jobs")
+
+
+def test_redis_allows_the_workers_all_that_they_do(servers, upheaval):
+    assert upheaval.jobs
+    assert servers.refused() == ""
+
+
+def test_a_job_in_hand_is_finished_within_the_grace_period(servers, eventually):
+    servers.sql("DELETE FROM campaign.campaigns")
+    servers.insert("in hand")
+    hold = servers.hold("SELECT FROM campaign.campaigns FOR UPDATE")
+    engine, scheduler = servers.start("rules-engine"), servers.start("scheduler", **EVERY_SECOND)
+    eventually(lambda: servers.waiting(ENGINE) == 1, 10, "the job waits for its row")
+    with ThreadPoolExecutor() as pool:
+        stopping = pool.submit(engine.stop)
+        time.sleep(3)
+        assert not stopping.done()
+        hold.let_go()
+        assert stopping.result() < 10
+    assert len(engine.told("evaluated")) == 1
+    assert servers.evaluations("in hand") == {1: 1}
+    assert servers.active("evaluation") == ""
+    scheduler.stop()
+
+
+def test_what_a_frozen_worker_had_in_hand_is_done_once(servers, eventually):
+    servers.sql("DELETE FROM campaign.campaigns; DELETE FROM campaign.ticks")
+    # The job of one rules-engine, and the tick of one scheduler, in the middle of which they stop.
+    servers.insert("frozen")
+    row = servers.hold("SELECT FROM campaign.campaigns FOR UPDATE")
+    engines = [servers.start("rules-engine")]
+    schedulers = [servers.start("scheduler", **EVERY_SECOND)]
+    eventually(lambda: servers.waiting(ENGINE) == 1, 10, "the job waits for its row")
+    engines[0].freeze()
+    engines.append(servers.start("rules-engine"))
+    tick = servers.hold("SELECT pg_advisory_xact_lock(1)")
+    eventually(lambda: servers.waiting(SCHEDULER) == 1, 10, "the tick is held up")
+    schedulers[0].freeze()
+    tick.let_go()
+    schedulers.append(servers.start("scheduler", **EVERY_SECOND))
+    eventually(lambda: servers.waiting(ENGINE) == 2, TAKEN_UP_SECONDS, "the job waits in another worker's hands too")
+    row.let_go()
+    eventually(lambda: servers.ticks() and servers.ticks()[-1][0] > time.time() - 3, TAKEN_UP_SECONDS, "the other scheduler ticks")
+    engines[0].thaw()
+    schedulers[0].thaw()
+    eventually(lambda: not servers.active("evaluation"), TAKEN_UP_SECONDS, "no job is in a worker's hands")
+    time.sleep(2)
+    for worker in (*engines, *schedulers):
+        worker.stop()
+    assert servers.evaluations("frozen") == {1: 1}
+    each_once(servers.ticks(), schedulers)
+    # It noticed that its tick was not its own any more.
+    assert any("Missing lock" in line["error"] for line in schedulers[0].told("an error of the queue")), schedulers[0].logs()[-3000:]
+
+
+def test_the_newest_scheduler_says_how_long_an_interval_is(servers, eventually, full):
+    servers.sql("DELETE FROM campaign.ticks")
+    old = servers.start("scheduler", **EVERY_SECOND)
+    new = servers.start("scheduler", SCHEDULER_TICK_SECONDS="2")
+    time.sleep(2)
+    old.stop()
+    since = time.time()
+    time.sleep(4)
+    ticks = servers.ticks()
+    assert {seconds for start, seconds, _late in ticks if start > since} == {2}
+    # Nothing was lost at the change: no start is further from the one before it than the interval lasts.
+    assert [(a, b) for a, b in itertools.pairwise(ticks) if b[0] - a[0] > max(a[1], b[1])] == []
+    if full:
+        # One that is on its way out, and starts once more, has its way until it has been gone for two minutes.
+        again = servers.start("scheduler", **EVERY_SECOND)
+        eventually(lambda: servers.ticks()[-1][1] == 1, 10, "the interval is the other one's")
+        again.stop()
+        took = eventually(lambda: servers.ticks()[-1][1] == 2, 140, "the interval is the remaining one's", pause=1)
+        print(f"the remaining scheduler took {took:.0f} s to have its way")
+    new.stop()
