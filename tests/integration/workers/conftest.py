@@ -221,7 +221,7 @@ def servers(golden, tmp_path_factory) -> Iterator[Servers]:
     found.sql(
         "CREATE TABLE public.evaluations (id uuid, at timestamptz DEFAULT clock_timestamp());"
         "CREATE FUNCTION public.count_evaluation() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
-        "'BEGIN INSERT INTO public.evaluations (id) VALUES (NEW.id); PERFORM pg_sleep(0.2); RETURN NULL; END';"
+        "'BEGIN INSERT INTO public.evaluations (id) VALUES (NEW.id); PERFORM pg_sleep(0.1); RETURN NULL; END';"
         "CREATE TRIGGER count_evaluation AFTER UPDATE ON campaign.campaigns FOR EACH ROW EXECUTE FUNCTION public.count_evaluation();"
         # A tick can be held up in its middle.
         "CREATE FUNCTION public.hold_tick() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(1); RETURN NULL; END';"
