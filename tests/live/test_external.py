@@ -156,7 +156,7 @@ def test_a_job_whose_worker_was_killed_is_taken_up_again(host, servers, sql, red
     assert "evaluate-" in redis("LRANGE campaign:queue:evaluation:active 0 -1")
     host.run("docker", "start", worker)
     deadline = time.monotonic() + 120
-    # The lock of a job lasts 30 s, and the worker looks for such jobs every 30 s.
+    # The lock of a job lasts 10 s, and the worker looks for such jobs every 5 s.
     while redis("LRANGE campaign:queue:evaluation:active 0 -1"):
         assert time.monotonic() < deadline, "the job was not taken up again"
         time.sleep(2)

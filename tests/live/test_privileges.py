@@ -67,7 +67,7 @@ def campaign(host, database, superuser):
 # As the rules-engine spells it.
 EVALUATION = f"""UPDATE {TABLE} SET evaluated_at = now(), state = CASE
   WHEN ST_DWithin(place::geography, ST_SetSRID(ST_MakePoint(0, 0), 4326)::geography, (rule->>'radiusMeters')::float8)
-  THEN 'active' ELSE 'inactive' END WHERE id = '{{id}}' RETURNING state"""
+  THEN 'active' ELSE 'inactive' END WHERE id = '{{id}}' AND evaluated_at IS NOT DISTINCT FROM NULL RETURNING state"""
 ALLOWED_SQL = [
     ("api", "SELECT id, name, ST_AsGeoJSON(place)::json, rule, state, evaluated_at, asset_type, asset_size, created_at FROM campaign.campaigns"),
     ("api", f"INSERT INTO {TABLE} (name, place, rule) VALUES ('x', ST_SetSRID(ST_MakePoint(1, 2), 4326), {ROW}) RETURNING id, state"),
@@ -75,6 +75,10 @@ ALLOWED_SQL = [
     ("api", f"DELETE FROM {TABLE} WHERE id = '{{id}}'"),
     ("rules-engine", EVALUATION),
     ("scheduler", f"SELECT id FROM {TABLE} WHERE evaluated_at IS NULL ORDER BY evaluated_at NULLS FIRST LIMIT 10"),
+    ("scheduler", "INSERT INTO campaign.ticks (start, seconds) VALUES ('2000-01-01', 5) ON CONFLICT (start) DO NOTHING"),
+    ("scheduler", "SELECT start, seconds FROM campaign.ticks ORDER BY start DESC LIMIT 1"),
+    ("scheduler", "DELETE FROM campaign.ticks WHERE start < '2000-01-02'"),
+    ("scheduler", "SET LOCAL idle_in_transaction_session_timeout = '10s'"),
     *[(service, "SELECT ST_AsText(ST_MakePoint(1, 2))") for service in LOGINS],
 ]
 
@@ -145,6 +149,13 @@ REFUSED_SQL = [
     ("scheduler", f"INSERT INTO {TABLE} (name, place, rule) VALUES ('x', 'SRID=4326;POINT(0 0)', {ROW})"),
     ("scheduler", f"DELETE FROM {TABLE}"),
     ("scheduler", "SET ROLE campaign_api"),
+    # Done once means that nobody writes it down for somebody else, or at another time than it was.
+    ("scheduler", "UPDATE campaign.ticks SET done_at = now()"),
+    ("scheduler", "INSERT INTO campaign.ticks (start, seconds, done_at) VALUES ('2000-01-01', 5, now())"),
+    ("scheduler", "SELECT done_at FROM campaign.ticks"),
+    *[(service, "SELECT start FROM campaign.ticks") for service in ("api", "rules-engine")],
+    *[(service, "INSERT INTO campaign.ticks (start, seconds) VALUES ('2000-01-01', 5)") for service in ("api", "rules-engine")],
+    *[(service, "DELETE FROM campaign.ticks") for service in ("api", "rules-engine")],
 ]
 REFUSALS = (
     "permission denied",
@@ -209,6 +220,7 @@ def redis(host, stack_secrets):
 
 
 QUEUE = "campaign:queue:evaluation"
+TICKS = "campaign:queue:ticks"
 ALLOWED_REDIS = [
     ("api", "GET campaign:heartbeat:scheduler"),
     ("api", "SET campaign:probe:api:privileges 1 EX 5"),
@@ -216,6 +228,8 @@ ALLOWED_REDIS = [
     ("rules-engine", f"EVAL \"return redis.call('HGETALL', KEYS[1])\" 1 {QUEUE}:meta"),
     ("scheduler", "SET campaign:probe:scheduler:privileges 1 EX 5"),
     ("scheduler", f"EVAL \"return redis.call('HGET', KEYS[1], 'version')\" 1 {QUEUE}:meta"),
+    ("scheduler", f"EVAL \"return redis.call('HGETALL', KEYS[1])\" 1 {TICKS}:repeat:tick"),
+    ("scheduler", f"EVAL \"return redis.call('RPOPLPUSH', KEYS[1], KEYS[1])\" 1 {TICKS}:privileges"),
     *[(service, "PING") for service in REDIS_USERS],
 ]
 
@@ -285,6 +299,14 @@ REFUSED_REDIS = [
     ("scheduler", f"RPOPLPUSH {QUEUE}:wait {QUEUE}:active"),
     ("scheduler", f"BZPOPMIN {QUEUE}:marker 1"),
     ("scheduler", f"LREM {QUEUE}:wait 0 x"),
+    # What it may do with its own queue, it may not with another one, and within a script neither.
+    ("scheduler", f"EVAL \"return redis.call('RPOPLPUSH', KEYS[1], KEYS[1])\" 1 {QUEUE}:wait"),
+    ("scheduler", f"EVAL \"return redis.call('HGETALL', '{QUEUE}:meta')\" 1 {TICKS}:meta"),
+    ("scheduler", f"LPOS {TICKS}:wait x"),
+    ("scheduler", f"RENAME {TICKS}:wait {TICKS}:paused"),
+    *[(service, f"HGETALL {TICKS}:meta") for service in ("api", "rules-engine")],
+    *[(service, f"LPUSH {TICKS}:wait x") for service in ("api", "rules-engine")],
+    ("rules-engine", f"EVAL \"return redis.call('ZADD', KEYS[1], 0, 'tick')\" 1 {TICKS}:repeat"),
     ("scheduler", "EVAL \"return redis.call('GET', 'campaign:probe:api:x')\" 0"),
     ("scheduler", f"EVAL \"return redis.call('RPOP', KEYS[1])\" 1 {QUEUE}:wait"),
 ]
