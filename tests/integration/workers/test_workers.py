@@ -124,12 +124,17 @@ def test_a_job_in_hand_is_finished_within_the_grace_period(servers, eventually):
     eventually(lambda: servers.waiting(ENGINE) == 1, 10, "the job waits for its row")
     with ThreadPoolExecutor() as pool:
         stopping = pool.submit(engine.stop)
+        eventually(lambda: engine.told("draining"), 5, "it ends")
+        servers.insert("later")
         time.sleep(3)
         assert not stopping.done()
         hold.let_go()
         assert stopping.result() < 10
     assert len(engine.told("evaluated")) == 1
     assert servers.evaluations("in hand") == {1: 1}
+    # It took nothing more.
+    assert servers.evaluations("later") == {0: 1}
+    assert not engine.told("an evaluation failed")
     assert servers.active("evaluation") == ""
     scheduler.stop()
 
