@@ -198,8 +198,9 @@ def test_what_a_frozen_worker_had_in_hand_is_done_once(servers, eventually):
         worker.stop()
     assert servers.evaluations("frozen") == {1: 1}
     each_once(servers)
-    # It noticed that its tick was not its own any more.
-    assert any(line["error"].startswith("Missing") for line in schedulers[0].told("an error of the queue")), schedulers[0].logs()[-3000:]
+    # Its tick was not its own any more, and its job was still its own or not.
+    lost = [line for line in schedulers[0].told("an error of the queue") if line["error"].startswith("Missing")]
+    assert lost or schedulers[0].told("a tick failed; it is tried again"), schedulers[0].logs()[-3000:]
 
 
 def test_the_newest_scheduler_says_how_long_an_interval_is(servers, eventually, full):
