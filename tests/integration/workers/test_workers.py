@@ -107,7 +107,7 @@ def test_each_interval_is_ticked_once(servers, upheaval):
     ticks = each_once(servers)
     late = sorted(late for _start, _seconds, late in ticks)
     print(f"{len(upheaval.schedulers)} schedulers, {len(ticks)} intervals; done {late[len(late) // 2]:.2f} s after their start, the latest {late[-1]:.2f} s")
-    assert late[-1] < 10
+    assert late[-1] < 20
 
 
 def test_each_job_is_done_once(servers, upheaval):
