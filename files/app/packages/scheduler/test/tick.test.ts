@@ -31,7 +31,16 @@ describe("tick", () => {
         ],
       ],
     ]);
-    expect(statements).toEqual(["BEGIN", "DELETE FROM", "INSERT INTO", "SELECT id,", "enqueued", "COMMIT", "released"]);
+    expect(statements).toEqual([
+      "BEGIN",
+      "SET LOCAL",
+      "DELETE FROM",
+      "INSERT INTO",
+      "SELECT id,",
+      "enqueued",
+      "COMMIT",
+      "released",
+    ]);
   });
 
   it("leaves the queue alone when nothing is due", async () => {
