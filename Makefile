@@ -15,7 +15,7 @@ PLAYBOOK = become=$$(scripts/become $(INVENTORY) $(ARGS)) && ansible-playbook -i
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify status doctor logs password rollback down test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify status doctor logs password rollback down backup drill restore test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,15 @@ rollback: venv ## Go back to the release that was in use before (ARGS="-e stack_
 
 down: venv ## Stop the stack and remove its containers; the data stays
 	@$(PLAYBOOK) campaign.platform.down $(ARGS)
+
+backup: venv ## Set up backups on this machine, and make one (backup_repository and backup_password say where, and with what password)
+	@$(PLAYBOOK) campaign.platform.backup $(ARGS)
+
+drill: venv ## Bring the newest backup back into throw-away servers, and compare it
+	@$(PLAYBOOK) campaign.platform.drill $(ARGS)
+
+restore: venv ## Show what a restore would replace (ARGS="-e backup_restore_confirm=campaign" does it)
+	@$(PLAYBOOK) campaign.platform.restore $(ARGS)
 
 test: venv-dev ## Run every test: lint, unit, application, Molecule, browser (ONLY=name runs what matches)
 	@tests/run $(ONLY)

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
 import socket
@@ -35,6 +36,27 @@ def link_target(directory: str | None, name: str) -> str | None:
         return None
     try:
         return os.path.basename(os.readlink(os.path.join(directory, name)))
+    except OSError:
+        return None
+
+
+def machine() -> str:
+    """Return what tells this machine, since it was started, from any other one, and its processes from those of a container on it."""
+    try:
+        with open(f"{PROC}/sys/kernel/random/boot_id", encoding="ascii") as file:
+            told = file.read() + os.readlink(f"{PROC}/self/ns/pid")
+    except OSError:
+        # No Linux.
+        told = socket.gethostname()
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def started(pid: int) -> str | None:
+    """Return when a process was started, as the kernel counts, None where there is none of that number."""
+    try:
+        with open(f"{PROC}/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # See proc(5); the command's name may hold anything.
+            return file.read().rpartition(")")[2].split()[19]
     except OSError:
         return None
 

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LOCK, RUNNING, HISTORY = "lock.json", "client/running", "history.jsonl"
+# There while a restore exchanges the volumes, and after one that was cut off in its middle: then they do not belong together.
+SWAP = "backup/swap.json"
 # Seconds. A holder gives a sign of life with each step, and every BEAT seconds while it waits.
 LEASE = 60.0
 BEAT = 5.0
@@ -51,6 +53,18 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+class MixedVolumesError(LockedError):
+    """A restore was cut off while it exchanged the volumes, so nobody may start anything over them."""
+
+    def __init__(self, directory: str):
+        Exception.__init__(
+            self,
+            f"A restore was cut off while it exchanged the volumes of {directory}, so they may not belong together. Nothing was changed. "
+            f"Put the old ones back with `{directory}/backup/run undo` on the host, or restore again, which does it first.",
+        )
+        self.holder: dict[str, Any] = {}
+
+
 class Lock:
     """The lock of the stack in a directory; ``holder`` is who asks for it."""
 
@@ -72,11 +86,14 @@ class Lock:
         finally:
             os.close(descriptor)
 
-    def acquire(self, *, takeover: bool = False, dead: str | None = None) -> None:
+    def acquire(self, *, takeover: bool = False, dead: str | None = None, repairs: bool = False) -> None:
         """Hold the lock from now on, or raise LockedError.
 
-        ``dead`` is the run of a holder that is known to have ended, ``takeover`` means whoever holds it.
+        ``dead`` is the run of a holder that is known to have ended, ``takeover`` means whoever holds it. Who ``repairs`` may hold it after a restore that was
+        cut off.
         """
+        if not repairs and os.path.exists(os.path.join(self.directory, SWAP)):
+            raise MixedVolumesError(self.directory)
         os.makedirs(self.directory, mode=0o755, exist_ok=True)
         with self._opened() as descriptor:
             held = _read(descriptor)

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, lock, manifest, plan
+from ansible_collections.campaign.platform.plugins.module_utils.backup import state
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
 
@@ -545,6 +546,7 @@ def gather(engine: Engine, directory: str, *, sizes: bool, now: float) -> dict[s
         "compose": host.tool_version("docker", "compose", "version", "--short"),
         **{part: [] for part in ("services", "jobs", "ports", "volumes", "metrics", "drift")},
         "certificates": certificates_of(written["checks"], now),
+        "backup": state.summary(directory, now),
         "not_known": [],
     }
     seen = Observed()

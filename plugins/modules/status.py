@@ -140,6 +140,11 @@ status:
     certificates:
       description: Each certificate that the release serves with C(service), C(server_name), C(expires), C(days) and C(error).
       type: list
+    backup:
+      description: >-
+        The backups of the stack with C(repository), C(last_run), C(last_success), C(age_seconds) (of the newest whole set), C(last_drill),
+        C(drill_age_seconds) and C(recovery_seconds) (of the last drill that went well), C(sets) and C(findings), or null where none were set up.
+      type: dict
     drift:
       description: >-
         What is not as the release has it, each with C(service) (or null), C(kind) (V(container), V(definition), V(image), V(name), V(surplus), V(config),

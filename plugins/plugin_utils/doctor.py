@@ -304,6 +304,20 @@ def _metrics(case: Case) -> Found:
             yield f"{name} is at {number(value)} of {number(limit)}.", severity, remedy
 
 
+_BACKUP_REMEDIES = {
+    "backup failed": "Put right what it says, and make one: the playbook backup.",
+    "backup late": "See that the host still makes them: `systemctl list-timers`, or cron's log. The playbook backup makes one now.",
+    "drill failed": "That set is not used. Make another backup, try it (the playbook drill), and look at the repository: `backup/run check --read-data`.",
+    "never restored": "Try one: the playbook drill.",
+    "drill late": "Try the newest one: the playbook drill. backup_drill_after_backup does it each time.",
+}
+
+
+def _backup(case: Case) -> Found:
+    for row in (case.status.get("backup") or {}).get("findings", []):
+        yield f"{row['name']}: {row['seen']}", row["severity"], _BACKUP_REMEDIES[row["name"]]
+
+
 CHECKS: dict[str, Callable[[Case], Found]] = {
     "engine": _engine,
     "compose": _compose,
@@ -322,6 +336,7 @@ CHECKS: dict[str, Callable[[Case], Found]] = {
     "drift": _drift,
     "certificates": _certificates,
     "metrics": _metrics,
+    "backup": _backup,
 }
 # What only an Engine that answers can say.
 _OF_THE_ENGINE = frozenset(["services", "jobs", "restarts", "oom", "ports", "metrics"])

@@ -222,11 +222,23 @@ def facts(status: Status) -> list[tuple[str, Cell]]:
         rows.append(("Engine", Cell(f"{engine['version']}, {compose}", is_bad=not status["compose"])))
     else:
         rows.append(("Engine", Cell(f"does not answer: {status['engine_error']}", is_bad=True)))
+    if backup := status.get("backup"):
+        rows.append(("Backup", _backup(backup)))
     if memory:
         rows.append(("Memory", Cell(f"{size(memory['available'])} of {size(memory['total'])} available")))
     if status["engine"] and not status["drift"] and status["release"]:
         rows.append(("Drift", Cell("none")))
     return rows
+
+
+def _backup(backup: Status) -> Cell:
+    """Return what is known of the backups: the newest set, and how long it took to bring one back."""
+    made = f"the newest set is {span(backup['age_seconds'])} old" if backup["age_seconds"] is not None else "there is no set"
+    tried = "none was ever brought back"
+    if backup["drill_age_seconds"] is not None:
+        tried = f"one was brought back {span(backup['drill_age_seconds'])} ago, in {span(backup['recovery_seconds'])}"
+    wrong = [row["name"] for row in backup["findings"]]
+    return Cell("; ".join([made, tried, *wrong]), is_bad=bool(wrong))
 
 
 def title(status: Status) -> str:

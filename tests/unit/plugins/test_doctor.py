@@ -53,6 +53,7 @@ HEALTHY = {
     "filesystems": [{"mount": "/", "holds": ["the Engine's data", "volume p_data"], "bytes": share(40), "inodes": share(10)}],
     "metrics": [{"service": "api", "name": "queue", "value": 3.0, "limit": 97.0, "expect": None, "remedy": "Wait.", "error": None}],
     "certificates": [{"service": "frontend", "server_name": "platform.example.com", "expires": "2027-11-26T10:00:00Z", "days": 365, "error": None}],
+    "backup": None,
     "drift": [],
     "not_known": [],
 }
@@ -85,7 +86,7 @@ def found_in(change, **case) -> list[tuple[str, str, str]]:
 def test_a_healthy_host_has_no_finding():
     assert doctor.diagnose(Case(ill())) == []
     assert doctor.unknown_of(Case(ill())) == {}
-    assert doctor.lines(Case(ill()), []) == ["p on host.example.com: 17 checks, no finding."]
+    assert doctor.lines(Case(ill()), []) == ["p on host.example.com: 18 checks, no finding."]
 
 
 FAULTS = [

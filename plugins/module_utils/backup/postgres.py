@@ -1,0 +1,242 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PostgreSQL's part of a set: a dump by the server's own programs, the roles, and what tells whether a copy holds the same.
+
+All is asked in the server's container over loopback, so it is of the server's own version and needs no password. What the programs say is wrong may quote rows,
+so of it only what names an object is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+import subprocess
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process
+
+# The same text of a row wherever it is asked, and no end before all is read.
+_SETTINGS = """SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0;
+SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'hex'; SET extra_float_digits = 1;
+SET xmloption = 'content'; SET search_path = pg_catalog; SET row_security = off; SET client_encoding = 'UTF8';
+"""
+# Before PostgreSQL 17 there is no such setting, and nothing to turn off.
+_OPTIONAL = "SET transaction_timeout = 0;"
+# Tables with rows of their own, and of an extension's tables the rows that a dump has: those that the extension says are the user's.
+_TABLES = r"""
+SELECT json_build_object('name', format('%I.%I', n.nspname, c.relname), 'where', coalesce(x.condition, ''))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+LEFT JOIN (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition FROM pg_extension) x ON x.oid = c.oid
+WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
+AND (x.oid IS NOT NULL OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
+ORDER BY n.nspname, c.relname;
+"""
+# A sum of digests does not depend on the order of the rows, and needs no memory. The type is a name of the row, whatever columns it has.
+_HASH = "coalesce(sum(('x' || encode(substr(sha256(convert_to({0}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric), 0)::text"
+# Pages without what is zero at their end: a dump writes the holes of a large object as zeros.
+_LARGE_OBJECTS = f"""
+SELECT json_build_object('count', (SELECT count(*) FROM pg_largeobject_metadata), 'hash',
+  (SELECT {_HASH.format("loid || ':' || pageno || ':' || encode(trimmed, 'hex')")}
+   FROM (SELECT loid, pageno, rtrim(data, '\\x00'::bytea) AS trimmed FROM pg_largeobject) p WHERE trimmed <> ''::bytea));
+"""
+_POSTGIS = """
+SELECT json_build_object('extensions', (SELECT coalesce(json_object_agg(extname, extversion), '{}') FROM pg_extension));
+"""
+# Two points a degree of longitude apart at the equator are 111.3 km apart.
+_SPATIAL = "SELECT round({0}.ST_DistanceSphere({0}.ST_MakePoint(0, 0), {0}.ST_MakePoint(1, 0)))::int;"
+_SCHEMA_OF_POSTGIS = (
+    "SELECT coalesce((SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'postgis'), '');"
+)
+_DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY datname;"
+_TOC = re.compile(r"from TOC entry \d+; \d+ \d+ (.{1,200})")
+_ROLE = re.compile(r"CREATE ROLE (.+);\Z")
+
+
+class Session:
+    """A connection of psql that stays open, in one transaction that sees one moment and writes nothing."""
+
+    def __init__(self, docker: Docker, container: str, user: str, database: str):
+        self.where = f"The database {database}"
+        self.process: Process = docker.start(
+            "exec", "--interactive", container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
+            f"--username={user}", f"--dbname={database}", stdin=subprocess.PIPE,
+        )  # fmt: skip
+        version = int(self.ask("SHOW server_version_num;")[0])
+        self.ask((_SETTINGS if version >= 170000 else _SETTINGS.replace(_OPTIONAL, "")) + "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
+        self.version = version
+
+    def ask(self, statement: str) -> list[str]:
+        """Return the lines that statements print; raise BackupError where they fail, with the code of the error and nothing of the data."""
+        mark = secrets.token_hex(16)
+        try:
+            self.process.stdin.write(f"{statement}\n\\echo {mark}\n".encode())
+            self.process.stdin.flush()
+        except OSError:
+            raise self._failed() from None
+        lines = []
+        for line in self.process.stdout:
+            text = line.decode(errors="replace").rstrip("\n")
+            if text == mark:
+                return lines
+            lines.append(text)
+        raise self._failed()
+
+    def _failed(self) -> BackupError:
+        status = self.process.wait(30)
+        code = re.findall(r"(?:ERROR|FATAL):\s+([0-9A-Z]{5})\b", self.process.error())
+        return BackupError(f"{self.where} did not answer: psql ended with exit code {status}{', SQLSTATE ' + code[-1] if code else ''}.")
+
+    def close(self) -> None:
+        """End the connection."""
+        self.process.kill()
+
+
+@contextlib.contextmanager
+def session(docker: Docker, container: str, user: str, database: str) -> Iterator[Session]:
+    """Open a session as long as it is needed."""
+    opened = None
+    try:
+        opened = Session(docker, container, user, database)
+        yield opened
+    finally:
+        if opened:
+            opened.close()
+
+
+def databases(docker: Docker, container: str, user: str, database: str) -> list[str]:
+    """Return the databases of a server that hold data of users: all but the templates and the one for administration."""
+    with session(docker, container, user, database) as open_one:
+        found = open_one.ask(_DATABASES)
+        return [json.loads(line) for line in found]
+
+
+def facts(open_one: Session) -> dict[str, Any]:
+    """Return what a copy of the database has to be like, in the moment that the session sees: rows and a hash of each table, large objects and extensions."""
+    tables: dict[str, Any] = {}
+    for line in open_one.ask(_TABLES):
+        row = json.loads(line)
+        statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format('t::text')}) FROM {row['name']} AS t {row['where']};"
+        tables[row["name"]] = json.loads(open_one.ask(statement)[0])
+    found = {"tables": tables, "large_objects": json.loads(open_one.ask(_LARGE_OBJECTS)[0]), **json.loads(open_one.ask(_POSTGIS)[0])}
+    schema = open_one.ask(_SCHEMA_OF_POSTGIS)[0]
+    found["spatial"] = int(open_one.ask(_SPATIAL.format(schema))[0]) if schema else None
+    return found
+
+
+def roles(docker: Docker, container: str, user: str) -> bytes:
+    """Return the roles as SQL, without their passwords.
+
+    Those are the inventory's: the release's jobs set them after a restore, so an old one can neither come back nor be read in a backup.
+    """
+    status, output, _error = docker.attempt(
+        "exec", container, "pg_dumpall", "--roles-only", "--no-role-passwords", "--host=127.0.0.1", f"--username={user}", seconds=600
+    )
+    if status != 0:
+        raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}.")
+    return output.encode()
+
+
+def dump(docker: Docker, container: str, user: str, database: str, snapshot: str) -> Process:
+    """Start the dump of a database as it is in an exported snapshot, in the custom format.
+
+    It is not compressed: the repository compresses, and finds what is the same as the day before.
+    """
+    return docker.start(
+        "exec", container, "pg_dump", "--format=custom", "--compress=0", f"--snapshot={snapshot}", "--lock-wait-timeout=60s", "--host=127.0.0.1",
+        f"--username={user}", f"--dbname={database}",
+    )  # fmt: skip
+
+
+def objects_of(text: str) -> str:
+    """Return the objects that pg_dump or pg_restore names where it fails; never what it quotes of the data."""
+    return ", ".join(dict.fromkeys(_TOC.findall(text))) or "see the size of the volume and of the memory"
+
+
+def _role_statements(text: str) -> Iterator[str]:
+    """Yield the lines of a dump of roles, so that a role which is there already is no error, and any other is."""
+    for line in text.splitlines():
+        found = _ROLE.match(line)
+        yield f"DO $campaign_role$ BEGIN CREATE ROLE {found[1]}; EXCEPTION WHEN duplicate_object THEN NULL; END $campaign_role$;" if found else line
+
+
+def restore_roles(docker: Docker, container: str, user: str, text: bytes) -> None:
+    """Create the roles in a server; raise BackupError."""
+    statements = "\n".join(_role_statements(text.decode())).encode()
+    status, _output, _error = docker.attempt(
+        "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1", f"--username={user}",
+        "--dbname=postgres", stdin=statements,
+    )  # fmt: skip
+    if status != 0:
+        raise BackupError(f"The roles of the set cannot be created: psql ended with exit code {status}.")
+
+
+class Restore:
+    """Writes a dump, which comes in parts, into a server. A database of its name is replaced, so the server must be a new one."""
+
+    def __init__(self, docker: Docker, container: str, user: str, database: str):
+        self.database = database
+        self.process = docker.start(
+            "exec", "--interactive", container, "pg_restore", "--create", "--clean", "--if-exists", "--exit-on-error", "--host=127.0.0.1", f"--username={user}",
+            "--dbname=postgres", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def write(self, part: bytes) -> None:
+        """Write the next part; raise BackupError."""
+        try:
+            self.process.stdin.write(part)
+        except OSError:
+            raise self._failed() from None
+
+    def _failed(self) -> BackupError:
+        status = self.process.wait(60)
+        return BackupError(f"pg_restore failed for the database {self.database} with exit code {status}: {objects_of(self.process.error())}.")
+
+    def close(self) -> None:
+        """Wait until all is written; raise BackupError."""
+        try:
+            self.process.stdin.close()
+        except OSError:
+            raise self._failed() from None
+        if self.process.wait() != 0:
+            raise self._failed()
+
+    def abandon(self) -> None:
+        """End it."""
+        self.process.kill()
+
+
+def copy_chunks(source: IO[bytes], size: int) -> Iterator[bytes]:
+    """Yield a stream in parts of a size, of which the last may be smaller."""
+    while True:
+        parts: list[bytes] = []
+        missing = size
+        while missing and (part := source.read(missing)):
+            parts.append(part)
+            missing -= len(part)
+        if parts:
+            yield b"".join(parts)
+        if missing:
+            return
+
+
+def differences(wanted: dict[str, Any], found: dict[str, Any], database: str) -> list[str]:
+    """Return what a copy's facts say otherwise than the set's: names and numbers, and no data."""
+    problems: list[str] = []
+    for name in sorted({*wanted["tables"], *found["tables"]}):
+        expected, there = wanted["tables"].get(name), found["tables"].get(name)
+        if expected is None or there is None:
+            problems.append(f"{database}: the table {name} is {'surplus' if expected is None else 'missing'}")
+        elif expected["rows"] != there["rows"]:
+            problems.append(f"{database}: {name} has {there['rows']} rows, not {expected['rows']}")
+        elif expected["hash"] != there["hash"]:
+            problems.append(f"{database}: of the {there['rows']} rows of {name}, some are not those of the set")
+    if wanted["large_objects"] != found["large_objects"]:
+        problems.append(f"{database}: the large objects differ ({found['large_objects']['count']} of {wanted['large_objects']['count']})")
+    missing: Sequence[str] = sorted(set(wanted["extensions"]) - set(found["extensions"]))
+    problems += [f"{database}: the extension {name} is missing" for name in missing]
+    if wanted["spatial"] != found["spatial"]:
+        problems.append(f"{database}: a spatial query answers {found['spatial']}, not {wanted['spatial']}")
+    return problems

@@ -1,0 +1,660 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The program that backs a stack up, tries its sets, and restores one. The playbooks and the timer call it on the host, and a person may.
+
+It needs Python and Docker's client, and nothing else. Its exit codes: 0 it was done; 1 it was not; 3 a restore was not confirmed; 4 a set was made, and
+something that the database names is missing in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import getpass
+import hashlib
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.module_utils import host, lock, manifest
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, postgres, redis, s3, sets, state, swap
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Limits, Service, service_of, told
+from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, words
+from ansible_collections.campaign.platform.plugins.module_utils.compose import config_command
+from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
+
+DONE, FAILED, NOT_CONFIRMED, MISSING = 0, 1, 3, 4
+RUNNING = "running"
+# How often a moment is taken again in which an object was just being removed.
+MOMENTS = 3
+STOP_SECONDS = 150
+PULSE_SECONDS = 5
+
+
+class BusyError(BackupError):
+    """Another backup, drill or restore of this stack is at work."""
+
+
+@dataclass
+class Backups:
+    """The backups of the stack in a directory of the host."""
+
+    directory: str
+    quiet: bool = False
+    config: dict[str, Any] = field(default_factory=dict)
+    run: str = ""
+
+    def __post_init__(self) -> None:
+        path = state.path_of(self.directory, state.CONFIG)
+        try:
+            with open(path, encoding="utf-8") as file:
+                self.config = json.load(file)
+        except (OSError, ValueError) as error:
+            raise BackupError(f"{path} cannot be read ({type(error).__name__}). Set backups up again with the playbook backup.") from None
+        self.own = os.path.join(self.directory, state.DIRECTORY)
+        self.project = self.config["project"]
+        self.run = f"{self.project}-backup-{secrets.token_hex(4)}"
+        limits = Limits(self.config["memory"], str(self.config["cpus"]))
+        self.docker = Docker(self.project, os.path.join(self.directory, "client"), self.run, self.config["socket"], limits)
+        self.repository = Repository(
+            self.docker, self.config["image"], self.config["repository"], self.project, self.own, self.config.get("network") or "bridge"
+        )
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Tell who waits what is being done."""
+        if not self.quiet:
+            print(f"{time.monotonic() - self.started:7.1f} s  {text}", flush=True)
+
+    # --- One at a time, and not in the middle of a deploy
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work while no other backup, drill or restore of this stack does, and clean up what one that was killed left behind."""
+        with open(os.path.join(self.own, RUNNING), "a", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(f"Another backup, drill or restore of {self.project} is at work. Nothing was changed.") from None
+            self.clean()
+            try:
+                yield
+            finally:
+                self.clean()
+
+    def clean(self) -> None:
+        """Remove what only a run needed. Old data that a restore replaced stays."""
+        if os.path.exists(os.path.join(self.directory, lock.SWAP)):
+            # What lies in which volume is not known yet.
+            return
+        self.docker.sweep()
+        for volume in swap.unfinished(self.directory):
+            self.docker.remove_volume(volume)
+        swap.end(self.directory)
+        for name in os.listdir(self.own):
+            if name.startswith("private-"):
+                copies.empty(os.path.join(self.own, name))
+
+    def holder(self) -> dict[str, Any]:
+        """Return who works, for the stack's lock."""
+        machine, pid = host.machine(), os.getpid()
+        return {
+            "user": getpass.getuser(),
+            "controller": socket.gethostname(),
+            "machine": machine,
+            "pid": pid,
+            "run": f"{machine}-{pid}-{host.started(pid)}",
+            "commit": None,
+        }
+
+    @contextlib.contextmanager
+    def locked(self, *, repairs: bool = False) -> Iterator[lock.Lock]:
+        """Hold the stack's lock: no deploy starts meanwhile, and one that runs is waited for. Raises BackupError where that takes too long."""
+        wanted = lock.Lock(self.directory, self.holder())
+        deadline = time.monotonic() + float(self.config["lock_wait"])
+        while True:
+            try:
+                wanted.acquire(repairs=repairs)
+                break
+            except lock.MixedVolumesError:
+                raise
+            except lock.LockedError as error:
+                if time.monotonic() >= deadline:
+                    raise BackupError(str(error)) from None
+                self.say("a deploy is at work and is waited for")
+                time.sleep(2)
+        ended = threading.Event()
+
+        def beat() -> None:
+            pulse = lock.Pulse(self.directory)
+            while not ended.wait(PULSE_SECONDS):
+                pulse()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield wanted
+        finally:
+            ended.set()
+            thread.join()
+            wanted.release()
+
+    # --- The stack as it is
+
+    def release(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the manifest of the current release, and its configuration as Docker Compose reads it; raise BackupError."""
+        path = os.path.join(self.directory, "current", manifest.NAME)
+        try:
+            written = manifest.read(path)
+        except manifest.ManifestError as error:
+            raise BackupError(str(error)) from None
+        command = config_command(
+            self.config["socket"], self.directory, written["project"], written["compose_files"], written["env_file"] or "/dev/null", "--format", "json"
+        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode != 0:
+            raise BackupError(f"Docker Compose does not read the release {written['release']}: {told(done.stderr)}")
+        return written, copies.loaded(done.stdout)
+
+    def servers(self, configuration: dict[str, Any]) -> copies.Servers:
+        """Return the servers of the stack that keep data."""
+        return copies.Servers(*(service_of(name, configuration) for name in ("postgres", "redis", "minio")))
+
+    def container(self, service: Service) -> str:
+        """Return the id of a service's container that runs; raise BackupError."""
+        found = self.docker.ask(
+            "ps", "--quiet", "--filter", f"label=com.docker.compose.project={self.project}", "--filter", f"label=com.docker.compose.service={service.name}",
+            "--filter", "label=com.docker.compose.oneoff=False", "--filter", "status=running",
+        ).split()  # fmt: skip
+        if len(found) != 1:
+            raise BackupError(f"{service.name} has {len(found)} containers that run, and one is needed. Deploy, or see the playbook doctor.")
+        return found[0]
+
+    # --- Backup
+
+    def backup(self) -> int:
+        """Make a set; return an exit code."""
+        identifier = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{secrets.token_hex(2)}"
+        about: dict[str, Any] = {"set": identifier, "started": sets.moment(), "result": "failed", "error": None}
+        try:
+            with self.alone():
+                found = self._make(identifier, about)
+                missing = found["missing"]
+                about |= {"result": "ok", "ended": sets.moment()}
+                if missing:
+                    about |= {"result": "missing", "error": f"{len(missing)} objects that the database names are not in the bucket, such as {missing[0]}."}
+                success = {name: about[name] for name in ("set", "ended")} | {"moment": found["moments"]["database"]}
+                success |= {"seconds": round(time.monotonic() - self.started, 1), "bytes": found["bytes"]}
+                # It holds all that there was to be had, and what is missing is told each time.
+                self._write_down(last_run=about, last_success=success)
+                self._keep()
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            why = str(error) if isinstance(error, BackupError | lock.LockedError | EngineError) else f"{type(error).__name__}"
+            if isinstance(error, BusyError):
+                raise
+            about |= {"result": "failed", "ended": sets.moment(), "error": why or type(error).__name__}
+            self._write_down(last_run=about)
+            self._tell("failed", about["error"])
+            raise
+        if about["error"]:
+            self._tell("missing", about["error"])
+            print(about["error"], file=sys.stderr)
+            return MISSING
+        return DONE
+
+    def _write_down(self, **rows: Any) -> None:
+        with contextlib.suppress(OSError):
+            state.publish(self.config, state.update(self.directory, **rows))
+
+    def _tell(self, event: str, message: str) -> None:
+        if wrong := state.tell(self.config, event, message):
+            print(f"Nobody was told of it: {wrong}.", file=sys.stderr)
+
+    def _keep(self) -> None:
+        removed = self.repository.forget(self.config["keep"])
+        self.repository.check()
+        known = self.repository.sets()
+        self._write_down(sets={"count": len(known), "verified": sum(one.state == VERIFIED for one in known)})
+        self.say(f"{len(known)} sets are kept" + (f", {len(removed)} were removed" if removed else ""))
+
+    def _make(self, identifier: str, about: dict[str, Any]) -> dict[str, Any]:
+        written, configuration = self.release()
+        servers = self.servers(configuration)
+        if not servers.present():
+            raise BackupError("The release has none of the servers that keep data: they stand outside the stack, whose provider backs them up.")
+        self.say(f"opening the repository {self.repository.place}")
+        self.repository.open(create=True)
+        writing = self.repository.write(identifier)
+        try:
+            made = _Set(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
+            found = made.write()
+            summary = writing.finish()
+        except BrokenPipeError:
+            why = writing.why()
+            writing.abandon()
+            raise why from None
+        except BaseException:
+            writing.abandon()
+            raise
+        self.repository.mark(identifier, COMPLETE)
+        self.say(f"the set {identifier} is stored: {found['bytes']} bytes, of which {summary.get('data_added_packed', 0)} are new in the repository")
+        return found
+
+    # --- Drill
+
+    def drill(self, wanted: str) -> int:
+        """Bring a set back into throw-away servers and compare it; return an exit code."""
+        about: dict[str, Any] = {"set": wanted, "at": sets.moment(), "result": "failed", "error": None, "problems": [], "seconds": None}
+        try:
+            with self.alone():
+                written, configuration = self.release()
+                self.repository.open(create=False)
+                snapshot = self.repository.find(wanted)
+                about["set"] = snapshot.set
+                servers = self.servers(configuration)
+                started = time.monotonic()
+                names = {name: f"{self.run}_{name}" for name in servers.present()}
+                with copies.private_directory(self.own) as private:
+                    for name in names.values():
+                        self.docker.create_volume(name)
+                    copy = copies.Copy(self.docker, servers, names, private, None, self.say)
+                    try:
+                        found, problems = copy.load(self.repository, snapshot)
+                    except DamagedSetError:
+                        self.repository.mark(snapshot.set, DAMAGED)
+                        raise
+                about |= {"seconds": round(time.monotonic() - started, 1), "release": written["release"], "problems": problems[:20]}
+                problems += [f"{name} is named by the database and was not in the bucket" for name in found["missing"]]
+                if problems:
+                    self.repository.mark(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
+                    raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}")
+                self.repository.mark(snapshot.set, VERIFIED)
+                about |= {"result": "ok", "error": None}
+                known = self.repository.sets()
+                counts = {"count": len(known), "verified": sum(one.state == VERIFIED for one in known)}
+                self._write_down(last_drill=about, last_good_drill=about, sets=counts)
+                self.say(f"the set {snapshot.set} came back whole in {about['seconds']:g} s")
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, BusyError):
+                raise
+            about |= {"result": "failed", "error": str(error) if isinstance(error, BackupError | EngineError) else type(error).__name__}
+            self._write_down(last_drill=about)
+            self._tell("drill_failed", about["error"])
+            raise
+        return DONE
+
+    # --- Restore
+
+    def restore(self, wanted: str, confirmed: str | None) -> int:
+        """Bring a set back into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
+        self._undo()
+        with self.alone():
+            written, configuration = self.release()
+            servers = self.servers(configuration)
+            self.repository.open(create=False)
+            snapshot = self.repository.find(wanted)
+            print(f"The set {snapshot.set} (state: {snapshot.state}) would take the place of what is stored in {self.project} now.", flush=True)
+            print("All that was stored after the set was made would be lost to the stack; it stays in volumes of other names.", flush=True)
+            if confirmed != self.project:
+                print(f"Nothing was changed. To do it, say so: -e backup_restore_confirm={self.project} (on the host: --confirm {self.project})", flush=True)
+                return NOT_CONFIRMED
+            live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()}
+            names = {name: f"{volume}-{self.run.rpartition('-')[2]}" for name, volume in live.items()}
+            secret_files = {name: dict(service.secrets) for name, service in servers.present().items()}
+            with copies.private_directory(self.own) as private:
+                swap.begin(self.directory, sorted(names.values()))
+                for name in names.values():
+                    self.docker.create_volume(name, throw_away=False)
+                copy = copies.Copy(self.docker, servers, names, private, secret_files, self.say)
+                found, problems = copy.load(self.repository, snapshot)
+            database = servers.postgres.environment.get("POSTGRES_DB") if servers.postgres else None
+            if database and database not in found["databases"]:
+                problems.append(f"the set has no database {database}, which the present release uses")
+            if problems:
+                raise BackupError(f"The set {snapshot.set} did not come back whole. Nothing was changed. {'; '.join(problems[:5])}")
+            self._exchange(snapshot.set, {live[name]: names[name] for name in live}, written)
+        return DONE
+
+    def _exchange(self, identifier: str, volumes: dict[str, str], written: dict[str, Any]) -> None:
+        """Stop the services, exchange the volumes and start the services over the new ones; put the old ones back where they do not come up."""
+        with self.locked() as held:
+            rows = swap.plan(self.docker, volumes)
+            try:
+                self.say("stopping the services")
+                self.stop()
+                self.say("exchanging the volumes")
+                swap.swap(self.directory, rows, {"set": identifier, "at": sets.moment(), "run": self.run})
+                self.say("starting the services over the restored data")
+                self.start(written)
+            except BaseException as error:
+                self.say("that failed; the data from before is put back")
+                self.stop()
+                swap.undo(self.directory)
+                self.start(written)
+                if not isinstance(error, BackupError | OSError):
+                    raise
+                raise BackupError(f"The stack does not come up over the set {identifier}, so what was there before runs again. {error}") from None
+            swap.commit(self.directory, self.run)
+            held.record("restored", release=written["release"])
+            self._write_down(last_restore={"set": identifier, "at": sets.moment(), "old_volumes": sorted(volumes.values())})
+        self.say(f"the set {identifier} is in use. The data from before is in {', '.join(sorted(volumes.values()))}")
+
+    def stop(self) -> None:
+        """Stop all containers of the project, those that others need last."""
+        servers = {"postgres", "redis", "minio"}
+        template = '{{.ID}} {{.Label "com.docker.compose.service"}}'
+        listed = self.docker.ask("ps", "--filter", f"label=com.docker.compose.project={self.project}", "--format", template).splitlines()
+        rows = [line.split(" ", 1) for line in listed]
+        for last in (False, True):
+            doomed = [identifier for identifier, service in rows if (service in servers) is last]
+            if doomed:
+                self.docker.ask("stop", "--time", "90", *doomed, seconds=STOP_SECONDS)
+
+    def start(self, written: dict[str, Any]) -> None:
+        """Run the jobs of the current release and start its services; raise BackupError where one does not get healthy."""
+        compose = ["--project-directory", self.directory, "--project-name", self.project, "--env-file", written["env_file"]]
+        compose += [word for path in written["compose_files"] for word in ("--file", path)]
+
+        def ask(*arguments: str, seconds: float = 300) -> None:
+            self.docker.ask("compose", *compose, *arguments, seconds=seconds)
+
+        # What their last run left behind would count as done.
+        if written["jobs"]:
+            ask("--profile", "job", "rm", "--force", "--stop", *written["jobs"])
+        for job in written["first_jobs"]:
+            ask("--profile", "job", "run", "--rm", "--no-deps", "-T", job)
+        ask("--profile", "job", "up", "--detach", "--no-build", *written["foundations"], *written["jobs"])
+        self._await(written["jobs"], self._has_ended)
+        ask("up", "--detach", "--no-build", "--remove-orphans")
+        self._await(written["services"], self._is_healthy)
+
+    def _states(self) -> dict[str, dict[str, Any]]:
+        listed = self.docker.ask("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={self.project}").split()
+        found = json.loads(self.docker.ask("container", "inspect", *listed)) if listed else []
+        return {item["Config"]["Labels"].get("com.docker.compose.service", ""): item["State"] for item in found}
+
+    def _await(self, names: list[str], is_done: Callable[[dict[str, Any] | None], bool | None]) -> None:
+        deadline = time.monotonic() + float(self.config["health_timeout"])
+        while True:
+            states = self._states()
+            found = {name: is_done(states.get(name)) for name in names}
+            if all(found.values()):
+                return
+            failed = [name for name, done in found.items() if done is None]
+            if failed or time.monotonic() >= deadline:
+                culprits = failed or [name for name, done in found.items() if not done]
+                raise BackupError(f"{', '.join(culprits)} did not come up. Read `docker compose -p {self.project} logs {' '.join(culprits)}`.")
+            time.sleep(0.5)
+
+    def _has_ended(self, found: dict[str, Any] | None) -> bool | None:
+        """Return whether a job has ended well, None where it has not."""
+        if not found or found["Status"] != "exited":
+            return False
+        return True if found["ExitCode"] == 0 else None
+
+    def _is_healthy(self, found: dict[str, Any] | None) -> bool | None:
+        if not found or not found["Running"]:
+            return False
+        return (found.get("Health") or {"Status": "healthy"})["Status"] == "healthy"
+
+    def _undo(self) -> list[str]:
+        """Put back what a restore that was cut off had exchanged."""
+        if not os.path.exists(os.path.join(self.directory, lock.SWAP)):
+            return []
+        with self.locked(repairs=True):
+            self.stop()
+            done = swap.undo(self.directory)
+        self.say(f"a restore was cut off; the data from before lies in its place again ({', '.join(done) or 'none was exchanged'})")
+        return done
+
+    def undo(self) -> int:
+        """Put back what a restore that was cut off had exchanged; return an exit code."""
+        self._undo()
+        with self.alone():
+            self.say("nothing of a restore is left. Deploy, which starts the services")
+        return DONE
+
+    def remove_old(self) -> int:
+        """Remove the volumes with the data that restores replaced; return an exit code."""
+        with self.alone():
+            for identifier, volumes in swap.replaced(self.directory).items():
+                for volume in volumes:
+                    self.docker.remove_volume(volume)
+                    self.say(f"{volume} is removed")
+                swap.forget(self.directory, identifier)
+        return DONE
+
+    # --- Questions
+
+    def list(self) -> int:
+        """Show the sets; return an exit code."""
+        with self.alone():
+            self.repository.open(create=False)
+            print("\n".join(words(self.repository.sets())) or "There is no set.")
+        return DONE
+
+    def check(self, *, read_all: bool) -> int:
+        """Have restic check the repository, with all data on demand; return an exit code."""
+        with self.alone():
+            self.repository.open(create=False)
+            self.repository.check(*(["--read-data"] if read_all else []))
+            self.say("the repository is whole" + (", all of its data was read" if read_all else ""))
+        return DONE
+
+    def watch(self) -> int:
+        """Tell who has to know that something is wrong; return an exit code."""
+        found = state.findings(state.read(self.directory), self.config, time.time())
+        state.publish(self.config, state.read(self.directory))
+        for row in found:
+            print(f"{row['name']}: {row['seen']}")
+            if row["name"] in ("backup late", "drill late"):
+                self._tell(row["name"].replace(" ", "_"), row["seen"])
+        return FAILED if any(row["severity"] == "failure" for row in found) else DONE
+
+
+@dataclass
+class _Set:
+    """A set while it is made."""
+
+    backups: Backups
+    servers: copies.Servers
+    release: dict[str, Any]
+    writer: sets.Writer
+    identifier: str
+    began: str
+
+    def write(self) -> dict[str, Any]:
+        """Write all members and return the manifest."""
+        say, docker = self.backups.say, self.backups.docker
+        moments = {"started": self.began}
+        objects, minio = sets.Objects(), self.servers.minio
+        found: dict[str, Any] = {
+            "schema": sets.SCHEMA, "set": self.identifier, "project": self.backups.project, "release": self.release["release"],
+            "layer": self.release.get("layer"), "images": self.release["images"], "parts": sorted(self.servers.present()), "moments": moments,
+            "databases": {}, "dumps": {}, "roles": None, "objects": None, "redis": None, "missing": [], "versions": {},
+        }  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            client = None
+            buckets: dict[str, dict[str, str]] = {}
+            if minio:
+                client = copies.s3_client(docker, lambda: self.backups.container(minio), minio, minio.secrets)
+                stack.callback(client.close)
+                buckets = self._buckets(client)
+                self.writer.add_bytes(sets.BUCKETS, json.dumps(buckets, sort_keys=True).encode())
+                # Most of them, before anything has to wait for it.
+                say(f"{objects.copy(client, self.writer, say)} objects are in the set")
+                moments["objects"] = sets.moment()
+            with self.backups.locked():
+                self._in_one_moment(found, objects, client)
+            if self.servers.redis:
+                found["redis"] = self._redis_facts(self.servers.redis)
+            if client:
+                text, facts = objects.facts()
+                self.writer.add_bytes(sets.OBJECTS, text)
+                found["objects"] = {**facts, "buckets": buckets}
+        for path in [*self.release["compose_files"], self.release["env_file"], os.path.join(os.path.dirname(self.release["compose_files"][0]), manifest.NAME)]:
+            self._add_release_file(path)
+        for name in self.release["configs"]:
+            self._add_release_file(os.path.join(self.backups.directory, name), name)
+        moments["ended"] = sets.moment()
+        found["bytes"] = self.writer.written
+        self.writer.add_bytes(sets.MANIFEST, json.dumps(found, indent=1, sort_keys=True).encode())
+        self.writer.close()
+        return found
+
+    def _add_release_file(self, path: str | None, name: str | None = None) -> None:
+        if path:
+            with open(path, "rb") as file:
+                self.writer.add_bytes(f"release/{name or os.path.basename(path)}", file.read())
+
+    def _buckets(self, client: s3.Client) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for bucket in client.buckets():
+            settings = {name: client.setting(bucket, name) for name in s3.SETTINGS}
+            found[bucket] = {name: text for name, text in settings.items() if text is not None}
+        return found
+
+    def _in_one_moment(self, found: dict[str, Any], objects: sets.Objects, client: s3.Client | None) -> None:
+        """Write what belongs together: the database as it is in one moment, the objects that came by then, and Redis."""
+        service, docker, say = self.servers.postgres, self.backups.docker, self.backups.say
+        moments = found["moments"]
+        with contextlib.ExitStack() as stack:
+            sessions: dict[str, postgres.Session] = {}
+            container, user = "", ""
+            if service:
+                container, user = self.backups.container(service), service.environment["POSTGRES_USER"]
+                main = service.environment.get("POSTGRES_DB") or user
+            missing: list[str] = []
+            for attempt in range(MOMENTS):
+                if service:
+                    for name in postgres.databases(docker, container, user, main):
+                        sessions[name] = stack.enter_context(postgres.session(docker, container, user, name))
+                    moments["database"] = sessions[main].ask("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');")[0]
+                else:
+                    moments["database"] = sets.moment()
+                if client:
+                    objects.copy(client, self.writer, say)
+                    moments["last_objects"] = sets.moment()
+                before, missing = missing, self._missing(sessions.get(main) if service else None, objects) if client else []
+                # The application removes an object before its row; of what is in both moments, that is not the reason.
+                if not missing or set(missing) & set(before) == set(missing) or attempt == MOMENTS - 1:
+                    break
+                say(f"{len(missing)} objects that the database names are not there; the moment is taken again")
+                stack.close()
+                sessions.clear()
+                time.sleep(1)
+            found["missing"] = missing[:100]
+            if self.servers.redis:
+                moments["redis"] = sets.moment()
+                self._redis_files(self.servers.redis)
+            if service:
+                found["versions"]["postgres"] = sessions[main].ask("SHOW server_version;")[0]
+                text = postgres.roles(docker, container, user)
+                found["roles"] = hashlib.sha256(text).hexdigest()
+                self.writer.add_bytes(sets.ROLES, text)
+                for name, opened in sessions.items():
+                    self._database(found, container, user, name, opened)
+
+    def _missing(self, opened: postgres.Session | None, objects: sets.Objects) -> list[str]:
+        """Return the objects that the database names in its moment and that are not in the set."""
+        query = self.backups.config.get("objects_query")
+        if not opened or not query:
+            return []
+        rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
+        return [f"{bucket}/{key}" for bucket, key in map(json.loads, rows) if (bucket, key) not in objects.lines]
+
+    def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
+        self.backups.say(f"dumping the database {name}")
+        snapshot = opened.ask("SELECT pg_export_snapshot();")[0]
+        process = postgres.dump(self.backups.docker, container, user, name, snapshot)
+        dumping = sets.Dumping(self.writer, name)
+        try:
+            dumping.take(postgres.copy_chunks(process.stdout, sets.PART))
+            if (status := process.wait(600)) != 0:
+                raise BackupError(f"pg_dump failed for the database {name} with exit code {status}: {postgres.objects_of(process.error())}.")
+        finally:
+            process.kill()
+        if not dumping.size:
+            raise BackupError(f"pg_dump gave nothing for the database {name}.")
+        found["dumps"][name] = dumping.facts()
+        self.backups.say(f"counting and hashing the rows of {name}")
+        found["databases"][name] = postgres.facts(opened)
+
+    def _redis_files(self, service: Service) -> None:
+        self.backups.say("copying Redis")
+        docker, run = self.backups.docker, self.backups.run
+        self.volume = docker.create_volume(f"{run}_redis-copy")
+        redis.copy(docker, service, copies.volume_of(service)[1], self.volume, f"{run}-redis-copy")
+        for path, size, content in redis.files(docker, service, self.volume, f"{run}-redis-files"):
+            self.writer.add(f"redis/{path}", size, content)
+
+    def _redis_facts(self, service: Service) -> dict[str, Any]:
+        docker, run = self.backups.docker, self.backups.run
+        try:
+            return redis.facts(docker, service, self.volume, f"{run}-redis")
+        finally:
+            docker.remove_volume(self.volume)
+
+
+def _stop(number: int, _frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; return the exit code."""
+    parser = argparse.ArgumentParser(prog="run", description="Backups of one stack: make one, try one, restore one.")
+    parser.add_argument("--directory", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--quiet", action="store_true", help="say nothing but what is wrong")
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("backup", help="make a set")
+    one.add_argument("--drill", action="store_true", help="and try it")
+    one = commands.add_parser("drill", help="bring a set back into throw-away servers and compare it")
+    one.add_argument("--set", default="latest")
+    one = commands.add_parser("restore", help="bring a set back into the stack")
+    one.add_argument("--set", default="latest")
+    one.add_argument("--confirm", metavar="PROJECT", help="the stack's project, typed by a person")
+    commands.add_parser("list", help="show the sets")
+    one = commands.add_parser("check", help="have restic check the repository")
+    one.add_argument("--read-data", action="store_true", help="and read all of its data")
+    commands.add_parser("watch", help="tell what is wrong with the backups")
+    commands.add_parser("undo", help="put the old data back after a restore that was cut off")
+    commands.add_parser("remove-old", help="remove the volumes with the data that restores replaced")
+    given = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
+    os.umask(0o077)
+    try:
+        backups = Backups(given.directory, given.quiet)
+        if given.command == "backup":
+            code = backups.backup()
+            if given.drill:
+                drilled = backups.drill("latest")
+                code = code or drilled
+            return code
+        if given.command == "drill":
+            return backups.drill(given.set)
+        if given.command == "restore":
+            return backups.restore(given.set, given.confirm)
+        if given.command == "check":
+            return backups.check(read_all=given.read_data)
+        return int({"list": backups.list, "watch": backups.watch, "undo": backups.undo, "remove-old": backups.remove_old}[given.command]())
+    except (BackupError, EngineError, lock.LockedError) as error:
+        print(str(error), file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        print(f"{error.strerror}: {error.filename or ''}", file=sys.stderr)
+        return FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,160 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Redis' part of a set: a copy of its append-only files, which holds every write that was acknowledged, so that waiting jobs survive.
+
+The files are copied from the volume, which is mounted read-only: no user of the stack's Redis may read all keys, and none is added for backups.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import IO, Any
+
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Service, await_answer, give, running, told
+
+# A rewrite of the log that starts while files are copied gives other files; then they are copied again.
+ATTEMPTS = 10
+_CHANGED = 9
+_COPY = """
+set -eu
+cd /from
+list() { [ ! -d appendonlydir ] || cat appendonlydir/*.manifest; }
+before=$(list)
+rm -rf /to/appendonlydir /to/dump.rdb
+if [ -d appendonlydir ]; then cp -pR appendonlydir /to/; elif [ -f dump.rdb ]; then cp -p dump.rdb /to/; fi
+[ "$(list)" = "$before" ] || exit 9
+for name in $(printf '%s\n' "$before" | sed -n 's/^file \\([^ ]*\\) .*/\\1/p'); do [ -f "/to/appendonlydir/$name" ] || exit 9; done
+"""
+# Keys that end by themselves may be gone by the time of a comparison, so what is compared is what stays.
+_FORGET = """
+local cursor, left = '0', 0
+repeat
+  local found = redis.call('SCAN', cursor, 'COUNT', 1000)
+  cursor = found[1]
+  for _, key in ipairs(found[2]) do
+    if redis.call('PTTL', key) >= 0 then redis.call('DEL', key) else left = left + 1 end
+  end
+until cursor == '0'
+return left
+"""
+
+
+def copy(docker: Docker, service: Service, source: str, target: str, name: str) -> None:
+    """Copy the files of a Redis that may be at work into an empty volume; raise BackupError."""
+    for _attempt in range(ATTEMPTS):
+        try:
+            status, _output, error = docker.attempt(
+                "run", "--rm", "--name", name, *docker.confined(), "--network", "none", "--user", "0:0", "--cap-add", "DAC_READ_SEARCH", "--cap-add", "CHOWN",
+                "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER", "--entrypoint", "/bin/sh", "--volume", f"{source}:/from:ro", "--volume", f"{target}:/to",
+                service.image, "-c", _COPY,
+            )  # fmt: skip
+        finally:
+            docker.remove_container(name)
+        if status == 0:
+            return
+        if status not in (_CHANGED, 1):
+            raise BackupError(f"The files of Redis cannot be copied (exit code {status}): {error.strip()[-300:]}")
+    raise BackupError(f"The files of Redis changed {ATTEMPTS} times while they were copied.")
+
+
+@contextlib.contextmanager
+def _holder(docker: Docker, service: Service, volume: str, name: str) -> Iterator[str]:
+    """Create a container that is never started and has a volume, so that files can be brought into it and out of it without any program in the image."""
+    try:
+        yield docker.ask("create", "--name", name, *docker.labels(), "--network", "none", "--volume", f"{volume}:/data", service.image, "true").strip()
+    finally:
+        docker.remove_container(name)
+
+
+def files(docker: Docker, service: Service, volume: str, name: str) -> Iterator[tuple[str, int, IO[bytes]]]:
+    """Yield path, size and bytes of each file of a Redis in a volume; each has to be read before the next."""
+    with _holder(docker, service, volume, name):
+        process = docker.start("cp", f"{name}:/data/.", "-")
+        try:
+            with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+                for member in archive:
+                    if member.isfile():
+                        content = archive.extractfile(member)
+                        assert content is not None
+                        yield member.name.removeprefix("./"), member.size, content
+                    archive.members = []  # type: ignore[attr-defined]
+            if (status := process.wait(60)) != 0:
+                raise BackupError(f"The files of Redis cannot be read: `docker cp` ended with exit code {status}: {told(process.error())}")
+        except tarfile.TarError:
+            raise BackupError("The files of Redis cannot be read: what `docker cp` gave is cut off.") from None
+        finally:
+            process.kill()
+
+
+class Writer:
+    """Writes files into the volume of a Redis, as its user."""
+
+    def __init__(self, docker: Docker, service: Service, volume: str, name: str):
+        self.docker, self.name, self.service, self.volume = docker, name, service, volume
+        uid, _colon, gid = service.user.partition(":")
+        self.owner = (int(uid or 0), int(gid or 0))
+        docker.ask("create", "--name", name, *docker.labels(), "--network", "none", "--volume", f"{volume}:/data", service.image, "true")
+        self.process = docker.start("cp", "-", f"{name}:/data", stdin=-1)
+        self.archive = tarfile.open(fileobj=self.process.stdin, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self.made: set[str] = set()
+
+    def _entry(self, path: str, kind: bytes, mode: int, size: int = 0) -> tarfile.TarInfo:
+        entry = tarfile.TarInfo(path)
+        entry.type, entry.mode, entry.size = kind, mode, size
+        entry.uid, entry.gid = self.owner
+        return entry
+
+    def add(self, path: str, size: int, content: IO[bytes]) -> None:
+        """Write one file; raise BackupError for a path that leads elsewhere."""
+        if not re.fullmatch(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?", path) or ".." in path:
+            raise BackupError(f"The set has a file of Redis under a name that Redis does not use: {path[:80]!r}.")
+        directory = path.rpartition("/")[0]
+        if directory and directory not in self.made:
+            self.made.add(directory)
+            self.archive.addfile(self._entry(directory, tarfile.DIRTYPE, 0o755))
+        self.archive.addfile(self._entry(path, tarfile.REGTYPE, 0o644, size), content)
+
+    def close(self) -> None:
+        """End the writing; raise BackupError where not all of it was written."""
+        try:
+            self.archive.close()
+            self.process.stdin.close()
+            if (status := self.process.wait(600)) != 0:
+                raise BackupError(f"The files of Redis cannot be written: `docker cp` ended with exit code {status}: {told(self.process.error())}")
+            # Whose they are in the archive is not what Docker makes of it.
+            give(self.docker, self.service, self.volume, "/data", f"{self.name}-owner")
+        except OSError as error:
+            raise BackupError(f"The files of Redis cannot be written: {error.strerror}.") from None
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Remove what the writing needed."""
+        self.process.kill()
+        self.docker.remove_container(self.name)
+
+
+def facts(docker: Docker, service: Service, volume: str, name: str) -> dict[str, Any]:
+    """Start a Redis over the files in a volume, which shows that they can be read, and return the number and a digest of its lasting keys.
+
+    The volume must be one to be thrown away: the keys that end by themselves are removed from it.
+    """
+    options = ["--network", "none", *service.options(), "--volume", f"{volume}:/data"]
+    command = ["redis-server", "--appendonly", "yes", "--dir", "/data", "--save", "", "--enable-debug-command", "yes", "--port", "6379", "--bind", "127.0.0.1"]
+    with running(docker, name, options, service.image, command):
+        await_answer(docker, name, "sh", "-c", "redis-cli ping | grep -qx PONG")
+        left = docker.ask("exec", name, "redis-cli", "EVAL", _FORGET, "0").strip()
+        digest = docker.ask("exec", name, "redis-cli", "DEBUG", "DIGEST").strip()
+    if not left.isdigit() or not re.fullmatch(r"[0-9a-f]{40}", digest):
+        raise BackupError("A throw-away Redis over the copied files did not say what it holds.")
+    return {"keys": int(left), "digest": digest}
+
+
+def differences(wanted: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """Return what a copy's facts say otherwise than the set's."""
+    if wanted["keys"] != found["keys"]:
+        return [f"Redis: {found['keys']} keys, not {wanted['keys']}"]
+    return [] if wanted["digest"] == found["digest"] else ["Redis: some of the keys are not those of the set"]

@@ -1,0 +1,285 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The repository: restic in a throw-away container, with its password and its credentials in files that are mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, told
+
+USER = "10010:10010"
+FILE = "set.tar"
+# A snapshot has one of these words among its tags. What is being written is incomplete until its run says otherwise.
+INCOMPLETE, COMPLETE, VERIFIED, DAMAGED = "incomplete", "complete", "verified", "damaged"
+STATES = (INCOMPLETE, COMPLETE, VERIFIED, DAMAGED)
+GOOD = (COMPLETE, VERIFIED)
+_SSH = "-i /run/secrets/ssh_key -o UserKnownHostsFile=/run/secrets/known_hosts -o StrictHostKeyChecking=yes -o BatchMode=yes"
+_ID = re.compile(r"set=([0-9A-Za-z-]+)\Z")
+# https://restic.readthedocs.io/en/stable/075_scripting.html#exit-codes
+_NO_REPOSITORY, _LOCKED, _WRONG_PASSWORD = 10, 11, 12
+
+
+class NoRepositoryError(BackupError):
+    """There is no repository at the place."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot of this stack: restic's id, the set's, when it was made (as restic writes it) and what is known of it."""
+
+    id: str
+    set: str
+    time: str
+    state: str
+
+
+@dataclass
+class Repository:
+    """The repository of one stack. ``place`` is a path of the host, or restic's address of one at SFTP or S3."""
+
+    docker: Docker
+    image: str
+    place: str
+    project: str
+    # Of the backup's own files on the host: secrets, cache, passwd.
+    directory: str
+    network: str = "bridge"
+    compression: str = "auto"
+
+    @property
+    def is_local(self) -> bool:
+        """Return whether the repository is a directory of the host."""
+        return self.place.startswith("/")
+
+    def _secret(self, name: str) -> str | None:
+        path = os.path.join(self.directory, "secrets", name)
+        return path if os.path.isfile(path) else None
+
+    def options(self, name: str) -> list[str]:
+        """Return the options of `docker run` for one call of restic."""
+        mounts = {os.path.join(self.directory, "secrets", "password"): "/run/secrets/password", os.path.join(self.directory, "passwd"): "/etc/passwd"}
+        environment = {"HOME": "/tmp", "TMPDIR": "/tmp"}
+        if path := self._secret("aws_credentials"):
+            mounts[path] = "/run/secrets/aws_credentials"
+            environment["AWS_SHARED_CREDENTIALS_FILE"] = "/run/secrets/aws_credentials"
+        for name_of in ("ssh_key", "known_hosts"):
+            if path := self._secret(name_of):
+                mounts[path] = f"/run/secrets/{name_of}"
+        if path := self._secret("ca"):
+            mounts[path] = "/run/secrets/ca"
+        found = ["run", "--rm", "--name", name, "--hostname", f"{self.project}-backup", *self.docker.confined(tmp="256m"), "--user", USER]
+        found += ["--network", "none" if self.is_local else self.network]
+        for source, target in mounts.items():
+            found += ["--mount", f"type=bind,source={source},target={target},readonly"]
+        if self.is_local:
+            found += ["--mount", f"type=bind,source={self.place},target=/repository"]
+        else:
+            found += ["--mount", f"type=bind,source={os.path.join(self.directory, 'cache')},target=/cache"]
+        for key, value in environment.items():
+            found += ["--env", f"{key}={value}"]
+        return found
+
+    def arguments(self) -> list[str]:
+        """Return the options of restic itself."""
+        found = ["--password-file", "/run/secrets/password", "--repo", "/repository" if self.is_local else self.place, "--retry-lock", "5m"]
+        found += ["--no-cache"] if self.is_local else ["--cache-dir", "/cache", "--cleanup-cache"]
+        found += ["--compression", self.compression]
+        if self._secret("ca"):
+            found += ["--cacert", "/run/secrets/ca"]
+        if self._secret("ssh_key"):
+            found += ["--option", f"sftp.args={_SSH}"]
+        return found
+
+    def _name(self, what: str) -> str:
+        return f"{self.docker.run}-{what}"
+
+    def attempt(self, what: str, *arguments: str) -> tuple[int, str, str]:
+        """Return exit status, output and error of one call of restic."""
+        name = self._name(what)
+        try:
+            return self.docker.attempt(*self.options(name), self.image, *self.arguments(), *arguments)
+        finally:
+            self.docker.remove_container(name)
+
+    def ask(self, what: str, *arguments: str) -> str:
+        """Return the output of one call of restic; raise BackupError."""
+        status, output, error = self.attempt(what, *arguments)
+        if status != 0:
+            raise self.failure(what, status, error)
+        return output
+
+    def failure(self, what: str, status: int, error: str) -> BackupError:
+        """Return why a call of restic failed."""
+        if status == _NO_REPOSITORY:
+            return NoRepositoryError(f"There is no repository at {self.place}.")
+        if status == _WRONG_PASSWORD or "wrong password or no key found" in error:
+            return BackupError(f"The repository {self.place} does not open with this password. Give the one that it was made with in backup_password.")
+        if status == _LOCKED:
+            return BackupError(f"The repository {self.place} is locked by another host for longer than five minutes: {told(error)}")
+        return BackupError(f"restic failed ({what}, exit code {status}): {told(error) or 'it printed nothing'}")
+
+    def open(self, *, create: bool) -> None:
+        """Check that the repository opens; make a new one with ``create`` where there is none, never over one that is there."""
+        try:
+            self.ask("open", "cat", "config")
+        except NoRepositoryError:
+            if not create:
+                raise
+            self.ask("init", "init")
+        self._unlock()
+
+    def _unlock(self) -> None:
+        """Remove the locks that killed runs of this stack left; those of other hosts stay as long as restic takes them for alive."""
+        listed = self.ask("locks", "--no-lock", "list", "locks").split()
+        if not listed:
+            return
+        owners = set()
+        for lock in listed:
+            status, output, _error = self.attempt("lock", "--no-lock", "cat", "lock", lock)
+            with contextlib.suppress(ValueError):
+                owners.add(json.loads(output)["hostname"] if status == 0 else None)
+        # One run at a time works for this stack, and it is this one.
+        self.ask("unlock", "unlock", *(["--remove-all"] if owners == {f"{self.project}-backup"} else []))
+
+    def snapshots(self) -> list[Snapshot]:
+        """Return the sets of this stack, the oldest first."""
+        found = []
+        for row in json.loads(self.ask("snapshots", "snapshots", "--json", "--host", self.project)) or []:
+            tags = row.get("tags") or []
+            named = [match[1] for tag in tags if (match := _ID.match(tag))]
+            states = [state for state in STATES if state in tags]
+            if named:
+                # What nobody vouches for is not whole.
+                found.append(Snapshot(row["id"], named[0], row["time"], states[0] if len(states) == 1 else INCOMPLETE))
+        return sorted(found, key=lambda snapshot: (snapshot.set, snapshot.time))
+
+    def sets(self) -> list[Snapshot]:
+        """Return the sets, each once: a run that was killed while it marked one leaves two snapshots of it, and the later word counts."""
+        order = [INCOMPLETE, COMPLETE, VERIFIED, DAMAGED]
+        found: dict[str, Snapshot] = {}
+        for snapshot in sorted(self.snapshots(), key=lambda one: order.index(one.state)):
+            found[snapshot.set] = snapshot
+        return [found[name] for name in sorted(found)]
+
+    def find(self, wanted: str) -> Snapshot:
+        """Return a set by its id or its snapshot's, or the newest good one for `latest`; raise BackupError."""
+        known = self.sets()
+        good = [snapshot for snapshot in known if snapshot.state in GOOD]
+        if wanted == "latest":
+            if not good:
+                raise BackupError(f"There is no whole set of {self.project} in {self.place}. It has {len(known)} that are not whole. Make a backup first.")
+            return good[-1]
+        found = [snapshot for snapshot in known if snapshot.set == wanted or (len(wanted) >= 8 and snapshot.id.startswith(wanted))]
+        if len(found) != 1:
+            names = ", ".join(snapshot.set for snapshot in good[-10:]) or "none"
+            raise BackupError(f"There is no set {wanted} of {self.project} in {self.place}. The last whole ones are: {names}.")
+        if found[0].state not in GOOD:
+            raise BackupError(f"The set {found[0].set} is {found[0].state}, and is not used. Choose another one.")
+        return found[0]
+
+    def write(self, identifier: str) -> Writing:
+        """Start writing a set."""
+        name = self._name("write")
+        tags = ["--tag", f"set={identifier},{INCOMPLETE}"]
+        process = self.docker.start(
+            *("run", "--interactive", *self.options(name)[1:]), self.image, *self.arguments(), "backup", "--stdin", "--stdin-filename", FILE,
+            "--json", "--quiet", "--host", self.project, *tags, stdin=-1,
+        )  # fmt: skip
+        return Writing(self, name, process)
+
+    def mark(self, identifier: str, state: str) -> None:
+        """Say of a set what is known of it, in place of what was."""
+        for snapshot in self.snapshots():
+            if snapshot.set == identifier:
+                self.ask("mark", "tag", "--set", f"set={identifier},{state}", snapshot.id)
+
+    @contextlib.contextmanager
+    def reading(self, snapshot: Snapshot) -> Iterator[Process]:
+        """Yield the process that prints a set, whose end has to be waited for: restic says only then that all of it was right."""
+        name = self._name("read")
+        process = self.docker.start(*self.options(name), self.image, *self.arguments(), "--no-lock", "dump", snapshot.id, f"/{FILE}")
+        try:
+            yield process
+        finally:
+            process.kill()
+            self.docker.remove_container(name)
+
+    def forget(self, policy: Mapping[str, int]) -> list[str]:
+        """Remove the sets that the policy does not keep and what is left of failed runs; return their ids. The last verified set always stays."""
+        known = self.snapshots()
+        good = [snapshot for snapshot in known if snapshot.state in GOOD]
+        kept = {max((snapshot for snapshot in good if snapshot.state == VERIFIED), default=None, key=lambda one: one.set), good[-1] if good else None}
+        keep = [word for name, count in sorted(policy.items()) if count for word in (f"--keep-{name}", str(count))]
+        doomed = [snapshot for snapshot in known if snapshot.state not in GOOD]
+        if keep and good:
+            # Of what is good only, so that a broken set takes no place of a good one.
+            tags = [word for state in GOOD for word in ("--tag", state)]
+            answer = self.ask("policy", "forget", "--dry-run", "--json", "--host", self.project, "--group-by", "host", *tags, *keep)
+            named = {row["id"] for group in json.loads(answer) for row in group.get("remove") or []}
+            doomed += [snapshot for snapshot in good if snapshot.id in named]
+        doomed = [snapshot for snapshot in doomed if snapshot not in kept]
+        if doomed:
+            self.ask("forget", "forget", *[snapshot.id for snapshot in doomed])
+        self.ask("prune", "prune")
+        return [snapshot.set for snapshot in doomed]
+
+    def check(self, *arguments: str) -> None:
+        """Have restic check the repository; raise BackupError."""
+        self.ask("check", "check", *arguments)
+
+    def sizes(self) -> dict[str, Any]:
+        """Return how large the repository is, in bytes, as restic counts it."""
+        return json.loads(self.ask("stats", "stats", "--mode", "raw-data", "--json"))
+
+
+@dataclass
+class Writing:
+    """A set that is being written. Only `finish` makes it one."""
+
+    repository: Repository
+    name: str
+    process: Process
+
+    def finish(self) -> dict[str, Any]:
+        """End the set and return restic's summary; raise BackupError where it is not stored whole."""
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+        output = self.process.stdout.read().decode(errors="replace")
+        status = self.process.wait()
+        self.repository.docker.remove_container(self.name)
+        if status != 0:
+            raise self.repository.failure("backup", status, self.process.error())
+        summaries = [row for row in _rows(output) if row.get("message_type") == "summary"]
+        if not summaries or not summaries[-1].get("snapshot_id"):
+            raise BackupError("restic ended well and did not say which snapshot it wrote.")
+        return summaries[-1]
+
+    def abandon(self) -> None:
+        """End restic before it sees the end of its input, which it would take for the end of the set."""
+        self.repository.docker.remove_container(self.name)
+        self.process.kill()
+
+    def why(self) -> BackupError:
+        """Return why restic does not take any more."""
+        status = self.process.wait(60)
+        return self.repository.failure("backup", status, self.process.error())
+
+
+def _rows(text: str) -> Iterator[dict[str, Any]]:
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict):
+                yield row
+
+
+def words(snapshots: Sequence[Snapshot]) -> list[str]:
+    """Return the sets as lines of text."""
+    return [f"{snapshot.set}  {snapshot.state:10}  snapshot {snapshot.id[:8]}" for snapshot in snapshots]

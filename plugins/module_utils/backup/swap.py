@@ -1,0 +1,162 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Volumes exchanged by their directories: new data under the names that the release knows, the old data under the names that the new had.
+
+Docker cannot rename a volume, and a copy takes as long as the data is large and is half done all that time. Exchanging two directories is one step of the
+kernel. Several volumes are several steps, so what is being done is written down before, and is undone where it was not finished: the file's new name is the
+moment from which on the restore counts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker
+from ansible_collections.campaign.platform.plugins.module_utils.lock import SWAP
+
+REPLACED, UNFINISHED = "replaced", "unfinished.json"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+
+
+def exchange(one: str, other: str) -> None:
+    """Exchange two directories in one step; raise OSError."""
+    library = ctypes.CDLL(None, use_errno=True)
+    if library.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), one)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: str, content: Mapping[str, Any]) -> None:
+    temporary = f"{path}.new"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, sort_keys=True)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync(os.path.dirname(path))
+
+
+def path_of(docker: Docker, volume: str) -> str:
+    """Return the directory of a volume's data; raise BackupError where it is not the Engine's own."""
+    found = json.loads(docker.ask("volume", "inspect", volume))[0]
+    if found["Driver"] != "local" or found.get("Options"):
+        raise BackupError(f"The volume {volume} is not a directory of the Engine (driver {found['Driver']}), so it cannot be exchanged. Nothing was changed.")
+    if not os.path.isdir(found["Mountpoint"]):
+        raise BackupError(f"The directory of the volume {volume} is not on this machine: {found['Mountpoint']}. Nothing was changed.")
+    return str(found["Mountpoint"])
+
+
+def plan(docker: Docker, volumes: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return what is to be exchanged: for each volume of the release and the new one, their directories and what tells them apart. Raises BackupError."""
+    rows = []
+    for live, new in volumes.items():
+        row: dict[str, Any] = {"live": live, "new": new, "live_path": path_of(docker, live), "new_path": path_of(docker, new)}
+        row |= {"live_inode": os.stat(row["live_path"]).st_ino, "new_inode": os.stat(row["new_path"]).st_ino}
+        if os.stat(row["live_path"]).st_dev != os.stat(row["new_path"]).st_dev:
+            raise BackupError(f"The volumes {live} and {new} are on two file systems, so they cannot be exchanged. Nothing was changed.")
+        rows.append(row)
+    return rows
+
+
+def swap(directory: str, rows: list[dict[str, Any]], about: Mapping[str, Any]) -> None:
+    """Exchange volumes that nothing uses; raise OSError. ``directory`` is the stack's."""
+    journal = os.path.join(directory, SWAP)
+    _write(journal, {**about, "volumes": rows})
+    for row in rows:
+        exchange(row["live_path"], row["new_path"])
+        _sync(os.path.dirname(row["live_path"]))
+        _sync(os.path.dirname(row["new_path"]))
+
+
+def commit(directory: str, identifier: str) -> None:
+    """Have an exchange count."""
+    journal = os.path.join(directory, SWAP)
+    target = os.path.join(os.path.dirname(journal), REPLACED)
+    os.makedirs(target, mode=0o755, exist_ok=True)
+    os.replace(journal, os.path.join(target, f"{identifier}.json"))
+    _sync(target)
+    _sync(os.path.dirname(journal))
+
+
+def undo(directory: str) -> list[str]:
+    """Put the old data back where an exchange did not get to count, and return the volumes that it was done for; raise BackupError or OSError.
+
+    The volumes must not be in use.
+    """
+    journal = os.path.join(directory, SWAP)
+    try:
+        with open(journal, encoding="utf-8") as file:
+            rows = json.load(file)["volumes"]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError):
+        raise BackupError(f"{journal} says what a restore was exchanging, and cannot be read. Look at the volumes by hand before you remove it.") from None
+    done = []
+    for row in rows:
+        # Which of the two lies there says how far it got.
+        lies_there = os.stat(row["live_path"]).st_ino
+        if lies_there == row["new_inode"]:
+            exchange(row["live_path"], row["new_path"])
+            done.append(row["live"])
+        elif lies_there != row["live_inode"]:
+            raise BackupError(f"{row['live_path']} is neither the old nor the new data of a restore that was cut off. Look at {journal} and at the volume.")
+    os.unlink(journal)
+    _sync(os.path.dirname(journal))
+    return done
+
+
+def replaced(directory: str) -> dict[str, list[str]]:
+    """Return the volumes with the data that restores replaced, by the restore's id; raise BackupError."""
+    root = os.path.join(os.path.dirname(os.path.join(directory, SWAP)), REPLACED)
+    found = {}
+    for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
+        path = os.path.join(root, name)
+        try:
+            with open(path, encoding="utf-8") as file:
+                found[name.removesuffix(".json")] = [row["new"] for row in json.load(file)["volumes"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise BackupError(f"{path} says which volumes hold the data from before a restore, and cannot be read. Put it right or remove it.") from None
+    return found
+
+
+def forget(directory: str, identifier: str) -> None:
+    """Forget a restore whose old volumes are gone."""
+    os.unlink(os.path.join(os.path.dirname(os.path.join(directory, SWAP)), REPLACED, f"{identifier}.json"))
+
+
+def begin(directory: str, volumes: list[str]) -> None:
+    """Write down which new volumes a restore is about to create, so that they can be removed when it does not end."""
+    _write(os.path.join(os.path.dirname(os.path.join(directory, SWAP)), UNFINISHED), {"volumes": volumes})
+
+
+def unfinished(directory: str) -> list[str]:
+    """Return the volumes of a restore that did not end, which hold nothing that anybody needs; raise BackupError where that is not known."""
+    if os.path.exists(os.path.join(directory, SWAP)):
+        # Which of them holds what is not known yet.
+        return []
+    try:
+        with open(os.path.join(os.path.dirname(os.path.join(directory, SWAP)), UNFINISHED), encoding="utf-8") as file:
+            created = json.load(file)["volumes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    kept = {volume for volumes in replaced(directory).values() for volume in volumes}
+    return [volume for volume in created if volume not in kept]
+
+
+def end(directory: str) -> None:
+    """Forget what a restore created, after it has ended in one way or the other."""
+    path = os.path.join(os.path.dirname(os.path.join(directory, SWAP)), UNFINISHED)
+    if os.path.exists(path):
+        os.unlink(path)
