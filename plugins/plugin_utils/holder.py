@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import os
 import socket
 import subprocess
@@ -13,26 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-_START = 19  # of the fields after the command's name in /proc/PID/stat, see proc(5)
+from ansible_collections.campaign.platform.plugins.module_utils import host
+
 _GIT_SECONDS = 5
-
-
-def _machine() -> str:
-    """Return what tells this machine, since it was started, from any other one, and its processes from those of a container on it."""
-    try:
-        told = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii") + str(Path("/proc/self/ns/pid").readlink())
-    except OSError:
-        # No Linux.
-        told = socket.gethostname()
-    return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
 def _started(pid: int) -> str | None:
     """Return when a process was started, None where there is none of that number."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[_START]
-    except OSError:
-        pass
+    if (found := host.started(pid)) is not None:
+        return str(found)
     if Path("/proc/self/stat").exists():
         return None
     try:
@@ -57,7 +45,7 @@ def commit_of(directory: str) -> str | None:
 
 def holder(pid: int, directory: str) -> dict[str, Any]:
     """Return who works: the run of process ``pid`` of this machine, started for the inventory in a directory."""
-    machine = _machine()
+    machine = str(host.machine())
     return {
         "user": getpass.getuser(),
         "controller": socket.gethostname(),
@@ -70,7 +58,7 @@ def holder(pid: int, directory: str) -> dict[str, Any]:
 
 def has_ended(other: Mapping[str, Any]) -> bool:
     """Return whether a run is known to have ended, which only its own machine can know."""
-    machine, pid = _machine(), other.get("pid")
+    machine, pid = str(host.machine()), other.get("pid")
     if other.get("machine") != machine or not isinstance(pid, int):
         return False
     return other.get("run") != f"{machine}-{pid}-{_started(pid)}"

@@ -34,7 +34,7 @@ WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_cata
 AND (x.oid IS NOT NULL OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
 ORDER BY n.nspname, c.relname;
 """
-# A sum of digests does not depend on the order of the rows, and needs no memory. The type is a name of the row, whatever columns it has.
+# A sum of digests does not depend on the order of the rows, and needs no memory. A row is (t.*), because t may be the name of a column, too.
 _HASH = "coalesce(sum(('x' || encode(substr(sha256(convert_to({0}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric), 0)::text"
 # Pages without what is zero at their end: a dump writes the holes of a large object as zeros.
 _LARGE_OBJECTS = f"""
@@ -118,7 +118,7 @@ def facts(open_one: Session) -> dict[str, Any]:
     tables: dict[str, Any] = {}
     for line in open_one.ask(_TABLES):
         row = json.loads(line)
-        statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format('t::text')}) FROM {row['name']} AS t {row['where']};"
+        statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format('(t.*)::text')}) FROM {row['name']} AS t {row['where']};"
         tables[row["name"]] = json.loads(open_one.ask(statement)[0])
     found = {"tables": tables, "large_objects": json.loads(open_one.ask(_LARGE_OBJECTS)[0]), **json.loads(open_one.ask(_POSTGIS)[0])}
     schema = open_one.ask(_SCHEMA_OF_POSTGIS)[0]

@@ -226,8 +226,7 @@ class Repository:
             doomed += [snapshot for snapshot in good if snapshot.id in named]
         doomed = [snapshot for snapshot in doomed if snapshot not in kept]
         if doomed:
-            self.ask("forget", "forget", *[snapshot.id for snapshot in doomed])
-        self.ask("prune", "prune")
+            self.ask("forget", "forget", "--prune", *[snapshot.id for snapshot in doomed])
         return [snapshot.set for snapshot in doomed]
 
     def check(self, *arguments: str) -> None:

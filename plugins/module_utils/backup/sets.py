@@ -115,11 +115,11 @@ def read(source: IO[bytes], sink: Sink) -> Read:
                 if content is None:
                     raise DamagedSetError(f"The set has something that is no file: {member.name[:80]!r}.")
                 reading.take(member, content)
-    except (tarfile.TarError, EOFError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if not reading.found.manifest:
+            raise DamagedSetError("The set has no manifest at its end: it was cut off.")
+        reading.check()
+    except (tarfile.TarError, EOFError, ValueError, KeyError) as error:
         raise DamagedSetError(f"The set is damaged or was cut off ({type(error).__name__}).") from None
-    if not reading.found.manifest:
-        raise DamagedSetError("The set has no manifest at its end: it was cut off.")
-    reading.check()
     return reading.found
 
 

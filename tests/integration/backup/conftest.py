@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A stack of its own on this machine's Engine with data of every kind, and a repository beside it.
+
+`make prove` and `--full` run everything; otherwise, as in continuous integration, each test takes the sample that it names.
+"""
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.campaign.platform.plugins.module_utils.backup import s3
+
+ROOT = Path(__file__).resolve().parents[3]
+PROJECT = "campaign-keep"
+DIRECTORY = Path("/opt") / PROJECT
+REPOSITORY = Path("/var/lib") / f"{PROJECT}-repository"
+PORTS = {name: 23080 + number for number, name in enumerate(("frontend", "api", "minio", "minio_console", "postgres", "redis"))}
+BUCKET = "campaign-assets"
+PASSWORD = secrets.token_hex(16)
+
+# Of every kind: geometries, a table without rows, names that need quotes, values that a text would bend, partitions, large objects, a user's own
+# reference system, which stands in a table of the extension.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS public.empty (n int, "we""ird" text);
+CREATE TABLE IF NOT EXISTS public."Odd Name" (t text, f float8, at timestamptz, b bytea, twice int GENERATED ALWAYS AS (2) STORED);
+CREATE TABLE IF NOT EXISTS public.shapes (n serial PRIMARY KEY, shape geometry(Geometry, 4326));
+CREATE TABLE IF NOT EXISTS public.part (n int) PARTITION BY RANGE (n);
+CREATE TABLE IF NOT EXISTS public.part_1 PARTITION OF public.part FOR VALUES FROM (0) TO (1000000);
+INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALUES (990001, 'own', 1, '', '') ON CONFLICT DO NOTHING;
+"""
+CHANGE = """
+INSERT INTO public."Odd Name" (t, f, at, b)
+  SELECT E'tab\\tnew\\nline \\\\N ' || i, random() / 3, now(), decode(md5(random()::text), 'hex') FROM generate_series(1, 50) i;
+INSERT INTO public.shapes (shape)
+  SELECT ST_Buffer(ST_SetSRID(ST_MakePoint(random() * 180, random() * 90), 4326), random()) FROM generate_series(1, 20);
+INSERT INTO public.part SELECT (random() * 999999)::int FROM generate_series(1, 100);
+INSERT INTO campaign.campaigns (name, place, rule, asset_type, asset_size)
+  SELECT 'campaign ' || i, ST_SetSRID(ST_MakePoint(random() * 180, random() * 90), 4326), '{"always": true}', 'image/png', 100 FROM generate_series(1, 20) i;
+SELECT lo_from_bytea(0, decode(repeat(md5(random()::text) || '00', 1000), 'hex'));
+"""
+
+
+def pytest_addoption(parser) -> None:
+    # There is one of that name, where they run together with those of tests/prove.
+    with contextlib.suppress(ValueError):
+        parser.addoption("--full", action="store_true", help="run everything, which takes hours")
+
+
+@pytest.fixture(scope="session")
+def full(request) -> bool:
+    return request.config.getoption("--full")
+
+
+def docker(*arguments: str, stdin: str | None = None) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=200, input=stdin)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip()
+
+
+@dataclass
+class Result:
+    """How something ended; ``text`` is what it printed, on one line."""
+
+    status: int
+    text: str
+
+
+class Stack:
+    """The stack, and the program of its backups."""
+
+    project, directory, repository = PROJECT, DIRECTORY, REPOSITORY
+    docker = staticmethod(docker)
+
+    def __init__(self, directory: Path):
+        self.private = directory
+        self.inventory = directory / "hosts.yml"
+        variables = {
+            "ansible_connection": "local",
+            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+            "stack_variant": "local",
+            "stack_project": PROJECT,
+            "stack_directory": str(DIRECTORY),
+            "stack_generate_secrets": True,
+            "stack_generated_secrets_file": str(directory / "secrets.json"),
+            "stack_settle_seconds": 1,
+            "stack_health_timeout": 90,
+            **{f"stack_{name}_port": port for name, port in PORTS.items()},
+            "images_source": "build",
+            "backup_repository": str(REPOSITORY),
+            "backup_password": PASSWORD,
+            "backup_scheduler": "cron",
+        }
+        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
+
+    def play(self, playbook: str, **variables: Any) -> Result:
+        command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
+        env = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+        return Result(done.returncode, " ".join((done.stdout + done.stderr).split()))
+
+    def start(self, *arguments: str) -> subprocess.Popen:
+        run = [str(DIRECTORY / "backup/run"), *arguments]
+        return subprocess.Popen(run, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    def run(self, *arguments: str) -> Result:
+        process = self.start(*arguments)
+        output, _error = process.communicate(timeout=400)
+        return Result(process.returncode, output)
+
+    def well(self, *arguments: str) -> str:
+        result = self.run(*arguments)
+        assert result.status == 0, result.text
+        return result.text
+
+    def state(self) -> dict[str, Any]:
+        return json.loads((DIRECTORY / "backup/status.json").read_text())
+
+    def restic(self, *arguments: str, user: str = "10010:10010") -> str:
+        config = json.loads((DIRECTORY / "backup/config.json").read_text())
+        mounts = [f"{DIRECTORY}/backup/secrets/password:/password:ro", f"{REPOSITORY}:/repository"]
+        options = [word for mount in mounts for word in ("--volume", mount)]
+        return docker("run", "--rm", "--user", user, *options, config["image"], "--no-cache", "-r", "/repository", "-p", "/password", *arguments)
+
+    def sets(self) -> list[tuple[str, str]]:
+        """Return names and states of the sets, the oldest first."""
+        rows = json.loads(self.restic("snapshots", "--json"))
+        return sorted((next(tag for tag in row["tags"] if "=" in tag)[4:], next(tag for tag in row["tags"] if "=" not in tag)) for row in rows)
+
+    # --- What is stored
+
+    def sql(self, statement: str) -> str:
+        options = ["-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db"]
+        return docker("exec", "--interactive", f"{PROJECT}-postgres-1", "psql", *options, stdin=statement)
+
+    def files(self) -> dict[str, str]:
+        found = {}
+        for path in (DIRECTORY / "secrets").iterdir():
+            if path.name.startswith("minio_"):
+                found[path.name.removeprefix("minio_").rpartition("_")[0]] = path.read_text().strip()
+        return found
+
+    def s3(self) -> s3.Client:
+        files = self.files()
+        return s3.Client(lambda: ("127.0.0.1", PORTS["minio"]), files["minio_root_user"], files["minio_root_password"])
+
+    def redis_files(self) -> Path:
+        return Path(docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{PROJECT}_redis-data"))
+
+    def put(self, key: str, content: bytes, **headers: str) -> None:
+        client = self.s3()
+        client.put(BUCKET, key, io.BytesIO(content), len(content), {"content-type": "image/png", **headers})
+        client.close()
+
+    def change(self, objects: int = 20) -> None:
+        """Store something of every kind."""
+        self.sql(CHANGE)
+        for key in self.sql("SELECT 'campaigns/' || id FROM campaign.campaigns WHERE asset_type IS NOT NULL ORDER BY created_at DESC LIMIT 20").split():
+            self.put(key, os.urandom(100))
+        for number in range(objects):
+            self.put(f"other/{secrets.token_hex(4)} ü&+#?%41 {number}", os.urandom(1000 * number), **{"x-amz-meta-owner": "ada", "cache-control": "no-cache"})
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Return what is stored, asked in other ways than the program does."""
+        tables = self.sql(
+            "SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables WHERE schemaname IN ('public', 'campaign') ORDER BY 1"
+        )
+        found: dict[str, Any] = {}
+        for name in tables.splitlines():
+            # What the workers write each moment is left out.
+            columns = "to_jsonb((t.*)) - 'evaluated_at' - 'state'"
+            found[name] = self.sql(f"SELECT count(*), md5(string_agg(row, '|' ORDER BY row)) FROM (SELECT ({columns})::text AS row FROM {name} t) r")
+        found["large objects"] = self.sql("SELECT count(*), md5(string_agg(md5(lo_get(oid)), '|' ORDER BY oid)) FROM pg_largeobject_metadata")
+        found["roles"] = self.sql("SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles")
+        client = self.s3()
+        for listed in client.objects(BUCKET):
+            with client.opened(listed) as (answer, about):
+                found[f"object {listed.key}"] = (answer.read(), about["headers"])
+        client.close()
+        return found
+
+    def volumes(self) -> list[str]:
+        return sorted(name for name in docker("volume", "ls", "--quiet").split() if name.startswith((f"{PROJECT}_", f"{PROJECT}-")))
+
+    @contextlib.contextmanager
+    def configured(self, **settings: Any) -> Iterator[None]:
+        """Have the program other settings for a while."""
+        path = DIRECTORY / "backup/config.json"
+        before = path.read_text()
+        path.write_text(json.dumps({**json.loads(before), **settings}))
+        try:
+            yield
+        finally:
+            path.write_text(before)
+
+    def waiting_jobs(self) -> str:
+        """Return the queue of jobs, asked as the scheduler, which writes it."""
+        (path,) = (DIRECTORY / "secrets").glob("scheduler_redis_url_*")
+        url = path.read_text().strip()
+        client = ["exec", f"{PROJECT}-redis-1", "redis-cli", "--no-auth-warning", "-u", url]
+        keys = docker(*client, "--scan", "--pattern", "*:wait").split()
+        return json.dumps({key: docker(*client, "LRANGE", key, "0", "-1") for key in sorted(keys)})
+
+    def own(self) -> list[str]:
+        """Return what backups have of containers, networks and throw-away volumes at the moment."""
+        label = f"label=campaign.platform.backup={PROJECT}"
+        return [
+            name
+            for kind in ("container", "network", "volume")
+            for name in docker(kind, "ls", *(["-a"] if kind == "container" else []), "-q", "--filter", label).split()
+        ]
+
+    def containers(self) -> dict[str, str]:
+        """Return the ids of the containers that run, by service."""
+        template = '{{.Label "com.docker.compose.service"}} {{.ID}}'
+        return dict(line.split() for line in docker("ps", "--filter", f"label=com.docker.compose.project={PROJECT}", "--format", template).splitlines())
+
+
+def sweep() -> None:
+    for label in (f"com.docker.compose.project={PROJECT}", f"campaign.platform.backup={PROJECT}", f"campaign.platform.restore={PROJECT}"):
+        for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
+            every = ["--all"] if kind == "container" else []
+            if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label={label}").split():
+                docker(kind, "rm", *options, *found)
+    for path in (DIRECTORY, REPOSITORY):
+        shutil.rmtree(path, ignore_errors=True)
+    Path(f"/etc/cron.d/{PROJECT}-backup").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory) -> Iterator[Stack]:
+    sweep()
+    found = Stack(tmp_path_factory.mktemp("keep"))
+    deployed = found.play("site")
+    assert deployed.status == 0, deployed.text[-4000:]
+    found.sql(SCHEMA)
+    found.change()
+    made = found.play("backup")
+    assert made.status == 0, made.text[-4000:]
+    yield found
+    sweep()

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which sets are used, which are kept, and what never leaves the host in arguments or environment."""
+
+import json
+
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils.backup import repository
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker
+
+
+class Restic(repository.Repository):
+    """Answers as restic does, and remembers what it was asked."""
+
+    def __init__(self, directory, *states: str, removed: tuple[int, ...] = (), place: str = "/srv/backup"):
+        super().__init__(Docker("p", str(directory), "p-backup-1"), "campaign/backup:1", place, "p", str(directory))
+        self.rows = [{"id": f"{number:064x}", "time": f"t{number}", "tags": [f"set=2026112{number}", state]} for number, state in enumerate(states)]
+        self.removed, self.asked = removed, []
+
+    def ask(self, what, *arguments):
+        self.asked.append(arguments)
+        if what == "snapshots":
+            return json.dumps(self.rows)
+        if what == "policy":
+            return json.dumps([{"remove": [self.rows[number] for number in self.removed]}])
+        return ""
+
+
+def test_only_whole_sets_are_used(tmp_path):
+    restic = Restic(tmp_path, "verified", "complete", "damaged", "incomplete")
+    assert restic.find("latest").set == "20261121"
+    assert restic.find("20261120").state == "verified"
+    for name, state in (("20261122", "damaged"), ("20261123", "incomplete")):
+        with pytest.raises(BackupError, match=f"is {state}, and is not used"):
+            restic.find(name)
+    with pytest.raises(BackupError, match="The last whole ones are: 20261120, 20261121"):
+        restic.find("20261199")
+    with pytest.raises(BackupError, match="no whole set"):
+        Restic(tmp_path, "incomplete", "damaged").find("latest")
+
+
+@pytest.mark.parametrize("tags", [["set=1"], ["set=1", "complete", "damaged"], ["set=1", "complete", "incomplete"]])
+def test_what_nobody_vouches_for_is_not_whole(tmp_path, tags):
+    restic = Restic(tmp_path)
+    restic.rows = [{"id": "a" * 64, "time": "t", "tags": tags}]
+    assert [one.state for one in restic.sets()] == ["incomplete"]
+
+
+def test_snapshots_of_others_are_left_alone(tmp_path):
+    restic = Restic(tmp_path, "complete")
+    restic.rows.append({"id": "b" * 64, "time": "t", "tags": ["somebody's"]})
+    assert len(restic.snapshots()) == 1
+
+
+def test_of_two_snapshots_of_a_set_the_later_word_counts(tmp_path):
+    restic = Restic(tmp_path, "complete", "verified", "damaged")
+    for row in restic.rows:
+        row["tags"][0] = "set=1"
+    assert [one.state for one in restic.sets()] == ["damaged"]
+
+
+@pytest.mark.parametrize(
+    ("states", "removed", "expected"),
+    [
+        # The policy would take the last verified one, and the newest.
+        (("verified", "complete", "complete"), (0, 1), ["20261121"]),
+        (("verified", "verified", "complete"), (0, 1), ["20261120"]),
+        (("complete", "complete"), (0, 1), ["20261120"]),
+        # What is not whole takes no place, and goes.
+        (("incomplete", "verified", "damaged"), (), ["20261120", "20261122"]),
+        # Nothing whole is left to judge by: what there is goes only where it is not whole.
+        (("incomplete",), (), ["20261120"]),
+        ((), (), []),
+    ],
+)
+def test_the_last_verified_set_is_never_removed(tmp_path, states, removed, expected):
+    restic = Restic(tmp_path, *states, removed=removed)
+    assert sorted(restic.forget({"daily": 7})) == expected
+    forgotten = [arguments for arguments in restic.asked if arguments[:2] == ("forget", "--prune")]
+    assert len(forgotten) == bool(expected)
+
+
+def test_a_policy_of_nothing_removes_no_whole_set(tmp_path):
+    restic = Restic(tmp_path, "complete", "complete", removed=(0, 1))
+    assert restic.forget({}) == []
+    assert restic.forget({"daily": 0}) == []
+
+
+def test_secrets_are_files(tmp_path):
+    (tmp_path / "secrets").mkdir()
+    for name in ("password", "aws_credentials", "ssh_key", "known_hosts", "ca"):
+        (tmp_path / "secrets" / name).write_text(f"the secret {name}")
+    restic = Restic(tmp_path, place="s3:https://s3.example.com/bucket")
+    words = [*restic.options("x"), *restic.arguments()]
+    assert not any("the secret" in word for word in words)
+    for name in ("password", "aws_credentials", "ssh_key", "known_hosts", "ca"):
+        assert f"type=bind,source={tmp_path}/secrets/{name},target=/run/secrets/{name},readonly" in words
+    environment = [words[number + 1].partition("=")[0] for number, word in enumerate(words) if word == "--env"]
+    assert environment == ["HOME", "TMPDIR", "AWS_SHARED_CREDENTIALS_FILE"]
+
+
+def test_a_repository_on_the_host_needs_no_network(tmp_path):
+    words = Restic(tmp_path).options("x")
+    assert words[words.index("--network") + 1] == "none"
+    words = Restic(tmp_path, place="sftp:u@h:/p").options("x")
+    assert words[words.index("--network") + 1] == "bridge"
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "told"),
+    [
+        (12, "", "does not open with this password"),
+        (1, "Fatal: wrong password or no key found", "backup_password"),
+        (11, "", "locked"),
+        (1, "no space left", "no space"),
+    ],
+)
+def test_why_restic_failed_is_told(tmp_path, status, error, told):
+    assert told in str(Restic(tmp_path).failure("backup", status, error))
+
+
+def test_a_new_repository_is_made_only_where_there_is_none(tmp_path, monkeypatch):
+    restic = Restic(tmp_path)
+    monkeypatch.setattr(repository.Repository, "_unlock", lambda _self: None)
+
+    def ask(what, *arguments):
+        restic.asked.append(arguments)
+        if what == "open":
+            raise error
+        return ""
+
+    monkeypatch.setattr(restic, "ask", ask)
+    error = BackupError("wrong password")
+    with pytest.raises(BackupError, match="wrong password"):
+        restic.open(create=True)
+    error = repository.NoRepositoryError("none")
+    with pytest.raises(repository.NoRepositoryError):
+        restic.open(create=False)
+    assert ("init",) not in restic.asked
+    restic.open(create=True)
+    assert ("init",) in restic.asked

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is told of backups: what is late, what failed, and to whom."""
+
+import json
+import re
+import time
+
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils.backup import state
+
+NOW = 1_795_000_000.0
+CONFIG = {"project": "p", "repository": "/srv/backup", "late_hours": 26, "drill_days": 8}
+
+
+def ago(hours: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(NOW - 3600 * hours))
+
+
+def known(**rows) -> dict:
+    good = {"set": "s", "at": ago(1), "result": "ok", "seconds": 21.0}
+    found = {"installed": ago(1000), "last_run": {"result": "ok", "ended": ago(1)}, "last_success": {"moment": ago(1), "bytes": 5, "seconds": 2}}
+    return {**state._EMPTY, **found, "last_drill": good, "last_good_drill": good, **rows}
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ({}, []),
+        ({"last_success": {"moment": ago(25.9)}}, []),
+        ({"last_success": {"moment": ago(26.1)}}, ["backup late"]),
+        ({"last_success": None, "last_run": None, "last_drill": None, "last_good_drill": None}, ["backup late"]),
+        ({"installed": ago(2), "last_success": None, "last_run": None, "last_drill": None, "last_good_drill": None}, []),
+        ({"last_run": {"result": "failed", "ended": ago(1), "error": "why"}}, ["backup failed"]),
+        ({"last_run": {"result": "missing", "ended": ago(1), "error": "why"}}, ["backup failed"]),
+        ({"last_drill": {"result": "failed", "set": "s", "at": ago(1), "error": "why"}}, ["drill failed"]),
+        ({"last_drill": None, "last_good_drill": None}, ["never restored"]),
+        ({"last_good_drill": {"at": ago(8 * 24 + 25)}}, ["drill late"]),
+    ],
+)
+def test_what_is_wrong_is_found(rows, names):
+    assert [row["name"] for row in state.findings(known(**rows), CONFIG, NOW)] == names
+
+
+def test_a_stack_without_backups_has_no_summary(tmp_path):
+    assert state.summary(str(tmp_path), NOW) is None
+
+
+def test_the_summary_says_how_old_and_how_long(tmp_path):
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup/config.json").write_text(json.dumps(CONFIG))
+    state.update(str(tmp_path), **known())
+    found = state.summary(str(tmp_path), NOW)
+    assert (found["age_seconds"], found["drill_age_seconds"], found["recovery_seconds"], found["findings"]) == (3600, 3600, 21.0, [])
+    assert (tmp_path / "backup/status.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_metrics_can_be_read_by_prometheus(tmp_path):
+    state.publish({**CONFIG, "prometheus_directory": str(tmp_path)}, known())
+    lines = (tmp_path / "p_backup.prom").read_text().splitlines()
+    values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
+    assert values['campaign_backup_last_success_timestamp_seconds{project="p"}'] == str(int(NOW - 3600))
+    assert values['campaign_backup_last_run_failed{project="p"}'] == "0"
+    assert all(f"# TYPE {name.partition('{')[0]} gauge" in lines for name in values)
+    # A directory that is gone is no reason to fail.
+    state.publish({**CONFIG, "prometheus_directory": str(tmp_path / "gone")}, known())
+
+
+def test_the_hook_is_told_by_arguments_and_on_its_input(tmp_path):
+    hook = tmp_path / "hook"
+    hook.write_text(f'#!/bin/sh\nprintf \'%s|%s|\' "$1" "$2" > {tmp_path}/told; cat >> {tmp_path}/told\n')
+    hook.chmod(0o755)
+    assert state.tell({**CONFIG, "hook": [str(hook)]}, "failed", "the target is full") is None
+    event, message, text = (tmp_path / "told").read_text().split("|")
+    assert (event, message) == ("failed", "the target is full")
+    assert json.loads(text) == {"project": "p", "event": "failed", "message": "the target is full"}
+
+
+def test_a_hook_that_fails_is_told():
+    assert state.tell({**CONFIG, "hook": ["/bin/false"]}, "failed", "x") == "the hook ended with exit code 1"
+    assert "does not run" in state.tell({**CONFIG, "hook": ["/nowhere/hook"]}, "failed", "x")
+    assert state.tell(CONFIG, "failed", "x") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "calendar", "crontab"),
+    [("02:30", "*-*-* 02:30:00", "30 2 * * *"), ("Sun 04:05", "Sun *-*-* 04:05:00", "5 4 * * sun"), ("23:59", "*-*-* 23:59:00", "59 23 * * *")],
+)
+def test_a_time_as_systemd_and_as_cron_spell_it(text, calendar, crontab):
+    assert (state.on_calendar(text), state.in_crontab(text)) == (calendar, crontab)
+
+
+@pytest.mark.parametrize("text", ["24:00", "2:30", "02:60", "Son 02:30", "02:30\n", "*:00"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(ValueError, match=re.escape(text)):
+        state.parsed_time(text)
