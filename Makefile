@@ -70,7 +70,7 @@ golden: venv-dev ## Write the expected release files again, to be reviewed as a 
 	@tests/golden/render tests/golden
 
 prove: venv-dev ## Fail, kill and race deploys in many ways, for hours (ARGS="-k killed" for a part)
-	@pytest --full -rP tests/prove tests/integration/workers $(ARGS)
+	@pytest --full -rP tests/prove tests/integration/workers tests/integration/backup $(ARGS)
 
 mutants: venv-dev ## Make small mistakes on purpose, one at a time, and see that tests notice (ARGS=program for one file of them)
 	@tests/mutants/run $(ARGS)

@@ -166,7 +166,8 @@ def files_of(params: dict[str, Any], python: str) -> dict[str, tuple[bytes, int,
     for module in SOURCES:
         name = module.__name__
         source = module.__loader__.get_source(name)
-        found[f"backup/program/{name.replace('.', '/')}.py"] = (source.encode(), 0o644, 0)
+        # Ansible's own loader, which is at work where nothing is shipped, gives bytes.
+        found[f"backup/program/{name.replace('.', '/')}.py"] = (source if isinstance(source, bytes) else source.encode(), 0o644, 0)
     settings = {
         **params["settings"],
         **{name: params[name] for name in ("project", "image", "repository", "socket")},

@@ -13,8 +13,7 @@ description:
   - Gathers the status as M(campaign.platform.status) does, judges it by named checks, and tells what each found with what to do about it. A finding is
     a failure or a warning, and a healthy host has none. The task itself succeeds, whatever is found, unless it is O(strict).
   - The checks are C(engine), C(compose), C(release) (there is one, and no deploy is unfinished), C(lock), C(services), C(jobs), C(restarts), C(oom), C(memory),
-    C(ports), C(disk), C(clock), C(dns), C(secrets), C(drift), C(certificates), C(metrics) and
-    C(backup).
+    C(ports), C(disk), C(clock), C(dns), C(secrets), C(drift), C(certificates), C(metrics) and C(backup).
   - Nothing is changed.
 options:
   directory:

@@ -26,6 +26,8 @@ DIRECTORY = Path("/opt") / PROJECT
 REPOSITORY = Path("/var/lib") / f"{PROJECT}-repository"
 PORTS = {name: 23080 + number for number, name in enumerate(("frontend", "api", "minio", "minio_console", "postgres", "redis"))}
 BUCKET = "campaign-assets"
+# Beside the jobs that the workers take, a list that nobody takes anything from.
+JOBS = "campaign:queue:evaluation:kept"
 PASSWORD = secrets.token_hex(16)
 
 # Of every kind: geometries, a table without rows, names that need quotes, values that a text would bend, partitions, large objects, a user's own
@@ -153,9 +155,6 @@ class Stack:
         files = self.files()
         return s3.Client(lambda: ("127.0.0.1", PORTS["minio"]), files["minio_root_user"], files["minio_root_password"])
 
-    def redis_files(self) -> Path:
-        return Path(docker("volume", "inspect", "--format", "{{.Mountpoint}}", f"{PROJECT}_redis-data"))
-
     def put(self, key: str, content: bytes, **headers: str) -> None:
         client = self.s3()
         client.put(BUCKET, key, io.BytesIO(content), len(content), {"content-type": "image/png", **headers})
@@ -166,6 +165,7 @@ class Stack:
         self.sql(CHANGE)
         for key in self.sql("SELECT 'campaigns/' || id FROM campaign.campaigns WHERE asset_type IS NOT NULL ORDER BY created_at DESC LIMIT 20").split():
             self.put(key, os.urandom(100))
+        self.queue("RPUSH", JOBS, secrets.token_hex(8))
         for number in range(objects):
             self.put(f"other/{secrets.token_hex(4)} ü&+#?%41 {number}", os.urandom(1000 * number), **{"x-amz-meta-owner": "ada", "cache-control": "no-cache"})
 
@@ -181,6 +181,7 @@ class Stack:
             found[name] = self.sql(f"SELECT count(*), md5(string_agg(row, '|' ORDER BY row)) FROM (SELECT ({columns})::text AS row FROM {name} t) r")
         found["large objects"] = self.sql("SELECT count(*), md5(string_agg(md5(lo_get(oid)), '|' ORDER BY oid)) FROM pg_largeobject_metadata")
         found["roles"] = self.sql("SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles")
+        found["jobs"] = self.queue("LRANGE", JOBS, "0", "-1")
         client = self.s3()
         for listed in client.objects(BUCKET):
             with client.opened(listed) as (answer, about):
@@ -202,13 +203,10 @@ class Stack:
         finally:
             path.write_text(before)
 
-    def waiting_jobs(self) -> str:
-        """Return the queue of jobs, asked as the scheduler, which writes it."""
+    def queue(self, *command: str) -> str:
+        """Ask Redis as the scheduler, which puts jobs into the queue."""
         (path,) = (DIRECTORY / "secrets").glob("scheduler_redis_url_*")
-        url = path.read_text().strip()
-        client = ["exec", f"{PROJECT}-redis-1", "redis-cli", "--no-auth-warning", "-u", url]
-        keys = docker(*client, "--scan", "--pattern", "*:wait").split()
-        return json.dumps({key: docker(*client, "LRANGE", key, "0", "-1") for key in sorted(keys)})
+        return docker("exec", f"{PROJECT}-redis-1", "redis-cli", "--no-auth-warning", "-u", path.read_text().strip(), *command)
 
     def own(self) -> list[str]:
         """Return what backups have of containers, networks and throw-away volumes at the moment."""

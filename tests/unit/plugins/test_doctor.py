@@ -90,6 +90,18 @@ def test_a_healthy_host_has_no_finding():
 
 
 FAULTS = [
+    (
+        lambda found: found.update(backup={"findings": [{"name": "backup late", "severity": FAILURE, "seen": "It is not there."}]}),
+        "backup",
+        FAILURE,
+        "backup late: It is not there.",
+    ),
+    (
+        lambda found: found.update(backup={"findings": [{"name": "never restored", "severity": WARNING, "seen": "No set was brought back."}]}),
+        "backup",
+        WARNING,
+        "never restored: No set was brought back.",
+    ),
     (lambda found: found["engine"].update(version="19.03.1"), "engine", WARNING, "The Docker Engine is 19.03.1."),
     (lambda found: found.update(compose=None), "compose", FAILURE, "`docker compose` does not run on the host."),
     (lambda found: found.update(compose="2.20.0"), "compose", WARNING, "Docker Compose is 2.20.0."),
@@ -208,6 +220,11 @@ def test_a_fault_is_found_once_and_by_its_check(change, check, severity, seen):
     assert doctor.lines(case, [finding])[:2] == [f"{severity.upper():7}  {check}: {seen}", f"         Fix: {finding.remedy}"]
 
 
+def test_every_finding_of_backups_has_a_remedy():
+    text = (ROOT / "plugins/module_utils/backup/state.py").read_text()
+    assert set(re.findall(r'add\(\s*"([a-z ]+)"', text)) == set(doctor._BACKUP_REMEDIES)
+
+
 def test_every_check_has_a_fault():
     # That of the engine is below.
     assert {check for _change, check, _severity, _seen in FAULTS} == set(doctor.CHECKS)
@@ -292,7 +309,7 @@ def test_failures_come_first():
     case = Case(ill(change))
     findings = doctor.diagnose(case)
     assert [finding.severity for finding in findings] == [FAILURE, WARNING]
-    assert doctor.lines(case, findings, ["dns"])[-1] == "p on host.example.com: 16 checks, 1 failure, 1 warning. Left out: dns."
+    assert doctor.lines(case, findings, ["dns"])[-1] == "p on host.example.com: 17 checks, 1 failure, 1 warning. Left out: dns."
 
 
 @pytest.mark.parametrize(("skew", "told"), [(61.0, "1 min ahead of"), (-7200.0, "2 h behind"), (60.0, None), (-60.0, None)])

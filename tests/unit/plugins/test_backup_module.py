@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The module writes a program that runs by itself, its secrets for nobody else, and the host's schedule; a second run changes nothing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from ansible_collections.campaign.platform.plugins.modules import backup as module
+
+PARAMS = {
+    "project": "p",
+    "image": "campaign/backup:1",
+    "secrets": {"password": "correct horse battery\n"},
+    "settings": {"memory": "1g", "cpus": "1.0"},
+    "times": ["02:30"],
+    "scheduler": "cron",
+}
+
+
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host of the test's own. Nobody but root may give files away."""
+    for name in ("CRON", "UNITS"):
+        place = tmp_path / name.lower()
+        place.mkdir()
+        monkeypatch.setattr(module, name, str(place))
+    return tmp_path
+
+
+@pytest.fixture
+def set_up(host, run_module):
+    def run(check: bool = False, **params) -> dict:
+        given = {**PARAMS, "directory": str(host / "stack"), "repository": str(host / "repository"), **params}
+        return run_module(module, check_mode=check, **given)
+
+    return run
+
+
+def test_a_second_run_changes_nothing_and_a_check_neither(set_up, host):
+    assert set_up(check=True)["changed"]
+    assert not (host / "stack").exists()
+    assert set_up()["changed"]
+    assert not set_up(check=True)["changed"]
+    assert not set_up()["changed"]
+    (host / "stack/backup/secrets/password").chmod(0o644)
+    assert set_up(check=True)["changed"]
+    assert set_up()["changed"]
+    assert not set_up()["changed"]
+
+
+def test_the_secrets_are_files_of_the_one_who_reads_them(set_up, host):
+    set_up(secrets={"password": "p" * 16, "ssh_key": "key\n"})
+    for name in ("password", "ssh_key"):
+        status = (host / "stack/backup/secrets" / name).stat()
+        assert (status.st_mode & 0o777, status.st_uid) == (0o400, module.OWNER)
+    assert (host / "stack/backup/secrets").stat().st_mode & 0o777 == 0o700
+    assert "p" * 16 not in (host / "stack/backup/config.json").read_text()
+    # One that is not given any more goes.
+    set_up()
+    assert os.listdir(host / "stack/backup/secrets") == ["password"]
+
+
+def test_the_program_runs_without_the_collection_and_without_ansible(set_up, host):
+    set_up()
+    run = host / "stack/backup/run"
+    text = run.read_text()
+    assert "env -i" in text
+    done = subprocess.run([str(run), "--help"], capture_output=True, text=True, cwd="/", check=False)
+    assert done.returncode == 0, done.stderr
+    for word in ("backup", "drill", "restore", "undo", "remove-old"):
+        assert word in done.stdout
+    imported = (
+        "import ansible_collections.campaign.platform.plugins.module_utils.backup.program, sys; print([n for n in sys.modules if n.split('.')[0] == 'ansible'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", f"import sys; sys.path = [p for p in sys.path if 'site-packages' not in p] + ['{host}/stack/backup/program']; {imported}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_cron_calls_it_where_there_is_no_systemd(set_up, host):
+    set_up(times=["02:30", "Sun 14:00"], drill_times=["Sun 04:00"])
+    lines = (host / "cron/p-backup").read_text().splitlines()
+    run = f"{host}/stack/backup/run"
+    assert f"30 2 * * * root {run} --quiet backup >/dev/null" in lines
+    assert f"0 14 * * sun root {run} --quiet backup >/dev/null" in lines
+    assert f"0 4 * * sun root {run} --quiet drill >/dev/null" in lines
+    assert f"17 * * * * root {run} watch >/dev/null" in lines
+    set_up(drill_after_backup=True)
+    assert f"30 2 * * * root {run} --quiet backup --drill >/dev/null" in (host / "cron/p-backup").read_text()
+    assert set_up(times=[])["changed"]
+    assert os.listdir(host / "cron") == []
+
+
+def test_systemd_calls_it_where_it_runs(set_up, host, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module.Setup, "systemctl", lambda _self, *arguments: asked.append(arguments))
+    set_up(scheduler="systemd", times=["02:30", "14:30"])
+    timer = (host / "units/p-backup.timer").read_text()
+    assert "OnCalendar=*-*-* 02:30:00\nOnCalendar=*-*-* 14:30:00\nPersistent=true" in timer
+    assert f"ExecStart={host}/stack/backup/run --quiet backup\n" in (host / "units/p-backup.service").read_text()
+    assert asked == [("daemon-reload",), ("enable", "--now", "p-backup.timer", "p-backup-watch.timer")]
+    asked.clear()
+    assert not set_up(scheduler="systemd", times=["02:30", "14:30"])["changed"]
+    assert asked == []
+    # From the one to the other.
+    set_up(scheduler="cron")
+    assert os.listdir(host / "units") == []
+
+
+@pytest.mark.parametrize(
+    ("params", "told"),
+    [
+        ({"times": ["2:30"]}, "2:30 is not a time"),
+        ({"secrets": {}}, "secrets must hold password"),
+        ({"secrets": {"password": "x" * 16, "other": "y"}}, "secrets must hold password"),
+    ],
+)
+def test_what_is_wrong_is_told_and_nothing_is_written(set_up, host, params, told):
+    assert told in set_up(**params)["msg"]
+    assert not (host / "stack").exists()
+
+
+def test_a_directory_of_somebody_else_is_no_repository(set_up, host):
+    (host / "repository").mkdir()
+    (host / "repository/file").write_text("x")
+    assert "holds what is not of the user 10010" in set_up()["msg"]
+    (host / "repository/file").unlink()
+    set_up()
+    assert (host / "repository").stat().st_uid == module.OWNER
+    (host / "file").write_text("")
+    assert "is not a directory" in set_up(repository=str(host / "file"))["msg"]
+
+
+def test_the_settings_stand_in_one_file(set_up, host):
+    set_up()
+    found = json.loads((host / "stack/backup/config.json").read_text())
+    assert found == {
+        "project": "p",
+        "image": "campaign/backup:1",
+        "repository": f"{host}/repository",
+        "socket": "/var/run/docker.sock",
+        "memory": "1g",
+        "cpus": "1.0",
+    }
