@@ -115,7 +115,8 @@ def test_what_the_deploy_installs_is_what_the_tests_ran_with(texts):
 
 
 def test_code_states_its_licence(root, texts):
-    sources = {path: text for path, text in texts.items() if not RENDERED.search(path)}
+    # What is empty states nothing; ansible-test wants a package's own file like that.
+    sources = {path: text for path, text in texts.items() if text and not RENDERED.search(path)}
     code = {path: text for path, text in sources.items() if CODE.search(path) or (text.startswith("#!") and os.access(root / path, os.X_OK))}
     # The licence of the application stands in its package.json files.
     assert [path for path, text in code.items() if not path.startswith("files/app/") and "SPDX-License-Identifier: GPL-3.0-or-later" not in text[:400]] == []

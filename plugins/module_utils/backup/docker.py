@@ -8,10 +8,10 @@ Nothing here has a secret in its arguments or its environment: secrets are files
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,8 +84,8 @@ class Docker:
 
     def start(self, *arguments: str, stdin: int | None = subprocess.DEVNULL, stdout: int | IO[bytes] | None = subprocess.PIPE) -> Process:
         """Start a call that is read from or written to while it runs."""
-        # Kept as long as the process is.
-        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        # In memory: nothing of it stays anywhere.
+        errors = io.FileIO(os.memfd_create("errors"), "r+b")
         try:
             return Process(subprocess.Popen(self.command(*arguments), stdin=stdin, stdout=stdout, stderr=errors), errors)
         except OSError as error:
@@ -149,9 +149,9 @@ class Docker:
 
 
 class Process:
-    """A call of Docker's client that runs. Its error output is kept in memory or an unnamed file, and shown only where it failed."""
+    """A call of Docker's client that runs. Its error output is kept in memory, and shown only where it failed."""
 
-    def __init__(self, popen: subprocess.Popen[bytes], errors: IO[bytes]):
+    def __init__(self, popen: subprocess.Popen[bytes], errors: io.FileIO):
         self.popen, self.errors = popen, errors
 
     @property

@@ -297,8 +297,8 @@ class Backups:
 
     def restore(self, wanted: str, confirmed: str | None) -> int:
         """Bring a set back into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
-        self._undo()
         with self.alone():
+            self._undo()
             written, configuration = self.release()
             servers = self.servers(configuration)
             self.repository.open(create=False)
@@ -340,10 +340,12 @@ class Backups:
                 self.say("that failed; the data from before is put back")
                 self.stop()
                 swap.undo(self.directory)
-                self.start(written)
-                if not isinstance(error, BackupError | OSError):
-                    raise
-                raise BackupError(f"The stack does not come up over the set {identifier}, so what was there before runs again. {error}") from None
+                why = f"The stack does not come up over the set {identifier}. {error if isinstance(error, BackupError | OSError) else type(error).__name__}"
+                try:
+                    self.start(written)
+                except BackupError as other:
+                    raise BackupError(f"{why} The data from before is in its place again, and the services do not come up over it either: {other}") from None
+                raise BackupError(f"{why} What was there before runs again.") from error
             swap.commit(self.directory, self.run)
             held.record("restored", release=written["release"])
             self._write_down(last_restore={"set": identifier, "at": sets.moment(), "old_volumes": sorted(volumes.values())})
@@ -362,11 +364,14 @@ class Backups:
 
     def start(self, written: dict[str, Any]) -> None:
         """Run the jobs of the current release and start its services; raise BackupError where one does not get healthy."""
-        compose = ["--project-directory", self.directory, "--project-name", self.project, "--env-file", written["env_file"]]
-        compose += [word for path in written["compose_files"] for word in ("--file", path)]
+        # The stack's own client: while it works, nobody takes the lock, even if this process is killed.
+        command = [os.path.join(self.directory, "client/docker"), "compose", "--project-directory", self.directory, "--project-name", self.project]
+        command += ["--env-file", written["env_file"], *(word for path in written["compose_files"] for word in ("--file", path))]
 
-        def ask(*arguments: str, seconds: float = 300) -> None:
-            self.docker.ask("compose", *compose, *arguments, seconds=seconds)
+        def ask(*arguments: str) -> None:
+            done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+            if done.returncode != 0:
+                raise BackupError(f"`docker compose {' '.join(arguments[:3])}` failed with exit code {done.returncode}: {told(done.stderr)}")
 
         # What their last run left behind would count as done.
         if written["jobs"]:
@@ -414,13 +419,14 @@ class Backups:
         with self.locked(repairs=True):
             self.stop()
             done = swap.undo(self.directory)
+        self.clean()
         self.say(f"a restore was cut off; the data from before lies in its place again ({', '.join(done) or 'none was exchanged'})")
         return done
 
     def undo(self) -> int:
         """Put back what a restore that was cut off had exchanged; return an exit code."""
-        self._undo()
         with self.alone():
+            self._undo()
             self.say("nothing of a restore is left. Deploy, which starts the services")
         return DONE
 

@@ -98,7 +98,7 @@ class Writer:
         self.owner = (int(uid or 0), int(gid or 0))
         docker.ask("create", "--name", name, *docker.labels(), "--network", "none", "--volume", f"{volume}:/data", service.image, "true")
         self.process = docker.start("cp", "-", f"{name}:/data", stdin=-1)
-        self.archive = tarfile.open(fileobj=self.process.stdin, mode="w|", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self.archive = tarfile.TarFile.open(fileobj=self.process.stdin, mode="w|", format=tarfile.PAX_FORMAT)
         self.made: set[str] = set()
 
     def _entry(self, path: str, kind: bytes, mode: int, size: int = 0) -> tarfile.TarInfo:

@@ -72,7 +72,7 @@ class Client:
         return self._connection
 
     def _signed(self, method: str, path: str, query: str, headers: Mapping[str, str], host: str) -> dict[str, str]:
-        now = datetime.datetime.now(datetime.timezone.utc)  # noqa: UP017
+        now = datetime.datetime.now(datetime.UTC)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         sent = {**headers, "host": host, "x-amz-date": stamp, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
         names = sorted(sent)

@@ -32,7 +32,7 @@ class Writer:
     """Writes the members of a set into a stream."""
 
     def __init__(self, target: IO[bytes]):
-        self.archive = tarfile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1024 * 1024)  # noqa: SIM115
+        self.archive = tarfile.TarFile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1024 * 1024)
         self.archive.copybufsize = 256 * 1024  # type: ignore[attr-defined]
         self.written = 0
 
