@@ -11,6 +11,7 @@ import subprocess
 import tarfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 ROUNDS, SAMPLE_ROUNDS = 30, 1
@@ -37,6 +38,7 @@ def killed_at(stack, word: str, *arguments: str, delay: float = 0.0) -> str:
 
 
 def test_a_round_trip_brings_everything_back(stack, full):
+    stack.well("remove-old")
     for number in range(ROUNDS if full else SAMPLE_ROUNDS):
         stack.change(objects=300 if number == 0 else 20)
         before = stack.fingerprint()
@@ -263,21 +265,33 @@ def test_a_dump_that_ends_in_its_middle_gives_no_set(stack):
 # --- What a drill finds
 
 
-def rewritten(stack, change) -> str:
-    """Store a set that was changed after it was made, marked as whole, and return its name."""
+def restic(stack) -> list[str]:
+    """Return the command of restic over the stack's repository."""
     config = json.loads((stack.directory / "backup/config.json").read_text())
     mounts = ["--volume", f"{stack.directory}/backup/secrets/password:/password:ro", "--volume", f"{stack.repository}:/repository"]
-    restic = ["docker", "run", "--rm", "-i", "--user", "10010:10010", *mounts, config["image"], "--no-cache", "-r", "/repository", "-p", "/password"]
-    whole = subprocess.run([*restic, "dump", "latest", "/set.tar"], capture_output=True, check=True, timeout=100).stdout
-    target = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(whole)) as source, tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as made:
+    return ["docker", "run", "--rm", "-i", "--user", "10010:10010", *mounts, config["image"], "--no-cache", "-r", "/repository", "-p", "/password"]
+
+
+def members(stack) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
+    """Yield what the newest set consists of."""
+    whole = subprocess.run([*restic(stack), "dump", "latest", "/set.tar"], capture_output=True, check=True, timeout=100).stdout
+    with tarfile.open(fileobj=io.BytesIO(whole)) as source:
         for member in source:
-            content = change(member.name, source.extractfile(member).read())
+            yield member, source.extractfile(member).read()
+
+
+def rewritten(stack, change) -> str:
+    """Store a set that was changed after it was made, marked as whole, and return its name."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as made:
+        for member, before in members(stack):
+            content = change(member.name, before)
             if content is not None:
                 member.size = len(content)
                 made.addfile(member, io.BytesIO(content))
+    # Newer than any other.
     name = f"20991231T235959Z-{hashlib.sha256(os.urandom(8)).hexdigest()[:4]}"
-    command = [*restic, "backup", "--stdin", "--stdin-filename", "set.tar", "--host", stack.project, "--tag", f"set={name},complete"]
+    command = [*restic(stack), "backup", "--stdin", "--stdin-filename", "set.tar", "--host", stack.project, "--tag", f"set={name},complete"]
     subprocess.run(command, input=target.getvalue(), capture_output=True, check=True, timeout=100)
     return name
 
@@ -314,15 +328,8 @@ def test_a_drill_finds_a_wrong_row_and_objects_that_are_missing_or_changed(stack
 
 
 def hashes(stack) -> dict:
-    found = {}
-
-    def look(name: str, content: bytes) -> bytes:
-        if name == "manifest.json":
-            found.update(json.loads(content))
-        return content
-
-    rewritten(stack, look)
-    return found["databases"]["campaign_db"]["tables"]
+    found = {member.name: content for member, content in members(stack)}
+    return json.loads(found["manifest.json"])["databases"]["campaign_db"]["tables"]
 
 
 def test_a_hash_sees_each_column_and_nothing_else(stack):
@@ -473,8 +480,6 @@ def test_no_secret_and_no_row_is_seen_from_outside(stack):
     assert (stack.directory / "backup/secrets").stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in (stack.directory / "backup/secrets").iterdir()} == {0o400}
     # No secret of the stack is in a set either.
-    texts: list[bytes] = []
-    rewritten(stack, lambda _name, content: texts.append(content) or content)
-    inside = b"".join(texts)
+    inside = b"".join(content for _member, content in members(stack))
     assert row.encode() in inside
     assert [name for name, value in wanted.items() if name != "row" and value.encode() in inside] == []
