@@ -45,6 +45,12 @@ class BusyError(BackupError):
     """Another backup, drill or restore of this stack is at work."""
 
 
+def has_ended(other: dict[str, Any]) -> bool:
+    """Return whether the holder of a lock is a process of this machine that is gone."""
+    machine, pid = host.machine(), other.get("pid")
+    return other.get("machine") == machine and isinstance(pid, int) and other.get("run") != f"{machine}-{pid}-{host.started(pid)}"
+
+
 @dataclass
 class Backups:
     """The backups of the stack in a directory of the host."""
@@ -122,13 +128,17 @@ class Backups:
         """Hold the stack's lock: no deploy starts meanwhile, and one that runs is waited for. Raises BackupError where that takes too long."""
         wanted = lock.Lock(self.directory, self.holder())
         deadline = time.monotonic() + float(self.config["lock_wait"])
+        dead = None
         while True:
             try:
-                wanted.acquire(repairs=repairs)
+                wanted.acquire(dead=dead, repairs=repairs)
                 break
             except lock.MixedVolumesError:
                 raise
             except lock.LockedError as error:
+                if dead is None and has_ended(error.holder):
+                    dead = error.holder["run"]
+                    continue
                 if time.monotonic() >= deadline:
                     raise BackupError(str(error)) from None
                 self.say("a deploy is at work and is waited for")

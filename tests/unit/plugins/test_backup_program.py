@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lock that a backup holds: waited for, given back, and not left to who was killed."""
+
+import json
+import os
+import subprocess
+import time
+
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils import host, lock
+from ansible_collections.campaign.platform.plugins.module_utils.backup import program
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
+
+CONFIG = {"project": "p", "image": "i", "repository": "/srv/backup", "socket": "/s", "memory": "1g", "cpus": "1.0", "lock_wait": 0, "keep": {}}
+
+
+@pytest.fixture
+def backups(tmp_path):
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup/config.json").write_text(json.dumps(CONFIG))
+    return program.Backups(str(tmp_path), quiet=True)
+
+
+def held(backups, **holder) -> None:
+    row = {"user": "ada", "controller": "desk", "machine": "another", "pid": 1, "run": "another-1-1", "since": "now", **holder}
+    with open(os.path.join(backups.directory, lock.LOCK), "w", encoding="utf-8") as file:
+        json.dump(row, file)
+
+
+def test_the_lock_is_held_and_given_back(backups):
+    with backups.locked():
+        found = lock.read(backups.directory)
+        assert found["pid"] == os.getpid()
+        # A deploy of this machine knows whether this process has ended.
+        assert found["run"] == f"{host.machine()}-{os.getpid()}-{host.started(os.getpid())}"
+        with pytest.raises(lock.LockedError, match="Another run works on this stack"):
+            lock.Lock(backups.directory, {**found, "run": "a deploy"}).acquire()
+    assert lock.read(backups.directory) is None
+    with pytest.raises(RuntimeError), backups.locked():
+        raise RuntimeError
+    assert lock.read(backups.directory) is None
+
+
+def test_a_deploy_is_waited_for_as_long_as_is_said(backups):
+    held(backups)
+    with pytest.raises(BackupError, match="Another run works on this stack: ada@desk"), backups.locked():
+        pass
+    backups.config["lock_wait"] = 30
+    subprocess.Popen(["sh", "-c", f"sleep 1; : > {backups.directory}/lock.json"])
+    started = time.monotonic()
+    with backups.locked():
+        assert time.monotonic() - started < 10
+
+
+def test_who_was_killed_on_this_machine_is_not_waited_for(backups):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    held(backups, machine=host.machine(), pid=ended.pid, run=f"{host.machine()}-{ended.pid}-1")
+    with backups.locked():
+        pass
+    # One that works is.
+    alive = os.getppid()
+    held(backups, machine=host.machine(), pid=alive, run=f"{host.machine()}-{alive}-{host.started(alive)}")
+    with pytest.raises(BackupError), backups.locked():
+        pass
+
+
+def test_nothing_is_backed_up_in_the_middle_of_an_exchange(backups):
+    with open(os.path.join(backups.directory, lock.SWAP), "w", encoding="utf-8") as file:
+        file.write("{}")
+    with pytest.raises(lock.MixedVolumesError), backups.locked():
+        pass
+    # And nothing is cleaned up, which would take the data for a leftover.
+    backups.docker.sweep = None
+    backups.clean()
+    with backups.locked(repairs=True):
+        pass
+
+
+def test_two_of_a_stack_are_not_at_work_at_once(backups, monkeypatch):
+    monkeypatch.setattr(program.Backups, "clean", lambda _self: None)
+    other = program.Backups(backups.directory, quiet=True)
+    with backups.alone(), pytest.raises(program.BusyError, match="is at work"), other.alone():
+        pass
+    with other.alone():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (None, (False, False)),
+        ({"Status": "running", "Running": True, "ExitCode": 0, "Health": {"Status": "healthy"}}, (False, True)),
+        ({"Status": "running", "Running": True, "ExitCode": 0, "Health": {"Status": "starting"}}, (False, False)),
+        ({"Status": "running", "Running": True, "ExitCode": 0}, (False, True)),
+        ({"Status": "exited", "Running": False, "ExitCode": 0}, (True, False)),
+        ({"Status": "exited", "Running": False, "ExitCode": 1}, (None, False)),
+    ],
+)
+def test_what_has_come_up_is_known(backups, state, expected):
+    assert (backups._has_ended(state), backups._is_healthy(state)) == expected
+
+
+def test_a_configuration_that_cannot_be_read_says_what_to_do(tmp_path):
+    with pytest.raises(BackupError, match="Set backups up again with the playbook backup"):
+        program.Backups(str(tmp_path))
