@@ -118,10 +118,8 @@ class Copy:
         return options
 
     @contextlib.contextmanager
-    def postgres(self) -> Iterator[tuple[str, str]]:
+    def postgres(self, service: Service) -> Iterator[tuple[str, str]]:
         """Run PostgreSQL, and yield the container and the user."""
-        service = self.servers.postgres
-        assert service is not None
         user = service.environment["POSTGRES_USER"]
         # A set that is thrown away need not survive a power cut. One that is kept is written down when the server ends.
         settings = ["-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "max_wal_size=2GB", "-c", "fsync=off" if self.secrets is None else "fsync=on"]
@@ -132,10 +130,8 @@ class Copy:
             yield name, user
 
     @contextlib.contextmanager
-    def minio(self) -> Iterator[s3.Client]:
+    def minio(self, service: Service) -> Iterator[s3.Client]:
         """Run MinIO in a network of its own that leads nowhere, and yield a client of it."""
-        service = self.servers.minio
-        assert service is not None
         network, name = self._name("network"), self._name("minio")
         target, _volume = volume_of(service)
         options = self._options(service)
@@ -214,8 +210,8 @@ class Copy:
         """Write a set into the volumes, and return its manifest and what is not as it says; raise BackupError where the set is not whole."""
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
-            self._postgres = stack.enter_context(self.postgres()) if self.servers.postgres else None
-            self._client = stack.enter_context(self.minio()) if self.servers.minio else None
+            self._postgres = stack.enter_context(self.postgres(self.servers.postgres)) if self.servers.postgres else None
+            self._client = stack.enter_context(self.minio(self.servers.minio)) if self.servers.minio else None
             stack.callback(self._abandon)
             self.say(f"reading the set {snapshot.set}")
             process = stack.enter_context(repository.reading(snapshot))
@@ -260,17 +256,15 @@ class Copy:
             if part in manifest["parts"] and part not in self.servers.present():
                 raise BackupError(f"The set has {part}, which the present release does not have. Deploy one that has it.")
         if self._postgres:
-            problems += self._compare_databases(manifest)
+            problems += self._compare_databases(manifest, *self._postgres)
         if self._client:
-            problems += self._compare_objects(found)
+            problems += self._compare_objects(found, self._client)
         if self.servers.redis and manifest["redis"]:
             problems += redis.differences(manifest["redis"], self._redis_facts(self.servers.redis))
         return problems
 
-    def _compare_databases(self, manifest: dict[str, Any]) -> list[str]:
+    def _compare_databases(self, manifest: dict[str, Any], container: str, user: str) -> list[str]:
         problems = []
-        assert self._postgres is not None
-        container, user = self._postgres
         there = postgres.databases(self.docker, container, user, "postgres")
         for database, wanted in manifest["databases"].items():
             if database not in there:
@@ -280,29 +274,27 @@ class Copy:
                 problems += postgres.differences(wanted, postgres.facts(opened), database)
         return problems
 
-    def _compare_objects(self, found: sets.Read) -> list[str]:
-        assert self._client is not None
+    def _compare_objects(self, found: sets.Read, client: s3.Client) -> list[str]:
         problems, left = [], dict(found.objects)
-        for bucket in self._client.buckets():
-            for listed in list(self._client.objects(bucket)):
+        for bucket in client.buckets():
+            for listed in list(client.objects(bucket)):
                 wanted = left.pop((listed.bucket, listed.key), None)
                 if wanted is None:
                     problems.append(f"{bucket}: an object is surplus")
-                elif self._row(listed) != wanted:
+                elif self._row(client, listed) != wanted:
                     problems.append(f"{bucket}: {listed.key} is not as the set has it")
         problems += [f"{bucket}: {key} is missing" for bucket, key in sorted(left)]
         for bucket, settings in (found.manifest["objects"] or {}).get("buckets", {}).items():
-            problems += [f"{bucket}: its {name} is missing" for name in settings if self._client.setting(bucket, name) is None]
+            problems += [f"{bucket}: its {name} is missing" for name in settings if client.setting(bucket, name) is None]
         return problems
 
-    def _row(self, listed: s3.Listed) -> bytes:
-        assert self._client is not None
-        with self._client.opened(listed) as (answer, about):
+    def _row(self, client: s3.Client, listed: s3.Listed) -> bytes:
+        with client.opened(listed) as (answer, about):
             stream = s3.Digest(answer)
             while stream.read(1024 * 1024):
                 pass
         if about["tagged"]:
-            about["tags"] = self._client.tags(listed.bucket, listed.key)
+            about["tags"] = client.tags(listed.bucket, listed.key)
         return hashlib.sha256(s3.line(s3.facts_of(listed, stream.size, stream.digest.hexdigest(), about))).digest()
 
     def _redis_facts(self, service: Service) -> dict[str, Any]:

@@ -157,13 +157,11 @@ class Process:
     @property
     def stdin(self) -> IO[bytes]:
         """What the call reads."""
-        assert self.popen.stdin is not None
         return self.popen.stdin
 
     @property
     def stdout(self) -> IO[bytes]:
         """What the call prints."""
-        assert self.popen.stdout is not None
         return self.popen.stdout
 
     def error(self) -> str:

@@ -128,7 +128,7 @@ class Backups:
         """Hold the stack's lock: no deploy starts meanwhile, and one that runs is waited for. Raises BackupError where that takes too long."""
         wanted = lock.Lock(self.directory, self.holder())
         deadline = time.monotonic() + float(self.config["lock_wait"])
-        dead = None
+        dead, waits = None, False
         while True:
             try:
                 wanted.acquire(dead=dead, repairs=repairs)
@@ -141,7 +141,9 @@ class Backups:
                     continue
                 if time.monotonic() >= deadline:
                     raise BackupError(str(error)) from None
-                self.say("a deploy is at work and is waited for")
+                if not waits:
+                    self.say(f"{error.holder.get('user')}@{error.holder.get('controller')} works on the stack and is waited for")
+                waits = True
                 time.sleep(2)
         ended = threading.Event()
 

@@ -78,7 +78,6 @@ def files(docker: Docker, service: Service, volume: str, name: str) -> Iterator[
                 for member in archive:
                     if member.isfile():
                         content = archive.extractfile(member)
-                        assert content is not None
                         yield member.name.removeprefix("./"), member.size, content
                     archive.members = []  # type: ignore[attr-defined]
             if (status := process.wait(60)) != 0:
