@@ -13,7 +13,8 @@ description:
   - Writes every file of a release in one round trip. Config and secret files have names of their own generation and are never
     rewritten. The release's directory appears whole or not at all.
   - A file that is there already and differs (damage, or an edit by hand) is replaced and reported as a change.
-  - Beside the releases it writes C(client/docker), a Docker client that takes nothing from the environment or the configuration of the user who
+  - Beside the releases it writes C(client/resume), a program that starts the current release again where the end of the machine or of the Engine cut a deploy
+    off, and C(client/docker), a Docker client that takes nothing from the environment or the configuration of the user who
     calls it, because Docker Compose ranks both above a release's own values. Who deploys uses that client.
 options:
   directory:
@@ -39,7 +40,8 @@ options:
         that were replaced.
       - V(chosen) reads a release that was in use before, O(release) or the one before the current one, so that it can be started as one that was staged.
       - V(ended) ends a run that failed: it writes the O(outcome) down and gives the lock back.
-      - V(down) stops and removes all containers and networks of the project, whichever release they are of. Volumes stay.
+      - V(down) stops and removes all containers and networks of the project, whichever release they are of, and the unit or init script that starts
+        C(client/resume). Volumes stay.
     type: str
     choices: [staged, chosen, attempted, cleared, switched, current, ended, down]
     default: staged
@@ -88,6 +90,12 @@ options:
             C(configs) and C(secrets).
         type: dict
         required: true
+      boot:
+        description:
+          - Texts of a unit (C(systemd)) and of an init script (C(sysv)) that run C(client/resume) below O(directory) after each start of the machine and of
+            the Docker Engine. That program does nothing unless a deploy was cut off; then it starts the current release again. The one that the machine
+            has a use for is written and enabled. Without any, nothing is.
+        type: dict
   compose_version:
     description: >-
       Version of Docker Compose on the host. The hashes of a release's definitions are written down beside it, for this version; without it, Docker Compose is
@@ -243,7 +251,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import lock, routes, verification
+from ansible_collections.campaign.platform.plugins.module_utils import boot, lock, obstacles, resume, routes, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
@@ -255,12 +263,11 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import (
     project_containers,
     started_elsewhere,
 )
+from ansible_collections.campaign.platform.plugins.module_utils.obstacles import remove_container, stale_containers, stop_container
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
-REMOVAL_ATTEMPTS = 60
-REMOVAL_DELAY = 0.5
 # Longer than the longest time that a service is given to stop, because the Engine answers when it has stopped.
 ENGINE_SECONDS = 300
 VOLUMES = "volumes.json"
@@ -342,6 +349,7 @@ def client_files(root: str, socket: str) -> dict[str, tuple[str, int]]:
         "client/docker": (CLIENT.format(directory=os.path.join(root, "client"), socket=socket), 0o755),
         lock.RUNNING: ("", 0o644),
         "client/config.json": (json.dumps(configuration) + "\n", 0o644),
+        **{name: (text, 0o644) for name, text in resume.program_files().items()},
     }
 
 
@@ -363,17 +371,6 @@ def volumes_of(engine: Engine, project: str) -> dict[str, str]:
     found = engine.get("/volumes", filters=json.dumps({"label": [f"{PROJECT}={project}"]})).get("Volumes") or []
     born = births([volume.get("Mountpoint", "") for volume in found])
     return {volume["Name"]: born.get(volume.get("Mountpoint", "")) or volume.get("CreatedAt", "") for volume in found}
-
-
-def stale_containers(engine: Engine, containers: list[dict]) -> list[dict]:
-    """Return the containers that cannot start again, because a network that they are bound to is gone."""
-    there = {network["Id"] for network in engine.get("/networks")}
-    bound = [(container, container.get("NetworkSettings") or {}) for container in containers]
-    return [
-        container
-        for container, settings in bound
-        if any(network["NetworkID"] and network["NetworkID"] not in there for network in (settings.get("Networks") or {}).values())
-    ]
 
 
 def lock_of(module: AnsibleModule) -> lock.Lock | None:
@@ -565,7 +562,9 @@ class Release:
     def _write(self, files: dict[str, bytes], missing: list[tuple], stale: list[str]) -> None:
         known = routes.defaults(self.root, self.module.params["plan"]["manifest"].get("routes") or {})
         absent = {path: content for path, content in known.items() if not os.path.isfile(path)}
-        if not missing and not stale and not absent:
+        starter, texts = boot.Starter(self.module.params["plan"]["project"]), self.module.params["plan"].get("boot") or {}
+        starts = starter.is_right(texts)
+        if not missing and not stale and not absent and starts:
             return
         self.result["changed"] = True
         for path, content, _mode, _owner, secret in missing:
@@ -585,6 +584,8 @@ class Release:
             write(path, content.encode(), 0o644)
         if stale:
             self._place(files)
+        if not starts:
+            starter.install(texts)
 
     def _has_new_volumes(self, project: str) -> bool:
         """Return whether a volume was removed since the current release was activated: it comes back empty, and no login and no table is in it."""
@@ -637,25 +638,12 @@ class Release:
         """Remove what would stop this release from starting; with ``note``, also write down that it is about to be started."""
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
         acquire(self.lock, self.module)
-        containers = project_containers(self.engine, manifest["project"])
-        stale = [container["Id"] for container in stale_containers(self.engine, containers)]
-        # Those that run still too, of a deploy that was killed.
-        services = [(container, container["Labels"].get("com.docker.compose.service")) for container in containers]
-        doomed = [(container["Id"], service) for container, service in services if service in manifest["jobs"] or container["Id"] in stale]
-        takers = {port: service for service, ports in manifest["ports"].items() for _address, port in ports}
-        holders = [
-            (container["Id"], service)
-            for container, service in services
-            if any(takers.get(port.get("PublicPort"), service) != service for port in container.get("Ports") or [])
-        ]
-        paused = [container for container in containers if container.get("State") == "paused"]
+        # Jobs that run still too, of a deploy that was killed.
+        found = obstacles.find(self.engine, manifest, manifest["jobs"])
         noted = os.path.islink(self.attempt_link) and os.readlink(self.attempt_link) == os.path.join("releases", self.id)
-        self.result["changed"] = bool(doomed or holders or paused or (note and not noted))
+        self.result["changed"] = bool(found or (note and not noted))
         if self.module.check_mode:
             return
-        for container in paused:
-            # Docker Compose cannot start it, and a check of its health cannot succeed.
-            self.engine.request("POST", f"/containers/{container['Id']}/unpause")
         if note:
             if self.lock:
                 self.lock.note(self.id)
@@ -665,10 +653,7 @@ class Release:
             if not os.path.lexists(environment):
                 # So that plain `docker compose ps` works in the directory after a first deploy that failed.
                 link(environment, os.path.join("attempted", ".env"))
-        for identifier, service in holders:
-            stop_container(self.engine, identifier, service)
-        for identifier, service in dict.fromkeys(doomed + holders):
-            remove_container(self.engine, identifier, service)
+        found.remove(self.engine)
         self._drop_unproven(manifest)
 
     def _containers(self) -> tuple[dict, dict[str, list[dict]], dict[str, dict]]:
@@ -914,28 +899,6 @@ class Release:
         return [reference for reference in sorted(named) if self.engine.request("DELETE", image_path(reference).removesuffix("/json"))[0] == 200]
 
 
-def stop_container(engine: Engine, identifier: str, name: str) -> None:
-    """Stop a container and give it the time that its service asks for."""
-    status, body = engine.request("POST", f"/containers/{identifier}/stop")
-    # 304: it does not run, 404: it is gone.
-    if status not in (204, 304, 404):
-        raise EngineError(f"stopping the container of {name}", body.decode(errors="replace"), status)
-
-
-def remove_container(engine: Engine, identifier: str, name: str) -> None:
-    """Remove a container with its anonymous volumes, whether it runs or not."""
-    for _attempt in range(REMOVAL_ATTEMPTS):
-        status, body = engine.request("DELETE", f"/containers/{identifier}", {"force": "1", "v": "1"})
-        # 404: it is gone already.
-        if status in (204, 404):
-            return
-        # 409: it is being removed, by a deploy that was killed in the middle of it, for example.
-        if status != 409:
-            break
-        time.sleep(REMOVAL_DELAY)
-    raise EngineError(f"removing the container of {name}", body.decode(errors="replace"), status)
-
-
 def take_down(engine: Engine, project: str, directory: str, *, check_mode: bool) -> tuple[bool, str | None]:
     """Stop and remove all containers and networks of a project; return whether there were any, and the directory of a stranger, where nothing is done.
 
@@ -979,8 +942,14 @@ def down(module: AnsibleModule, engine: Engine) -> None:
     acquire(held, module)
     try:
         changed, elsewhere = take_down(engine, project, directory, check_mode=module.check_mode)
+        starter = boot.Starter(project)
+        starts = not elsewhere and starter.is_there()
+        if starts and not module.check_mode:
+            starter.remove()
     except EngineError as error:
         module.fail_json(msg=f"The Docker Engine did not do it: {error}. Is it running, and may this user use its socket? Then take the stack down again.")
+    except boot.BootError as error:
+        module.fail_json(msg=f"The containers and networks are gone, and this machine still starts the stack's {resume.PROGRAM} by itself: {error}.")
     if elsewhere:
         module.fail_json(
             msg=f"Nothing was changed. Containers of a Compose project named {project} were started from {elsewhere}, and not from {directory}. "
@@ -990,7 +959,7 @@ def down(module: AnsibleModule, engine: Engine) -> None:
         if changed:
             held.record("taken_down")
         held.release()
-    module.exit_json(changed=changed)
+    module.exit_json(changed=changed or starts)
 
 
 def give_back_on_failure(release: Release, work: Callable[[], None]) -> None:
@@ -1021,6 +990,7 @@ def main() -> None:
             "options": {"path": text, "content": {**text, "no_log": True}, "uid": number, "gid": number},
         },
         "manifest": {"type": "dict", "required": True},
+        "boot": {"type": "dict"},
     }
     module = AnsibleModule(
         argument_spec={
@@ -1072,6 +1042,8 @@ def main() -> None:
         module.fail_json(msg=str(error), locked_by=error.holder)
     except manifests.ManifestError as error:
         module.fail_json(msg=f"{error} No service was changed.")
+    except boot.BootError as error:
+        module.fail_json(msg=f"This machine does not start the stack's {resume.PROGRAM} by itself: {error}. No service was changed.")
     except EngineError as error:
         module.fail_json(msg=f"The Docker Engine did not do it: {error}. No service was changed. Is it running, and may this user use its socket?")
     except OSError as error:

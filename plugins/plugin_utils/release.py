@@ -39,6 +39,8 @@ _OWN_LIMITS = frozenset(["deploy", "cpus", "mem_limit", "mem_reservation"])
 ROUTES = "routes"
 # What Compose fills in: $$ is a dollar sign, and what has a default needs no setting.
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<named>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:?[-+])?)")
+# Template of what starts the program that is run after each start of the machine and of the Engine, by init system.
+_BOOT = {"systemd": "service", "sysv": "init"}
 # What a service joins that names no network. Compose's `default` network would give it a way out.
 BACKEND = "backend-network"
 
@@ -728,6 +730,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "configs": _keep(configs, "name", "path", "content"),
         "secrets": _keep(secrets, "path", "content", "uid", "gid"),
         "manifest": manifest,
+        "boot": {init: renderer.template(f"resume.{kind}.j2", {"project": project, "directory": directory}) for init, kind in _BOOT.items()},
     }
 
 

@@ -1009,3 +1009,52 @@ def test_a_volume_is_known_by_the_birth_of_its_directory(tmp_path):
     time.sleep(0.02)
     directory.mkdir()
     assert module.volumes_of(Volumes(), "p") != before
+
+
+@pytest.fixture
+def starter(tmp_path, monkeypatch):
+    """A machine with systemd, which knows no unit yet."""
+    for name in ("BOOTED", "UNITS"):
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(module.boot, name, str(tmp_path / name))
+    monkeypatch.setattr(module.boot, "_run", lambda *_command: None)
+    return module.boot.Starter("p")
+
+
+def stage_with_boot(root, text, **options):
+    plan = {**plan_of(root, ONE), "boot": {"systemd": text}}
+    staged = module.Release(Host(directory=str(root), release=ONE, plan=plan, **options), Engine())
+    staged.stage()
+    return staged.result["changed"]
+
+
+def test_the_machine_runs_what_a_release_needs_after_each_start(root, starter):
+    assert stage_with_boot(root, "[Unit]\n", check=True)
+    assert not starter.is_there()
+    assert stage_with_boot(root, "[Unit]\n")
+    assert starter.is_right({"systemd": "[Unit]\n"})
+    assert not stage_with_boot(root, "[Unit]\n")
+    assert stage_with_boot(root, "[Unit]\n# of a later version\n", check=True)
+    assert starter.is_right({"systemd": "[Unit]\n"})
+    assert stage_with_boot(root, "[Unit]\n# of a later version\n")
+    assert not starter.is_right({"systemd": "[Unit]\n"})
+
+
+def test_who_takes_a_stack_down_takes_that_away_too(run_module, engine, root, starter):
+    stage_with_boot(root, "[Unit]\n")
+    engine.on("GET", "/networks", [])
+
+    def down(**more):
+        return run_module(module, state="down", project="p", directory=str(root), socket=engine.path, **more)
+
+    assert down(check_mode=True)["changed"]
+    assert starter.is_there()
+    assert down()["changed"]
+    assert not starter.is_there()
+    assert not down()["changed"]
+
+
+def test_the_program_that_is_run_lies_in_the_stack_s_directory(root):
+    stage(root, ONE)
+    for name, text in module.resume.program_files().items():
+        assert (root / name).read_text(encoding="utf-8") == text
