@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Bring the current release up again where a deploy was cut off by the end of the machine or of the Docker Engine.
 
-`restart: unless-stopped` brings back what ran. What a deploy had stopped, created and not started, or not created yet, nothing brings back: containers in state
-Created are started by no restart policy. So this runs when the machine or the Engine has started, and does something only where the history of the stack ends in
-the middle of a deploy. It lies in the stack's directory and needs the standard library alone.
+`restart: unless-stopped` brings back what ran. What a deploy had stopped, created and not started, or not created yet, nothing brings back: no restart policy
+starts a container in state Created. So this runs when the machine or the Engine has started, and does something only where the history of the stack ends in the
+middle of a deploy. It lies in the stack's directory and needs the standard library alone.
 """
 
 from __future__ import annotations

@@ -93,14 +93,16 @@ def test_a_machine_without_an_init_system_gets_nothing(etc):
     assert run(etc) == []
 
 
-def test_who_brings_no_texts_gets_nothing(etc, init):
+@pytest.mark.usefixtures("init")
+def test_who_brings_no_texts_gets_nothing():
     starter = module.Starter("p")
     assert starter.is_right({})
     starter.install({})
     assert not starter.is_there()
 
 
-def test_an_init_system_that_refuses_is_an_error(etc, init):
+@pytest.mark.usefixtures("init")
+def test_an_init_system_that_refuses_is_an_error(etc):
     for name in ("systemctl", "update-rc.d"):
         (etc / "bin" / name).write_text("#!/bin/sh\necho no bus >&2\nexit 1\n")
     with pytest.raises(module.BootError, match="no bus"):

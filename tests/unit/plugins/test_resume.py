@@ -46,7 +46,7 @@ def root(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def machine(monkeypatch, engine, reply):
     """An Engine that answers, with one container of each service, all of them healthy."""
     monkeypatch.setattr(module, "SOCKET", engine.path)
@@ -87,7 +87,7 @@ def record(root, event):
     locks.Lock(str(root), HOLDER).record(event, release=NEW)
 
 
-def test_the_current_release_is_brought_up_and_that_is_written_down(root, machine):
+def test_the_current_release_is_brought_up_and_that_is_written_down(root):
     assert module.main(str(root)) == 0
     jobs, services = called(root)
     files = f"--project-directory {root} --project-name p --env-file {root}/releases/{OLD}/.env --file {root}/releases/{OLD}/docker-compose.yml"
@@ -109,20 +109,20 @@ def test_nothing_is_done_after_a_deploy_that_ended(root, machine, event):
 
 
 @pytest.mark.parametrize("event", ["not_rolled_back", "not_resumed", "aborted"])
-def test_what_did_not_come_up_is_tried_again(root, machine, event):
+def test_what_did_not_come_up_is_tried_again(root, event):
     record(root, event)
     assert module.main(str(root)) == 0
     assert events(root)[-1] == "resumed"
 
 
 @pytest.mark.parametrize("name", ["current", "attempted"])
-def test_without_both_releases_there_is_nothing_to_go_back_to(root, machine, name):
+def test_without_both_releases_there_is_nothing_to_go_back_to(root, name):
     (root / name).unlink()
     assert module.main(str(root)) == 0
     assert called(root) == []
 
 
-def test_a_stack_without_a_history_is_left_alone(root, machine):
+def test_a_stack_without_a_history_is_left_alone(root):
     (root / "history.jsonl").unlink()
     assert module.main(str(root)) == 0
     assert called(root) == []
@@ -140,7 +140,7 @@ def held(root, seconds_ago):
     os.utime(root / "lock.json", (time.time() - seconds_ago,) * 2)
 
 
-def test_a_deploy_of_before_the_machine_was_started_is_gone(root, machine, monkeypatch):
+def test_a_deploy_of_before_the_machine_was_started_is_gone(root, monkeypatch):
     held(root, 20)
     monkeypatch.setattr(module, "started_at", lambda: time.time() - 10)
     began = time.monotonic()
@@ -149,7 +149,7 @@ def test_a_deploy_of_before_the_machine_was_started_is_gone(root, machine, monke
     assert events(root)[-2:] == ["aborted", "resumed"]
 
 
-def test_a_deploy_that_lives_does_its_own_way_back(root, machine, monkeypatch):
+def test_a_deploy_that_lives_does_its_own_way_back(root, monkeypatch):
     held(root, 5)
     monkeypatch.setattr(module, "started_at", lambda: time.time() - 10)
 
@@ -164,7 +164,7 @@ def test_a_deploy_that_lives_does_its_own_way_back(root, machine, monkeypatch):
     assert events(root)[-1] == "rolled_back"
 
 
-def test_a_deploy_that_fell_silent_is_waited_for_as_long_as_its_lock_lasts(root, machine, monkeypatch):
+def test_a_deploy_that_fell_silent_is_waited_for_as_long_as_its_lock_lasts(root, monkeypatch):
     held(root, locks.LEASE - 0.3)
     monkeypatch.setattr(module, "started_at", lambda: 0.0)
     assert module.main(str(root)) == 0
@@ -213,7 +213,7 @@ def test_a_service_without_a_container_is_told(root, machine, capsys):
     assert "frontend is no container" in capsys.readouterr().out
 
 
-def test_an_engine_that_does_not_come_back_is_told(root, machine, monkeypatch):
+def test_an_engine_that_does_not_come_back_is_told(root, monkeypatch):
     monkeypatch.setattr(module, "SOCKET", "/nowhere/s")
     assert module.main(str(root)) == 1
     assert events(root)[-1] == "not_resumed"
