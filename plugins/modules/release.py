@@ -535,6 +535,9 @@ class Release:
             self.result["is_new"] = True
         self._write(files, missing, stale)
         self._take_plan(self._plan(files, frozenset(path for path, *_rest in missing)))
+        if self.lock and self.result["plan"] and not self.result["is_new"] and not self.module.check_mode:
+            # What is put right in the current release may be cut off, too.
+            self._note()
         # The steps that do it report it otherwise.
         self.result["changed"] |= self.module.check_mode and bool(self.result["plan"])
         is_idle = not (self.result["is_new"] or self.result["plan"])
@@ -645,16 +648,20 @@ class Release:
         if self.module.check_mode:
             return
         if note:
-            if self.lock:
-                self.lock.note(self.id)
-                self.lock.record("started", release=self.id, previous=self.result["current"])
-            link(self.attempt_link, os.path.join("releases", self.id))
+            self._note()
             environment = os.path.join(self.root, ".env")
             if not os.path.lexists(environment):
                 # So that plain `docker compose ps` works in the directory after a first deploy that failed.
                 link(environment, os.path.join("attempted", ".env"))
         found.remove(self.engine)
         self._drop_unproven(manifest)
+
+    def _note(self) -> None:
+        """Write down that this release is about to be started."""
+        if self.lock:
+            self.lock.note(self.id)
+            self.lock.record("started", release=self.id, previous=self.result["current"])
+        link(self.attempt_link, os.path.join("releases", self.id))
 
     def _containers(self) -> tuple[dict, dict[str, list[dict]], dict[str, dict]]:
         """Return the release's manifest, the containers of its services, and of each service that has some the one that the release means."""

@@ -94,8 +94,10 @@ class Stack:
     directory = DIRECTORY
     docker = staticmethod(docker)
     ports = PORTS
+    # Before a command that is run on the stack's machine.
+    prefix: tuple[str, ...] = ()
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, host: str = "this_machine", **more: Any):
         self.secrets = directory / "secrets.json"
         self.inventory = directory / "hosts.yml"
         variables = {
@@ -110,8 +112,9 @@ class Stack:
             "stack_health_timeout": 60,
             **{f"stack_{name}_port": port for name, port in PORTS.items()},
             "images_source": "build",
+            **more,
         }
-        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
+        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {host: None}, "vars": variables}}))
 
     def command(self, playbook: str = "site", **variables: Any) -> list[str]:
         return ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
@@ -136,8 +139,8 @@ class Stack:
         return Result(process.returncode, process.stdout + process.stderr)
 
     def containers(self) -> dict[str, dict]:
-        listed = docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
-        inspected = json.loads(docker("inspect", *listed)) if listed else []
+        listed = self.docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+        inspected = json.loads(self.docker("inspect", *listed)) if listed else []
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
 
     def running(self) -> dict[str, str]:
@@ -147,11 +150,15 @@ class Stack:
     def current(self) -> str:
         return os.readlink(DIRECTORY / "current").rpartition("/")[2]
 
+    def read(self, name: str) -> str:
+        """Return a file of the stack's directory."""
+        return (DIRECTORY / name).read_text()
+
     def events(self) -> list[dict]:
-        return [json.loads(line) for line in (DIRECTORY / "history.jsonl").read_text().splitlines()]
+        return [json.loads(line) for line in self.read("history.jsonl").splitlines()]
 
     def sql(self, statement: str) -> str:
-        return docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement)
+        return self.docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement)
 
 
 def sweep() -> None:

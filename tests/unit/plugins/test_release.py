@@ -1011,6 +1011,19 @@ def test_a_volume_is_known_by_the_birth_of_its_directory(tmp_path):
     assert module.volumes_of(Volumes(), "p") != before
 
 
+@pytest.mark.parametrize("check", [False, True])
+def test_what_is_put_right_in_the_current_release_may_be_cut_off_too(root, check):
+    engine = Engine(one="api")
+    stage(root, ONE, engine=engine)
+    activate(root, ONE, engine=engine)
+    engine.labels["one"], engine.states["one"] = as_deployed(root, ONE), "exited"
+    assert stage(root, ONE, engine=engine, holder=HOLDER, check=check)["plan"] != []
+    assert os.path.lexists(root / "attempted") is not check
+    assert [line["event"] for line in module.lock.history(str(root))] == ([] if check else ["started"])
+    activate(root, ONE, engine=engine)
+    assert not os.path.lexists(root / "attempted")
+
+
 @pytest.fixture
 def starter(tmp_path, monkeypatch):
     """A machine with systemd, which knows no unit yet."""

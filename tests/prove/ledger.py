@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes numbers into PostgreSQL, Redis and MinIO all the time, and remembers which of them were acknowledged. None of those may be lost."""
+
+import json
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from conftest import PROJECT, Stack
+
+KEY = "campaign:probe:api:ledger"
+SECONDS = 20.0
+
+
+@dataclass
+class Book:
+    """What one store was given, and what it acknowledged."""
+
+    acknowledged: set[int] = field(default_factory=set)
+    refused: int = 0
+
+
+class Ledger:
+    """A writer for each store, which goes on until it is left."""
+
+    def __init__(self, stack: Stack):
+        self.stack, self.stopping = stack, threading.Event()
+        self.books = {store: Book() for store in ("postgres", "redis", "minio")}
+        secrets = json.loads(stack.secrets.read_text())
+        url = stack.docker("exec", f"{PROJECT}-api-1", "cat", "/run/secrets/redis_url")
+        self.redis = ["redis-cli", "--no-auth-warning", "-u", url.replace("@redis:", "@127.0.0.1:")]
+        self.minio = f"export MC_HOST_s=http://{secrets['s3_access_key']}:{secrets['s3_secret_key']}@127.0.0.1:9000 MC_CONFIG_DIR=/tmp/ledger"
+        self.bucket = next(line.partition("=")[2].strip("\"'") for line in stack.read("current/.env").splitlines() if line.startswith("S3_BUCKET="))
+        stack.sql("CREATE TABLE IF NOT EXISTS public.acknowledged (n int PRIMARY KEY)")
+
+    def ask(self, store: str, *command: str) -> str:
+        """Return what a command in a store's container prints, empty where it fails."""
+        full = [*self.stack.prefix, "docker", "exec", f"{PROJECT}-{store}-1", *command]
+        try:
+            done = subprocess.run(full, capture_output=True, text=True, timeout=SECONDS, check=False)
+        except subprocess.TimeoutExpired:
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    def psql(self, statement: str) -> str:
+        return self.ask("postgres", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement)
+
+    def write(self, store: str, number: int) -> bool:
+        """Write a number; return whether the store acknowledged it."""
+        if store == "postgres":
+            return self.psql(f"INSERT INTO public.acknowledged VALUES ({number}) RETURNING n") == str(number)
+        if store == "redis":
+            return self.ask("redis", *self.redis, "set", f"{KEY}:{number}", str(number)) == "OK"
+        said = self.ask("minio", "sh", "-c", f"{self.minio}; echo {number} | mc --json pipe s/{self.bucket}/ledger/{number}")
+        return bool(said) and json.loads(said.splitlines()[-1])["status"] == "success"
+
+    def lost(self) -> dict[str, list[int]]:
+        """Return what was acknowledged and is not there, by store."""
+        readers: dict[str, Callable[[set[int]], set[int]]] = {"postgres": self.rows, "redis": self.keys, "minio": self.objects}
+        return {store: sorted(book.acknowledged - readers[store](book.acknowledged)) for store, book in self.books.items()}
+
+    def rows(self, _numbers: set[int]) -> set[int]:
+        return {int(line) for line in self.psql("SELECT n FROM public.acknowledged").split()}
+
+    def keys(self, numbers: set[int]) -> set[int]:
+        """Return the numbers that Redis gives back. Its user may not list keys."""
+        script = "".join(f"get {KEY}:{number}\n" for number in sorted(numbers))
+        said = self.ask("redis", "sh", "-c", f"printf '%s' '{script}' | {' '.join(self.redis)}")
+        return {int(line) for line in said.split() if line.isdigit()}
+
+    def objects(self, _numbers: set[int]) -> set[int]:
+        """Return the numbers of objects whose content is what was written."""
+        said = self.ask("minio", "sh", "-c", f"{self.minio}; mc --quiet cp --recursive s/{self.bucket}/ledger/ /tmp/read/ >/dev/null && cd /tmp/read && grep . *")
+        rows = (line.split(":") for line in said.splitlines())
+        return {int(name) for name, content in rows if name == content}
+
+    def go(self, store: str) -> None:
+        number, book = 0, self.books[store]
+        while not self.stopping.is_set():
+            number += 1
+            if self.write(store, number):
+                book.acknowledged.add(number)
+            else:
+                book.refused += 1
+                self.stopping.wait(0.2)
+
+    def __enter__(self) -> "Ledger":
+        self.threads = [threading.Thread(target=self.go, args=[store]) for store in self.books]
+        for thread in self.threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_error: Any) -> None:
+        self.stopping.set()
+        for thread in self.threads:
+            thread.join()
+
+    def told(self) -> str:
+        return ", ".join(f"{store} {len(book.acknowledged)} ({book.refused} refused)" for store, book in self.books.items())

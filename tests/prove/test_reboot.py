@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""After a reboot, a crash of the machine and the end of the Engine all services are back within a minute, without a person, also where a deploy was cut off."""
+
+import time
+from collections.abc import Iterator
+
+import machine as machines
+import pytest
+
+MOMENTS = 20
+SAMPLE = 1
+# A deploy that changes something takes about this long on that machine, in seconds, and changes nothing in the first ones.
+FIRST, LONGEST = 6.0, 30.0
+LEVELS = ("debug", "warn", "error")
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory) -> Iterator[machines.Machine]:
+    machines.remove()
+    found = machines.Machine(tmp_path_factory.mktemp("reboot"))
+    try:
+        found.create()
+        found.deploy()
+        found.sql("CREATE TABLE public.ledger (n int)")
+        yield found
+    finally:
+        machines.remove()
+
+
+@pytest.fixture
+def moments(request) -> int:
+    return MOMENTS if request.config.getoption("--full") else SAMPLE
+
+
+def test_a_reboot_brings_everything_back_but_what_was_stopped_on_purpose(machine):
+    assert machine.docker_host("systemctl", "is-enabled", machines.UNIT) == "enabled"
+    machine.docker("stop", f"{machines.PROJECT}-page-1")
+    machine.reboot()
+
+    def all_but_the_page() -> bool:
+        ill = machine.ill()
+        return len(ill) == 1 and ill[0].startswith(f"{machines.PROJECT}-page-1 Exited")
+
+    took = machine.wait_for("every service but the page", all_but_the_page)
+    print(f"back {took:.0f} s after a reboot")
+    machine.docker("start", f"{machines.PROJECT}-page-1")
+    machine.wait_for("the page", machine.serves)
+
+
+@pytest.mark.parametrize("what", ["machine", "engine"])
+def test_a_deploy_that_is_cut_off_leaves_a_release_that_serves(machine, chance, moments, what):
+    longest, resumed = 0.0, 0
+    for number in range(moments):
+        machine.sql(f"INSERT INTO public.ledger VALUES ({number})")
+        rows = machine.sql("SELECT count(*) FROM public.ledger")
+        level = LEVELS[number % len(LEVELS)]
+        events = len(machine.events())
+        moment = chance.uniform(FIRST, LONGEST)
+        deploy = machine.start(stack_log_level=level)
+        time.sleep(moment)
+        if what == "machine":
+            machine.reboot(crash=True)
+        else:
+            machine.kill_engine()
+        deploy.communicate(timeout=300)
+        longest = max(longest, machine.wait_for(f"a release, cut off after {moment:.1f} s", machine.serves))
+        since = [line["event"] for line in machine.events()[events:]]
+        resumed += "resumed" in since
+        print(f"{what} after {moment:.1f} s: {' '.join(since)}")
+        api = machine.containers()["api"]
+        assert f"/releases/{machine.current()}/" in api["Config"]["Labels"]["com.docker.compose.project.config_files"]
+        for container in machine.containers().values():
+            assert container["Name"].startswith(f"/{machines.PROJECT}-"), container["Name"]
+        assert machine.sql("SELECT count(*) FROM public.ledger") == rows
+        machine.deploy(stack_log_level=level)
+        assert f"LOG_LEVEL={level}" in machine.containers()["api"]["Config"]["Env"]
+    print(f"{moments} times the end of the {what}: {resumed} times brought up again, at most {longest:.0f} s after it")
