@@ -158,7 +158,9 @@ class Stack:
         return [json.loads(line) for line in self.read("history.jsonl").splitlines()]
 
     def sql(self, statement: str) -> str:
-        return self.docker("exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement)
+        return self.docker(
+            "exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement
+        )
 
 
 def sweep() -> None:

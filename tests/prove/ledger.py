@@ -72,7 +72,9 @@ class Ledger:
 
     def objects(self, _numbers: set[int]) -> set[int]:
         """Return the numbers of objects whose content is what was written."""
-        said = self.ask("minio", "sh", "-c", f"{self.minio}; mc --quiet cp --recursive s/{self.bucket}/ledger/ /tmp/read/ >/dev/null && cd /tmp/read && grep . *")
+        said = self.ask(
+            "minio", "sh", "-c", f"{self.minio}; mc --quiet cp --recursive s/{self.bucket}/ledger/ /tmp/read/ >/dev/null && cd /tmp/read && grep . *"
+        )
         rows = (line.split(":") for line in said.splitlines())
         return {int(name) for name, content in rows if name == content}
 

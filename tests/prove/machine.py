@@ -15,7 +15,7 @@ UNIT = f"docker-resume-{PROJECT}.service"
 IMAGES = ("api", "frontend", "minio", "nginx", "postgis", "redis", "rules-engine", "scheduler")
 PACKAGES = "python3,python3-apt,ca-certificates,iproute2,procps,systemd-sysv,dbus,iptables,docker.io"
 PLUGINS = ("/usr/libexec/docker/cli-plugins", "/usr/lib/docker/cli-plugins")
-# An Engine within an Engine, and systemd, need more than a plain container has. A restart of the container is a reboot, of which this signal is the graceful one.
+# An Engine within an Engine, and systemd, need more than a plain container has. A restart of the container is a reboot, and this signal is the graceful one.
 RUN = [
     f"--hostname={NAME}",
     *(f"--cap-add={name}" for name in ("SYS_ADMIN", "NET_ADMIN", "SYS_PTRACE", "NET_RAW", "SYSLOG", "DAC_READ_SEARCH")),
