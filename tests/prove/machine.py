@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A machine with systemd and an Engine of its own, in a container of this machine's Engine, so that both can be ended at any moment."""
 
+import datetime
 import json
 import re
 import subprocess
@@ -94,6 +95,11 @@ class Machine(Stack):
 
     def current(self) -> str:
         return self.docker_host("readlink", f"{DIRECTORY}/current").rpartition("/")[2]
+
+    def seconds(self) -> float:
+        """Return how long the first deploy took from the first thing that it changed."""
+        started, succeeded = (datetime.datetime.fromisoformat(line["time"]) for line in self.events()[:2])
+        return (succeeded - started).total_seconds()
 
     def wait_for(self, what: str, condition: Any, seconds: float = BACK) -> float:
         """Return after how many seconds something is the case."""
