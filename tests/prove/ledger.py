@@ -4,6 +4,7 @@
 import json
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from conftest import PROJECT, Stack
 
 KEY = "campaign:probe:api:ledger"
 SECONDS = 20.0
+NOTHING: dict[str, list[int]] = {"postgres": [], "redis": [], "minio": []}
 
 
 @dataclass
@@ -20,20 +22,24 @@ class Book:
 
     acknowledged: set[int] = field(default_factory=set)
     refused: int = 0
+    last: int = 0
 
 
 class Ledger:
-    """A writer for each store, which goes on until it is left."""
+    """A writer for each store, which goes on until it is left, and goes on counting when it is entered again.
+
+    It counts from the time on, so that no number is one that another ledger wrote.
+    """
 
     def __init__(self, stack: Stack):
         self.stack, self.stopping = stack, threading.Event()
-        self.books = {store: Book() for store in ("postgres", "redis", "minio")}
+        self.books = {store: Book(last=int(time.time() * 100)) for store in NOTHING}
         secrets = json.loads(stack.secrets.read_text())
         url = stack.docker("exec", f"{PROJECT}-api-1", "cat", "/run/secrets/redis_url")
         self.redis = ["redis-cli", "--no-auth-warning", "-u", url.replace("@redis:", "@127.0.0.1:")]
         self.minio = f"export MC_HOST_s=http://{secrets['s3_access_key']}:{secrets['s3_secret_key']}@127.0.0.1:9000 MC_CONFIG_DIR=/tmp/ledger"
         self.bucket = next(line.partition("=")[2].strip("\"'") for line in stack.read("current/.env").splitlines() if line.startswith("S3_BUCKET="))
-        stack.sql("CREATE TABLE IF NOT EXISTS public.acknowledged (n int PRIMARY KEY)")
+        stack.sql("CREATE TABLE IF NOT EXISTS public.acknowledged (n bigint PRIMARY KEY)")
 
     def ask(self, store: str, *command: str) -> str:
         """Return what a command in a store's container prints, empty where it fails."""
@@ -53,8 +59,7 @@ class Ledger:
             return self.psql(f"INSERT INTO public.acknowledged VALUES ({number}) RETURNING n") == str(number)
         if store == "redis":
             return self.ask("redis", *self.redis, "set", f"{KEY}:{number}", str(number)) == "OK"
-        said = self.ask("minio", "sh", "-c", f"{self.minio}; echo {number} | mc --json pipe s/{self.bucket}/ledger/{number}")
-        return bool(said) and json.loads(said.splitlines()[-1])["status"] == "success"
+        return '"status":"success"' in self.ask("minio", "sh", "-c", f"{self.minio}; echo {number} | mc --json pipe s/{self.bucket}/ledger/{number}")
 
     def lost(self) -> dict[str, list[int]]:
         """Return what was acknowledged and is not there, by store."""
@@ -79,16 +84,17 @@ class Ledger:
         return {int(name) for name, content in rows if name == content}
 
     def go(self, store: str) -> None:
-        number, book = 0, self.books[store]
+        book = self.books[store]
         while not self.stopping.is_set():
-            number += 1
-            if self.write(store, number):
-                book.acknowledged.add(number)
+            book.last += 1
+            if self.write(store, book.last):
+                book.acknowledged.add(book.last)
             else:
                 book.refused += 1
                 self.stopping.wait(0.2)
 
     def __enter__(self) -> "Ledger":
+        self.stopping.clear()
         self.threads = [threading.Thread(target=self.go, args=[store]) for store in self.books]
         for thread in self.threads:
             thread.start()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import machine as machines
 import pytest
+from ledger import NOTHING, Ledger
 
 MOMENTS = 20
 SAMPLE = 1
@@ -19,7 +20,6 @@ def machine(tmp_path_factory) -> Iterator[machines.Machine]:
     try:
         found.create()
         found.deploy()
-        found.sql("CREATE TABLE public.ledger (n int)")
         yield found
     finally:
         machines.remove()
@@ -49,23 +49,23 @@ def test_a_reboot_brings_everything_back_but_what_was_stopped_on_purpose(machine
 def test_a_deploy_that_is_cut_off_leaves_a_release_that_serves(machine, chance, moments, what):
     longest, resumed = 0.0, 0
     machine.deploy(stack_log_level=LEVELS[-1])
+    ledger = Ledger(machine)
     for number in range(moments):
-        machine.sql(f"INSERT INTO public.ledger VALUES ({number})")
-        rows = machine.sql("SELECT count(*) FROM public.ledger")
         level = LEVELS[number % len(LEVELS)]
         events = len(machine.events())
         deploy = machine.start(stack_log_level=level)
         machine.wait_for("the start of a release", lambda count=events: [line["event"] for line in machine.events()[count:]] == ["started"], seconds=300)
         # From there on it changes something, for about as long as the first deploy did.
         moment = chance.uniform(0, machine.seconds())
-        time.sleep(moment)
-        if what == "machine":
-            # A controller elsewhere loses its connection, and does not come back by itself.
-            deploy.kill()
-            machine.reboot(crash=True)
-        else:
-            machine.kill_engine()
-        deploy.communicate(timeout=300)
+        with ledger:
+            time.sleep(moment)
+            if what == "machine":
+                # A controller elsewhere loses its connection, and does not come back by itself.
+                deploy.kill()
+                machine.reboot(crash=True)
+            else:
+                machine.kill_engine()
+            deploy.communicate(timeout=300)
         longest = max(longest, machine.wait_for(f"a release, cut off after {moment:.1f} s", machine.serves))
         since = [line["event"] for line in machine.events()[events:]]
         resumed += "resumed" in since
@@ -74,9 +74,9 @@ def test_a_deploy_that_is_cut_off_leaves_a_release_that_serves(machine, chance, 
         assert f"/releases/{machine.current()}/" in api["Config"]["Labels"]["com.docker.compose.project.config_files"]
         for container in machine.containers().values():
             assert container["Name"].startswith(f"/{machines.PROJECT}-"), container["Name"]
-        assert machine.sql("SELECT count(*) FROM public.ledger") == rows
+        assert ledger.lost() == NOTHING
         machine.deploy(stack_log_level=level)
         assert f"LOG_LEVEL={level}" in machine.containers()["api"]["Config"]["Env"]
     # An Engine that is back soon may find the deploy alive, which goes on or does its own way back.
     assert resumed or what == "engine"
-    print(f"{moments} times the end of the {what}: {resumed} times brought up again, at most {longest:.0f} s after it")
+    print(f"{moments} times the end of the {what}: {resumed} times brought up again, at most {longest:.0f} s after it; acknowledged: {ledger.told()}")
