@@ -77,11 +77,9 @@ class Ledger:
 
     def objects(self, _numbers: set[int]) -> set[int]:
         """Return the numbers of objects whose content is what was written."""
-        said = self.ask(
-            "minio", "sh", "-c", f"{self.minio}; mc --quiet cp --recursive s/{self.bucket}/ledger/ /tmp/read/ >/dev/null && cd /tmp/read && grep . *"
-        )
-        rows = (line.split(":") for line in said.splitlines())
-        return {int(name) for name, content in rows if name == content}
+        script = f"mc --quiet cp --recursive s/{self.bucket}/ledger/ /tmp/read/ >/dev/null && cd /tmp/read && grep -rH . ."
+        rows = (line.removeprefix("./").partition(":") for line in self.ask("minio", "sh", "-c", f"{self.minio}; {script}").splitlines())
+        return {int(name) for name, _colon, content in rows if name == content}
 
     def go(self, store: str) -> None:
         book = self.books[store]
