@@ -169,6 +169,8 @@ def sweep() -> None:
         if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split():
             docker(kind, "rm", *options, *found)
     shutil.rmtree(DIRECTORY, ignore_errors=True)
+    for path in Path("/etc").glob(f"*.d/*docker-resume-{PROJECT}"):
+        path.unlink()
 
 
 @pytest.fixture(scope="session")

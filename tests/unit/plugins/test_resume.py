@@ -164,6 +164,21 @@ def test_a_deploy_that_lives_does_its_own_way_back(root, monkeypatch):
     assert events(root)[-1] == "rolled_back"
 
 
+def test_a_deploy_that_ends_just_now_is_not_undone(root, monkeypatch):
+    acquire = locks.Lock.acquire
+
+    def late(lock, **options):
+        """The deploy does its way back before the lock is taken."""
+        record(root, "rolled_back")
+        acquire(lock, **options)
+
+    monkeypatch.setattr(locks.Lock, "acquire", late)
+    assert module.main(str(root)) == 0
+    assert called(root) == []
+    assert events(root)[-1] == "rolled_back"
+    assert locks.read(str(root)) is None
+
+
 def test_a_deploy_that_fell_silent_is_waited_for_as_long_as_its_lock_lasts(root, monkeypatch):
     held(root, locks.LEASE - 0.3)
     monkeypatch.setattr(module, "started_at", lambda: 0.0)
