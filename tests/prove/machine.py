@@ -40,7 +40,11 @@ def create_image() -> None:
         return
     if not shutil.which("mmdebstrap"):
         subprocess.run(["apt-get", "update", "--quiet"], check=True, timeout=200)
-        subprocess.run(["apt-get", "install", "--quiet", "--yes", "--no-install-recommends", "mmdebstrap", "debian-archive-keyring"], check=True, timeout=200)
+        subprocess.run(
+            ["apt-get", "--option=DPkg::Lock::Timeout=120", "install", "--quiet", "--yes", "--no-install-recommends", "mmdebstrap", "debian-archive-keyring"],
+            check=True,
+            timeout=200,
+        )
     sources = "".join(path.read_text() for path in (Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*.sources")) if path.is_file())
     found = re.search(r"https?://\S+/debian/?(?=\s)", sources)
     assert found, "this machine's apt names no archive of Debian"
