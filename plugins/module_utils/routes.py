@@ -13,10 +13,14 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, message_of
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, EngineTimeout
 from ansible_collections.campaign.platform.plugins.module_utils.plan import CONFIG_HASH, IMAGE, SERVICE
 
 DIRECTORY = "routes"
+# From within, because the Engine takes any signal that it is asked to send for a stop on purpose, and does not start the container after a reboot:
+# https://github.com/moby/moby/issues/41302
+RELOAD = ["sh", "-c", "kill -HUP 1"]
+RELOAD_SECONDS = 10.0
 # A little longer than a reloaded nginx keeps a connection that was used a moment ago (keepalive_min_timeout in its configuration).
 DRAIN_SECONDS = 3
 NUMBER = "com.docker.compose.container-number"
@@ -76,6 +80,9 @@ def reload(engine: Engine, proxies: Iterable[Mapping[str, Any]]) -> None:
     """Have proxies that run read their files again; raise EngineError."""
     for proxy in proxies:
         if proxy.get("State") == "running":
-            status, body = engine.request("POST", f"/containers/{proxy['Id']}/kill", {"signal": "SIGHUP"})
-            if status != 204:
-                raise EngineError(f"reloading {name_of(proxy)}", message_of(body), status)
+            try:
+                ended = engine.execute(proxy["Id"], RELOAD, {}, RELOAD_SECONDS)
+            except EngineTimeout:
+                raise EngineError(f"reloading {name_of(proxy)}", f"no answer within {RELOAD_SECONDS:.0f} s") from None
+            if ended.status:
+                raise EngineError(f"reloading {name_of(proxy)}", ended.output.strip())

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 import pytest
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Ended
 from ansible_collections.campaign.platform.plugins.modules import release as module
 
 ONE, TWO, THREE = "1" * 12, "2" * 12, "3" * 12
@@ -94,14 +95,19 @@ class Engine:
             for name, service in self.services.items()
         ]
 
+    def execute(self, container, command, environment, seconds):
+        assert (environment, seconds > 1) == ({}, True)
+        self.done.append(("EXEC", container, command[-1]))
+        return Ended(0, "", "")
+
     def request(self, method, path, query=None):
         if path.startswith("/images/"):
             self.removed.append((method, path))
             return (409 if "in-use" in path else 200), b"[]"
         kind, name, *verb = path.strip("/").split("/")
         self.done.append((method, name, *verb))
-        if method == "POST" and verb in (["stop"], ["unpause"], ["kill"]):
-            assert (verb == ["kill"]) == (query == {"signal": "SIGHUP"})
+        if method == "POST" and verb in (["stop"], ["unpause"]):
+            assert query is None
             return 204, b""
         assert method == "DELETE"
         if kind == "networks":
@@ -650,10 +656,10 @@ def test_requests_go_to_the_new_container_and_the_old_one_stays(root, route, che
     engine = two_of_the_api()
     assert switch(root, ONE, engine, check=check)["changed"]
     assert module.routes.container_in(route.read_bytes()) == (None if check else "new")
-    assert engine.done == ([] if check else [("POST", "proxy", "kill")])
+    assert engine.done == ([] if check else [("EXEC", "proxy", "kill -HUP 1")])
     if not check:
         assert not switch(root, ONE, engine)["changed"]
-        assert engine.done == [("POST", "proxy", "kill")]
+        assert engine.done == [("EXEC", "proxy", "kill -HUP 1")]
 
 
 def test_who_goes_back_is_sent_to_the_container_of_that_release(root, route):
@@ -726,7 +732,7 @@ def test_the_container_is_named_before_there_is_a_second_one(root, route, conten
     engine = Engine(only="api", proxy="frontend")
     when(root, ONE, engine=engine)
     assert route.read_text() == module.routes.text("api", 3000, "only")
-    assert engine.done == ([] if "only" in content else [("POST", "proxy", "kill")])
+    assert engine.done == ([] if "only" in content else [("EXEC", "proxy", "kill -HUP 1")])
     assert set(engine.services) == {"only", "proxy"}
 
 

@@ -55,7 +55,10 @@ def machine(monkeypatch, engine, reply):
     monkeypatch.setattr(module, "ENGINE_PATIENCE", 0.2)
     engine.on("GET", "/_ping", "OK")
     engine.on("GET", "/networks", [])
-    engine.on("POST", ".*/(stop|kill|rename|unpause)", reply(204))
+    engine.on("POST", ".*/(stop|rename|unpause)", reply(204))
+    engine.on("POST", "/containers/[^/]+/exec", reply(201, {"Id": "e"}))
+    engine.on("POST", "/exec/e/start", "")
+    engine.on("GET", "/exec/e/json", {"Running": False, "ExitCode": 0})
     engine.on("DELETE", "/containers/.*", reply(204))
     engine.states = {}
     engine.on("GET", "/containers/.*/json", lambda request: {"State": engine.states.get(request.path.split("/")[2], {"Status": "running"})})
@@ -208,7 +211,7 @@ def test_a_route_to_a_container_that_is_gone_is_forgotten(root, machine, contain
     path.write_text(written)
     assert module.main(str(root)) == 0
     assert path.read_text() == (routes.text("api", 3000) if is_gone else written)
-    assert len(machine.asked("POST", "/containers/p-frontend-1/kill")) == int(is_gone)
+    assert [request.payload["Cmd"] for request in machine.asked("POST", "/containers/p-frontend-1/exec")] == [routes.RELOAD] * is_gone
 
 
 def test_a_release_that_does_not_become_healthy_is_told_and_tried_again_next_time(root, machine, capsys):

@@ -3,7 +3,7 @@
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import routes
-from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Ended, EngineError, EngineTimeout
 from ansible_collections.campaign.platform.plugins.module_utils.plan import CONFIG_HASH, IMAGE, SERVICE
 
 
@@ -57,20 +57,23 @@ def test_the_container_that_a_release_means_is_of_its_definition_and_image(diges
 
 
 class Engine:
-    def __init__(self, status=204):
-        self.status, self.sent = status, []
+    def __init__(self, status=0, times_out=False):
+        self.status, self.times_out, self.executed = status, times_out, []
 
-    def request(self, method, path, query):
-        self.sent.append((method, path, query))
-        return self.status, b'{"message": "no such process"}'
+    def execute(self, container, command, environment, seconds):
+        if self.times_out:
+            raise EngineTimeout
+        self.executed.append((container, command, environment, seconds))
+        return Ended(self.status, "", "no such process\n")
 
 
-def test_a_proxy_that_runs_reads_its_files_again():
+def test_a_proxy_that_runs_reads_its_files_again_and_nobody_takes_that_for_a_stop():
     engine = Engine()
     routes.reload(engine, [container("proxy"), container("stopped", state="exited")])
-    assert engine.sent == [("POST", "/containers/id-proxy/kill", {"signal": "SIGHUP"})]
+    assert engine.executed == [("id-proxy", ["sh", "-c", "kill -HUP 1"], {}, routes.RELOAD_SECONDS)]
 
 
-def test_a_proxy_that_cannot_be_told_is_an_error():
-    with pytest.raises(EngineError, match="reloading proxy: no such process"):
-        routes.reload(Engine(409), [container("proxy")])
+@pytest.mark.parametrize(("engine", "words"), [(Engine(1), "no such process"), (Engine(times_out=True), "no answer within 10 s")])
+def test_a_proxy_that_cannot_be_told_is_an_error(engine, words):
+    with pytest.raises(EngineError, match=f"reloading proxy: {words}"):
+        routes.reload(engine, [container("proxy")])
