@@ -35,7 +35,7 @@ class Ledger:
         self.stack, self.stopping = stack, threading.Event()
         self.books = {store: Book(last=int(time.time() * 100)) for store in NOTHING}
         secrets = json.loads(stack.secrets.read_text())
-        url = stack.docker("exec", f"{PROJECT}-api-1", "cat", "/run/secrets/redis_url")
+        url = stack.docker("exec", stack.containers()["api"]["Id"], "cat", "/run/secrets/redis_url")
         self.redis = ["redis-cli", "--no-auth-warning", "-u", url.replace("@redis:", "@127.0.0.1:")]
         self.minio = f"export MC_HOST_s=http://{secrets['s3_access_key']}:{secrets['s3_secret_key']}@127.0.0.1:9000 MC_CONFIG_DIR=/tmp/ledger"
         self.bucket = next(line.partition("=")[2].strip("\"'") for line in stack.read("current/.env").splitlines() if line.startswith("S3_BUCKET="))

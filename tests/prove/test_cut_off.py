@@ -20,7 +20,6 @@ def cut_off(stack) -> str:
     stack.deploy()
     current = stack.current()
     deploy = stack.start(stack_log_level="error")
-    postgres = stack.containers()["postgres"]["Id"]
     deadline = time.monotonic() + 60
     while not os.path.lexists(DIRECTORY / "attempted") and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -28,8 +27,9 @@ def cut_off(stack) -> str:
     deploy.communicate()
     # What it left at work on the host ends, as it would with the machine.
     subprocess.run(["flock", "--exclusive", "--timeout", "60", DIRECTORY / "client/running", "true"], check=True)
-    stack.docker("rm", "--force", f"{PROJECT}-api-1", f"{PROJECT}-page-1")
-    stack.docker("stop", postgres)
+    there = stack.containers()
+    stack.docker("rm", "--force", there["api"]["Id"], there["page"]["Id"])
+    stack.docker("stop", there["postgres"]["Id"])
     os.utime(DIRECTORY / "lock.json", (time.time() - AGO,) * 2)
     return current
 
