@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*\Z")
 _CERTIFICATE = "stack_tls_certificate"
 _KEY = "stack_secrets.tls_private_key"
+# OpenSSL, which nginx reads them with, wants each of these at the beginning of a line and nothing behind it; the library that is asked here does not.
+_BOUNDARY = re.compile(r"-----(?:BEGIN|END) [A-Z0-9 ]+-----")
 _STRONG = "RSA of 2048 bits or more, or ECDSA on P-256, P-384 or P-521"
 
 
@@ -41,6 +43,29 @@ def _is_for_servers(certificate: x509.Certificate) -> bool:
     return x509.oid.ExtendedKeyUsageOID.SERVER_AUTH in usages
 
 
+def _may_sign(certificate: x509.Certificate) -> bool:
+    """Return whether the certificate's key may sign, which it does in every handshake that browsers still take part in."""
+    from cryptography import x509
+
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.digital_signature
+    except x509.ExtensionNotFound:
+        return True
+
+
+def _form_problems(name: str, text: str) -> list[str]:
+    """Return a message where BEGIN or END does not stand alone on its line, as in a block that is indented, folded into one line, or joined to the next."""
+    lines = [line.rstrip(" \t\r") for line in text.removeprefix("\ufeff").split("\n")]
+    for line in lines:
+        found = _BOUNDARY.search(line)
+        if found and found[0] != line:
+            return [
+                f"{name} has {found[0]} on a line with something else, and nginx would not read it. Give it line by line, not indented (in YAML a block with |), "
+                "with a line end between two files."
+            ]
+    return []
+
+
 def _is_strong(key: Any) -> bool:
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -65,7 +90,8 @@ def _certificate_problems(chain: list[x509.Certificate], server_name: str | None
     for position, certificate in enumerate(chain, start=1):
         which = f"{_CERTIFICATE}: certificate {position} of {len(chain)}"
         if now > certificate.not_valid_after_utc:
-            problems.append(f"{which} expired on {certificate.not_valid_after_utc:%Y-%m-%d}. Give a renewed one.")
+            remedy = "Give a renewed one." if position == 1 else "Give the chain of today, or leave out what browsers know a newer one of."
+            problems.append(f"{which} expired on {certificate.not_valid_after_utc:%Y-%m-%d}. {remedy}")
         if now < certificate.not_valid_before_utc:
             problems.append(f"{which} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC. Check the controller's clock.")
         if not _is_strong(certificate.public_key()):
@@ -83,6 +109,8 @@ def _certificate_problems(chain: list[x509.Certificate], server_name: str | None
             )
     if not _is_for_servers(leaf):
         problems.append(f"{_CERTIFICATE} was not issued for servers: its extended key usage lacks serverAuth.")
+    if not _may_sign(leaf):
+        problems.append(f"{_CERTIFICATE} was not issued for signatures: its key usage lacks digitalSignature, and browsers refuse it. Have it issued with that.")
     if server_name is not None and not _is_for(leaf, server_name):
         problems.append(f"{_CERTIFICATE} is not made out to stack_server_name: none of its DNS names is that one. Correct one of the two.")
     return problems
@@ -130,5 +158,6 @@ def tls_problems(certificate: str | None, key: str | None = None, server_name: s
         chain = x509.load_pem_x509_certificates(str(certificate).encode())
     except ValueError:
         return [*problems, f"{_CERTIFICATE} must be certificates in PEM, each from -----BEGIN CERTIFICATE----- to its END, but it cannot be read as that."]
+    problems += _form_problems(_CERTIFICATE, str(certificate)) + (_form_problems(_KEY, str(key)) if key is not None else [])
     problems += _certificate_problems(chain, server_name, now or datetime.datetime.now(datetime.UTC))
     return problems + (_key_problems(str(key), chain[0]) if key is not None else [])

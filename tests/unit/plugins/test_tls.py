@@ -19,7 +19,7 @@ RSA = rsa.generate_private_key(65537, 2048)
 SERVERS, CLIENTS = x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH
 
 
-def issue(key=P256, names=(NAME,), start=-1, end=30, usage=SERVERS, issuer=None, signer=None, algorithm=None, subject="server", authority=False):
+def issue(key=P256, names=(NAME,), start=-1, end=30, usage=SERVERS, issuer=None, signer=None, algorithm=None, subject="server", authority=False, signs=None):
     """Return a certificate, issued by another one or by itself."""
     builder = (
         x509.CertificateBuilder()
@@ -35,6 +35,9 @@ def issue(key=P256, names=(NAME,), start=-1, end=30, usage=SERVERS, issuer=None,
         builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False)
     if usage:
         builder = builder.add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+    if signs is not None:
+        kinds = ["content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"]
+        builder = builder.add_extension(x509.KeyUsage(signs, **{kind: kind == "key_encipherment" for kind in kinds}), critical=True)
     signer = signer or key
     return builder.sign(signer, None if isinstance(signer, ed25519.Ed25519PrivateKey) else algorithm or hashes.SHA256())
 
@@ -80,6 +83,11 @@ MD5, SHA1 = 4, 5
         (pem(issue(usage=None)), key_pem(), NAME),
         (pem(issue(RSA)), key_pem(RSA), NAME),
         (pem(issue()), key_pem(form=serialization.PrivateFormat.TraditionalOpenSSL), NAME),
+        (pem(issue(signs=True)), key_pem(), NAME),
+        # As other systems write them.
+        (pem(LEAF, ROOT).replace("\n", "\r\n"), key_pem().replace("\n", "\r\n"), NAME),
+        ("Bag Attributes\n    friendlyName: server\n" + pem(LEAF), "\ufeff" + key_pem(), NAME),
+        (pem(LEAF, ROOT).replace("-\n", "- \n"), key_pem(), NAME),
     ],
 )
 def test_nothing_is_wrong(certificate, key, name):
@@ -124,6 +132,13 @@ def test_nothing_is_wrong(certificate, key, name):
         (pem(resigned(issue(RSA), MD5)), key_pem(RSA), NAME, "certificate 1 of 1 is signed with MD5"),
         (pem(issue(WEAK_EC)), key_pem(WEAK_EC), NAME, "has a weak or unusual key"),
         (pem(issue(ED25519)), key_pem(ED25519), NAME, "has a weak or unusual key"),
+        (pem(issue(signs=False)), key_pem(), NAME, "its key usage lacks digitalSignature"),
+        (pem(LEAF).strip() + pem(ROOT), key_pem(), NAME, "stack_tls_certificate has -----END CERTIFICATE----- on a line with something else"),
+        (pem(LEAF).replace("\n", " "), key_pem(), NAME, "in YAML a block with |"),
+        (pem(LEAF).replace("\n", "\r"), key_pem(), NAME, "on a line with something else"),
+        (pem(LEAF).replace("\n", "\n  "), key_pem(), NAME, "-----END CERTIFICATE----- on a line"),
+        (" " + pem(LEAF), key_pem(), NAME, "-----BEGIN CERTIFICATE----- on a line"),
+        (pem(LEAF), key_pem().replace("\n", " "), NAME, "tls_private_key has -----BEGIN PRIVATE KEY----- on a line with something else"),
     ],
 )
 def test_what_is_wrong_is_reported_by_name_and_without_a_value(certificate, key, name, message):
