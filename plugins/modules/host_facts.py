@@ -100,6 +100,7 @@ import concurrent.futures
 import errno
 import glob
 import hashlib
+import ipaddress
 import json
 import os
 import platform
@@ -152,13 +153,23 @@ def is_busy(address: str, port: int) -> bool:
 
 
 def is_local(address: str) -> bool:
-    """Return whether the machine has an address, so that something can listen there."""
+    """Return whether the machine has an address, so that something can listen there and be reached.
+
+    The kernel lets a program listen on the address of a broadcast or of a group too, where no connection can be made to.
+    """
+    if ipaddress.ip_address(address).is_multicast or address == "255.255.255.255" or address in broadcasts():
+        return False
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
         try:
             listener.bind((address, 0))
         except OSError as error:
             return error.errno != errno.EADDRNOTAVAIL
     return True
+
+
+def broadcasts() -> set[str]:
+    """Return the addresses of the machine's own networks at which all of their machines are meant."""
+    return set(re.findall(r"\|-- (\S+)\n\s+/32 link BROADCAST", read(ADDRESSES)))
 
 
 def addresses() -> list[str]:

@@ -506,6 +506,18 @@ def test_addresses_are_those_of_the_machine(facts, tmp_path, monkeypatch):
     assert facts()["addresses"] == ["192.0.2.3", "192.0.2.20"]
 
 
-@pytest.mark.parametrize(("address", "local"), [("127.0.0.1", True), ("0.0.0.0", True), ("127.9.9.9", True), ("203.0.113.10", False)])
+@pytest.mark.parametrize(
+    ("address", "local"),
+    [
+        ("127.0.0.1", True),
+        ("0.0.0.0", True),
+        ("127.9.9.9", True),
+        ("203.0.113.10", False),
+        # The kernel lets a program listen there.
+        ("127.255.255.255", False),
+        ("255.255.255.255", False),
+        ("224.0.0.1", False),
+    ],
+)
 def test_an_address_that_the_machine_does_not_have_is_known(facts, address, local):
     assert facts(ports=[{"address": address, "port": 1}])["ports"][0]["local"] is local
