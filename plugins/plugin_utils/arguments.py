@@ -56,8 +56,8 @@ def _kind(value: object) -> str:
 
 
 def _coerce_bool(value: object) -> object:
-    text = str(value).lower()
-    if isinstance(value, (str, int)) and text in TRUE | FALSE:
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).lower().strip()
+    if isinstance(value, (str, int, float)) and text in TRUE | FALSE:
         return text in TRUE
     return value
 
@@ -66,7 +66,10 @@ def coerce(value: object, wanted: str) -> Any:
     """Return a boolean, a whole number or a text as the argument spec's type has it; anything else as it is."""
     if wanted == "bool":
         return _coerce_bool(value)
-    if wanted == "int" and isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,18}", value, re.ASCII):
+    # An expression that divides gives a fraction, though it may be a whole one.
+    if wanted == "int" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if wanted == "int" and isinstance(value, str) and re.fullmatch(r"[+-]?[0-9]{1,18}", value.strip(), re.ASCII):
         return int(value)
     if wanted == "str" and isinstance(value, int) and not isinstance(value, bool):
         return str(value)
