@@ -544,6 +544,14 @@ def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered)
                 yield f"{where} names {name}, which is not among the {kind} of any layer. {hint} Write {kind}: {{{name}: {{}}}} beside services."
 
 
+def _count_problems(where: str, container: str, body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for a container of which there cannot be as many as it says."""
+    if str((body.get("deploy") or {}).get("replicas", 1)) != "1":
+        yield f"{where} has deploy.replicas, but each service has one container here. Take that out, or write an entry for each."
+    if container in SERVICES.values() and _order(body) == "start-first":
+        yield f"{where} has the order start-first, but two servers would write to the same data at a time. Take that out."
+
+
 def _check_problems(rendered: Rendered, services: Mapping[str, Any]) -> Iterator[str]:
     """Yield a message for every check that asks a service which is not there, or for what is no expression of JMESPath once it is rendered."""
     for check in rendered.checks:
@@ -571,6 +579,7 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
             if rendered.secrets.get(container) and not _USER.match(str(body.get("user", ""))):
                 yield f"{where}: the container {container} reads secret files, so it needs a numeric user, such as user: '10001:10001'."
             needed = body.get("depends_on") or {}
+            yield from _count_problems(f"{where}: the container {container}", container, body)
             yield from _compose_references(f"{where}: the container {container}", body, rendered)
             yield from form_problems(f"{where}: the container {container}", body.get("ports") or [], declared.settings)
             for other in needed:
@@ -734,10 +743,21 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     }
 
 
+def _order(body: Mapping[str, Any]) -> str:
+    return str(((body.get("deploy") or {}).get("update_config") or {}).get("order") or "")
+
+
 def _starts_first(body: Mapping[str, Any]) -> bool:
-    """Return whether a service's containers may be two for a while. What holds a port of the host, or has a fixed name, cannot be there twice."""
-    order = ((body.get("deploy") or {}).get("update_config") or {}).get("order")
-    return order == "start-first" and not body.get("ports") and "container_name" not in body and body.get("network_mode") != "host"
+    """Return whether a service's containers may be two for a while.
+
+    What holds a port of the host, or has a fixed name or address, cannot be there twice, nor can what listens in the network of the host or of another
+    container.
+    """
+    networks = body.get("networks") or {}
+    attached = list(networks.values()) if isinstance(networks, Mapping) else []
+    fixed = any((network or {}).get(key) for network in [body, *attached] for key in ("ipv4_address", "ipv6_address", "mac_address"))
+    shared = str(body.get("network_mode", "")).partition(":")[0] in ("host", "service", "container")
+    return _order(body) == "start-first" and not body.get("ports") and "container_name" not in body and not fixed and not shared
 
 
 def _networks_of(body: Mapping[str, Any], rendered: Rendered, project: str) -> list[str]:

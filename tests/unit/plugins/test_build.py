@@ -351,6 +351,10 @@ def test_how_a_service_is_replaced_is_no_limit():
         ({"deploy": {"update_config": {"order": "start-first"}}, "ports": ["127.0.0.1:9999:9999"]}, False),
         ({"deploy": {"update_config": {"order": "start-first"}}, "container_name": "one"}, False),
         ({"deploy": {"update_config": {"order": "start-first"}}, "network_mode": "host"}, False),
+        ({"deploy": {"update_config": {"order": "start-first"}}, "network_mode": "service:api"}, False),
+        ({"deploy": {"update_config": {"order": "start-first"}}, "mac_address": "02:42:ac:11:00:02"}, False),
+        ({"deploy": {"update_config": {"order": "start-first"}}, "networks": {"backend-network": {"ipv4_address": "192.0.2.7"}}}, False),
+        ({"deploy": {"update_config": {"order": "start-first"}}, "networks": {"backend-network": {"aliases": ["mail"]}}}, True),
     ],
 )
 def test_a_service_says_in_compose_s_words_that_it_starts_first(own, first):
