@@ -34,12 +34,19 @@ def told(problems: Collection[str], header: str = HEADER) -> str:
 
 
 def kept_files_problems() -> list[str]:
-    """Return what is wrong with Ansible's own configuration before a module is given secrets. Pipelining does not help: keeping files turns it off."""
-    if not constants.DEFAULT_KEEP_REMOTE_FILES:
-        return []
-    told_to_keep = "ANSIBLE_KEEP_REMOTE_FILES, or keep_remote_files in ansible.cfg, is set"
-    why_not = "every secret would stay on the host in clear, in the files of Ansible's modules"
-    return [f"{told_to_keep}: {why_not}. Remove it, or set ANSIBLE_KEEP_REMOTE_FILES=0 for this run."]
+    """Return what is wrong with Ansible's own configuration before a module is given secrets. Pipelining does not help: keeping files turns it off.
+
+    What a module is given is printed with Ansible's debug output too, whatever its no_log says.
+    """
+    switches = {
+        "keep_remote_files": (constants.DEFAULT_KEEP_REMOTE_FILES, "every secret would stay on the host in clear, in the files of Ansible's modules"),
+        "debug": (constants.DEFAULT_DEBUG, "every secret would be printed in clear, and written to Ansible's log where there is one"),
+    }
+    return [
+        f"ANSIBLE_{name.upper()}, or {name} in ansible.cfg, is set: {why_not}. Remove it, or set ANSIBLE_{name.upper()}=0 for this run."
+        for name, (is_set, why_not) in switches.items()
+        if is_set
+    ]
 
 
 class ToldError(AnsibleActionFail):

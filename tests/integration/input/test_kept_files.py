@@ -71,6 +71,14 @@ def test_no_secret_is_sent_where_files_are_kept(run, tasks, environment, configu
     assert "deploy | " not in output
 
 
+@pytest.mark.parametrize("tasks", [(ROLE,), (VARIABLES, STAGE)], ids=["validation", "release"])
+def test_no_secret_is_printed_for_debugging(run, tasks):
+    output, _left = run(*tasks, environment={"ANSIBLE_DEBUG": "1"})
+    assert "failed=1" in output
+    assert "set ANSIBLE_DEBUG=0 for this run" in " ".join(output.split())
+    assert CANARY not in output
+
+
 def test_no_password_of_a_registry_is_sent_where_files_are_kept(run):
     images = {"ansible.builtin.import_role": {"name": "campaign.platform.images", "tasks_from": "validate.yml"}}
     images["vars"] = {"images_required": ["redis"], "images_source": "build", "images_registry": "registry.example.com/"}
