@@ -6,8 +6,8 @@ ARGS ?=
 ONLY ?=
 STACK ?= /opt/campaign
 
-# Ansible refuses to start where the locale is not UTF-8, which is the case in many bare containers.
-export LC_ALL ?= C.UTF-8
+# Ansible refuses to start where the locale is not UTF-8, as in many bare containers, or is not there, as with one that SSH brings along.
+export LC_ALL := C.UTF-8
 # Without `activate`, what runs here finds its siblings first (molecule starts ansible-playbook, for one).
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 # For a user with sudo: asked for the password once, before anything starts, where sudo wants one.

@@ -49,6 +49,34 @@ def test_without_an_inventory_one_sentence_says_so(checkout, playbook):
     assert "The inventory has no host in the group campaign" in " ".join((done.stdout + done.stderr).split())
 
 
+@pytest.mark.parametrize("asked", [{"ANSIBLE_RUN_TAGS": "deploy"}, {"ANSIBLE_SKIP_TAGS": "all"}], ids=["run", "skip"])
+def test_tags_that_leave_everything_out_are_no_success(checkout, tmp_path, asked):
+    (tmp_path / "hosts.yml").write_text("campaign: {hosts: {a: }}\n")
+    done = run(checkout, "-i", str(tmp_path / "hosts.yml"), "playbooks/site.yml", **asked)
+    assert done.returncode != 0
+    assert "would leave everything out" in " ".join(done.stdout.split())
+
+
+def test_tags_of_a_playbook_that_imports_ours_are_its_own(checkout, tmp_path):
+    (tmp_path / "hosts.yml").write_text("campaign: {hosts: {a: {ansible_connection: local}}}\n")
+    (checkout / "mine.yml").write_text("- name: Mine\n  ansible.builtin.import_playbook: playbooks/site.yml\n  tags: [deploy]\n")
+    done = run(checkout, "-i", str(tmp_path / "hosts.yml"), "mine.yml", "--tags", "deploy")
+    assert "stack_variant is missing" in " ".join(done.stdout.split())
+
+
+def test_a_limit_of_time_of_the_caller_s_ends_no_deploy_in_its_middle(checkout):
+    for name in ("site", "rollback", "down", "bundle", "publish"):
+        plays = [play for play in DataLoader().load_from_file(str(checkout / f"playbooks/{name}.yml")) if "hosts" in play]
+        assert [play["timeout"] for play in plays] == [0] * len(plays), name
+
+
+@pytest.mark.parametrize("given", ["C", "de_DE.UTF-8"])
+def test_make_has_a_locale_that_ansible_takes(root, given):
+    command = ["make", "--no-print-directory", "--eval", "shown: ; @echo $$LC_ALL", "shown"]
+    done = subprocess.run(command, cwd=root, env=BARE | {"LC_ALL": given}, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "C.UTF-8"
+
+
 def test_make_verify_asks_for_a_playbook_that_is_found(root):
     done = subprocess.run(["make", "--dry-run", "verify"], cwd=root, check=True, capture_output=True, text=True)
     assert "playbooks/verify.yml" in done.stdout
