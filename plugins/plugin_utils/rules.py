@@ -7,7 +7,7 @@ A rule is a mapping with ``hint`` (what a right value looks like; it completes "
 - ``pattern``: a regular expression that has to match the whole text (ASCII classes). With it may go ``normalized`` (the text has to be in
   Unicode's normalization form KC), ``percent_encoded`` (names of the pattern's groups that hold percent-encoded UTF-8), ``ipv6`` (names of its groups that
   hold an IPv6 address other than loopback, if anything) and ``not_in`` (names that are taken; compared with the pattern's group ``name`` if it has one,
-  without case).
+  without case). What the pattern's group ``port`` found, if anything, has to be a TCP port.
 - ``minimum`` and ``maximum``: bounds of a whole number, inclusive.
 - ``network``: true for an IPv4 network in CIDR notation.
 
@@ -24,6 +24,8 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote_to_bytes
+
+from ansible_collections.campaign.platform.plugins.plugin_utils import ports
 
 Rule = Mapping[str, Any]
 
@@ -92,7 +94,10 @@ def _matches(text: str, rule: Rule) -> bool:
             return False
     if not all(_is_ipv6_of_another(found[group]) for group in rule.get("ipv6", ()) if found[group]):
         return False
-    named = found.groupdict().get("name") or text
+    groups = found.groupdict()
+    if groups.get("port") and not 1 <= int(groups["port"]) <= ports.LARGEST:
+        return False
+    named = groups.get("name") or text
     return named.lower() not in {str(name).lower() for name in rule.get("not_in", ())}
 
 

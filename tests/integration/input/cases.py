@@ -111,6 +111,14 @@ VALUES = [
     ({"stack_redis_external": {"host": "cache.example.com", "tls": "flase"}}, "stack_redis_external.tls", "true or false"),
     ({"stack_s3_external": {"path_style": True}}, "stack_s3_external.endpoint", "missing"),
     ({"stack_s3_external": {"endpoint": f"https://me:{CANARY}@s3.example.com"}}, "stack_s3_external: endpoint", "without credentials"),
+    ({"stack_s3_external": {"endpoint": "https://s3.example.com:65536"}}, "stack_s3_external: endpoint", "with :PORT"),
+    ({"stack_redis_external": {"host": "cache.example.com", "ca": CERTIFICATE.replace("\n", " ")}}, "stack_redis_external: ca", "each line on its own"),
+    ({"stack_redis_external": {"host": "cache.example.com", "ca": CERTIFICATE.strip() + CERTIFICATE}}, "stack_redis_external: ca", "each line on its own"),
+    ({"images_registry": "mirror.example.com:0/"}, "images_registry", "a mirror of Docker Hub"),
+    # What would have no effect.
+    ({"images_bundle": "/srv/bundle.tar"}, "images_bundle", "with images_source load only"),
+    ({"docker_host_repository_url": "https://download.example.com/linux/debian"}, "docker_host_repository_url", "with docker_host_source docker only"),
+    ({"stack_rollback_to": "0123456789ab"}, "stack_rollback_to", "run playbooks/rollback.yml"),
     ({"stack_s3_external": {"endpoint": "https://s3.example.com", "bucket": CANARY}}, "stack_s3_external.bucket", "Known are"),
     # AWS, by halves and otherwise.
     ({"stack_aws_secret_id": "campaign/prod"}, "stack_aws_region", "is missing"),
@@ -294,6 +302,12 @@ SERVICES = [
     (_mailer({"image": None}), "stack_services.mailer: the container mailer", "has no image. Give it one"),
     ({"mailer": {"needs": {}}}, "stack_services.mailer.base.services", "at least one container"),
     ({"mailer": {"base": CANARY}}, "stack_services.mailer.base", "a mapping"),
+    (_mailer({"deploy": {"replicas": 2}}), "stack_services.mailer: the container mailer has deploy.replicas", "write an entry for each"),
+    (
+        {"redis": {"base": {"services": {"redis": {"deploy": {"update_config": {"order": "start-first"}}}}}}},
+        "stack_services.redis: the container redis has the order start-first",
+        "Take that out",
+    ),
     (_mailer(jobs={"mailer-migrate": {}}), "stack_services.mailer.jobs.mailer-migrate", "the entry has no such container"),
     # Checks.
     (_mailer(checks={"alive": {"kind": "ping"}}), "stack_services.mailer.checks.alive.kind", "http, probe, tcp, command"),
@@ -453,4 +467,6 @@ ENV_LOCAL = [
     ("S3_ENDPOINT=http://elsewhere:9000", "S3_ENDPOINT", "minio:9000"),
     ("NODE_ENV=staging", "NODE_ENV", "production"),
     ("VITE_API_URL=localhost", "VITE_API_URL", "http"),
+    ("VITE_API_URL=http://localhost:99999", "VITE_API_URL", "http"),
+    ("HTTPS_PORT=8443", "HTTPS_PORT", "with a certificate only"),
 ]
