@@ -28,6 +28,9 @@ def encrypted(names: list[str], variable: str, vault_secrets: list[tuple[str, An
             "Name the one to encrypt with: ANSIBLE_VAULT_ENCRYPT_IDENTITY, or vault_encrypt_identity in ansible.cfg."
         )
     vault_id, secret = match_encrypt_secret(vault_secrets, encrypt_vault_id=identity)
+    # As while a vault is rekeyed, or where a configuration names one file and the command line another. No name says which.
+    if len({other.bytes for known_id, other in vault_secrets if known_id == vault_id}) > 1:
+        raise inputs.RefusedError(f"There are several vault passwords named {vault_id}, and nothing was written. Give the one to encrypt with, and no other.")
     # JSON strings are YAML's double-quoted strings.
     text = f"---\n{variable}:\n" + "".join(f"  {name}: {json.dumps(secrets.token_urlsafe(32))}\n" for name in names)
     vault: bytes = VaultLib(vault_secrets).encrypt(text, secret=secret, vault_id=None if vault_id == "default" else vault_id)

@@ -223,6 +223,8 @@ ONE, TWO = ("one", VaultSecret(b"x")), ("two", VaultSecret(b"y"))
         ([], "one", "--ask-vault-pass"),
         ([ONE, TWO], None, r"several vault passwords \(one, two\).*ANSIBLE_VAULT_ENCRYPT_IDENTITY"),
         ([ONE], "two", "two"),
+        ([ONE, ("one", VaultSecret(b"y"))], None, "several vault passwords named one"),
+        ([ONE, ("one", VaultSecret(b"y")), TWO], "one", "several vault passwords named one"),
     ],
 )
 def test_a_vault_needs_one_password_to_encrypt_with(secrets, identity, message):
@@ -230,7 +232,7 @@ def test_a_vault_needs_one_password_to_encrypt_with(secrets, identity, message):
         encrypted(["a"], "v", secrets, identity)
 
 
-@pytest.mark.parametrize(("secrets", "identity", "key"), [([ONE], None, ONE), ([ONE, TWO], "two", TWO), ([ONE, TWO], "one", ONE)])
+@pytest.mark.parametrize(("secrets", "identity", "key"), [([ONE], None, ONE), ([ONE, ONE], None, ONE), ([ONE, TWO], "two", TWO), ([ONE, TWO], "one", ONE)])
 def test_a_vault_is_encrypted_with_the_password_that_is_named(secrets, identity, key):
     text = encrypted(["a", "b"], "v", secrets, identity)
     assert text.splitlines()[0] == f"$ANSIBLE_VAULT;1.2;AES256;{key[0]}"
