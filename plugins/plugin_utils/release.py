@@ -552,6 +552,35 @@ def _count_problems(where: str, container: str, body: Mapping[str, Any]) -> Iter
         yield f"{where} has the order start-first, but two servers would write to the same data at a time. Take that out."
 
 
+def _memory_problems(where: str, body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for a process that is told to take more memory than its container has room for, so that the kernel would end it."""
+    limit = bytes_of((((body.get("deploy") or {}).get("resources") or {}).get("limits") or {}).get("memory") or body.get("mem_limit"))
+    command, environment = body.get("command") or [], body.get("environment") or {}
+    words = " ".join(map(str, command)) if isinstance(command, (list, tuple)) else str(command)
+    options = str(environment.get("NODE_OPTIONS", "")) if isinstance(environment, Mapping) else " ".join(map(str, environment))
+    heap = re.search(r"--max-old-space-size[= ]([0-9]+)", options)
+    kept = re.search(r"--maxmemory[= ]([0-9]+[bkmg]*)", words, re.IGNORECASE)
+    # Node needs more than its heap, and Redis a copy of what changes while it saves.
+    for told, size, share in (
+        ("--max-old-space-size in NODE_OPTIONS", int(heap[1]) << 20 if heap else 0, 0.9),
+        ("--maxmemory in its command", bytes_of(kept[1]) if kept else 0, 0.75),
+    ):
+        if limit and size > share * limit:
+            yield (
+                f"{where} has {told} of {size >> 20} MiB, but {limit >> 20} MiB of memory, so the kernel would end it. "
+                f"Say at most {int(share * limit) >> 20} MiB there, or raise deploy.resources.limits.memory."
+            )
+
+
+def _route_problems(declared: Declaration, rendered: Rendered, services: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a message for every route to a service that nobody has; one that an inventory takes out is left to be asked for in vain."""
+    known = {*services, *(container for entry in declared.tables.services.values() for container in containers_of(entry))}
+    for proxy, row in rendered.routes.items():
+        for target in row["to"]:
+            if target not in known:
+                yield f"{SOURCE}: the routes of {proxy} name {target}, which is not there. {did_you_mean(str(target), known)}"
+
+
 def _check_problems(rendered: Rendered, services: Mapping[str, Any]) -> Iterator[str]:
     """Yield a message for every check that asks a service which is not there, or for what is no expression of JMESPath once it is rendered."""
     for check in rendered.checks:
@@ -580,6 +609,7 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
                 yield f"{where}: the container {container} reads secret files, so it needs a numeric user, such as user: '10001:10001'."
             needed = body.get("depends_on") or {}
             yield from _count_problems(f"{where}: the container {container}", container, body)
+            yield from _memory_problems(f"{where}: the container {container}", body)
             yield from _compose_references(f"{where}: the container {container}", body, rendered)
             yield from form_problems(f"{where}: the container {container}", body.get("ports") or [], declared.settings)
             for other in needed:
@@ -588,6 +618,7 @@ def compose_problems(declared: Declaration, rendered: Rendered) -> Iterator[str]
                 if other not in services:
                     yield f"{where}: the container {container} depends on {other}, which is not there. {did_you_mean(str(other), services)}"
     yield from _check_problems(rendered, services)
+    yield from _route_problems(declared, rendered, services)
     # The path is the one in the Compose file, where an entry's layers are merged.
     for where, name in sorted({found for part in (rendered.base, rendered.override) for found in _unset(part, declared.settings)}):
         yield (

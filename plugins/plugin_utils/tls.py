@@ -59,10 +59,8 @@ def _form_problems(name: str, text: str) -> list[str]:
     for line in lines:
         found = _BOUNDARY.search(line)
         if found and found[0] != line:
-            return [
-                f"{name} has {found[0]} on a line with something else, and nginx would not read it. Give it line by line, not indented (in YAML a block with |), "
-                "with a line end between two files."
-            ]
+            message = f"{name} has {found[0]} on a line with something else, and nginx would not read it. Give it line by line, not indented "
+            return [message + "(in YAML a block with |), with a line end between two files."]
     return []
 
 
@@ -110,7 +108,7 @@ def _certificate_problems(chain: list[x509.Certificate], server_name: str | None
     if not _is_for_servers(leaf):
         problems.append(f"{_CERTIFICATE} was not issued for servers: its extended key usage lacks serverAuth.")
     if not _may_sign(leaf):
-        problems.append(f"{_CERTIFICATE} was not issued for signatures: its key usage lacks digitalSignature, and browsers refuse it. Have it issued with that.")
+        problems.append(f"{_CERTIFICATE} was not issued for signatures: its key usage lacks digitalSignature, so browsers refuse it. Have it issued with it.")
     if server_name is not None and not _is_for(leaf, server_name):
         problems.append(f"{_CERTIFICATE} is not made out to stack_server_name: none of its DNS names is that one. Correct one of the two.")
     return problems

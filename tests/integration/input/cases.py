@@ -302,6 +302,11 @@ SERVICES = [
     (_mailer({"image": None}), "stack_services.mailer: the container mailer", "has no image. Give it one"),
     ({"mailer": {"needs": {}}}, "stack_services.mailer.base.services", "at least one container"),
     ({"mailer": {"base": CANARY}}, "stack_services.mailer.base", "a mapping"),
+    (
+        {"redis": {"base": {"services": {"redis": {"mem_limit": "256m", "command": ["redis-server", "--maxmemory", "256mb"]}}}}},
+        "stack_services.redis: the container redis has --maxmemory in its command",
+        "raise deploy.resources.limits.memory",
+    ),
     (_mailer({"deploy": {"replicas": 2}}), "stack_services.mailer: the container mailer has deploy.replicas", "write an entry for each"),
     (
         {"redis": {"base": {"services": {"redis": {"deploy": {"update_config": {"order": "start-first"}}}}}}},

@@ -496,6 +496,23 @@ def body(**keys):
             body(volumes=[{"type": "volume", "source": "data", "target": "/data"}]),
             "stack_services.mailer: the container mailer names data, which is not among the volumes of any layer.",
         ),
+        (
+            body(environment={"NODE_OPTIONS": "--max-old-space-size=240"}, deploy={"resources": {"limits": {"memory": "256m"}}}),
+            "stack_services.mailer: the container mailer has --max-old-space-size in NODE_OPTIONS of 240 MiB, but 256 MiB of memory,",
+        ),
+        (
+            body(environment=["NODE_OPTIONS=--max-old-space-size 240"], mem_limit="256m"),
+            "stack_services.mailer: the container mailer has --max-old-space-size in NODE_OPTIONS of 240 MiB, but 256 MiB of memory,",
+        ),
+        (
+            body(command="redis-server --maxmemory 200mb", deploy={"resources": {"limits": {"memory": "256m"}}}),
+            "stack_services.mailer: the container mailer has --maxmemory in its command of 200 MiB, but 256 MiB of memory,",
+        ),
+        (
+            {**body(), "routes": {"mailer": {"directory": "/etc/nginx/routes", "to": {"apii": 3000}}}},
+            "stack_services: the routes of mailer name apii, which is not there. Did you mean api?",
+        ),
+        (body(deploy={"replicas": 2}), "stack_services.mailer: the container mailer has deploy.replicas, but each service has one container here."),
         (body(networks=[BACKEND], network_mode="host"), "stack_services.mailer: the container mailer has network_mode, which leaves no room for networks."),
         ({"base": {"services": {"mailer": "mailer"}}}, "stack_services.mailer cannot be used: base.services.mailer is a text. Give a mapping"),
         (body(secrets=["token"]), "stack_services.mailer: the container mailer has secrets of Compose. They stand in the entry itself"),
@@ -755,7 +772,7 @@ def test_a_key_of_another_issuer_is_needed_and_never_generated():
     assert problems_of({**given, "stack_secrets": {"smtp_password": "given-for-the-test"}}) == []
 
 
-@pytest.mark.parametrize(("memory", "swap"), [("1g", "1g"), ("600m", "600m"), ("256m", "512m")])
+@pytest.mark.parametrize(("memory", "swap"), [("1g", "1g"), ("600m", "600m"), ("448m", "512m")])
 def test_a_raised_limit_of_memory_raises_that_of_swap(memory, swap):
     limits = {"redis": {"prod": {"services": {"redis": {"deploy": {"resources": {"limits": {"memory": memory}}}}}}}}
     files = {file["name"]: file["content"] for file in build({"stack_variant": "prod", "stack_services": limits})["files"]}
