@@ -170,7 +170,8 @@ def _place(changes: dict[str, Change], containers: Mapping[str, list[dict[str, A
         return service in start_first and any(one["State"] == "running" for one in found)
 
     for change in changes.values():
-        change.beside = change.action == RECREATE and can_be_beside(change.service)
+        # By its definition the old one is as good as a new one, and of two such Docker Compose keeps the older, which lacks a network or holds a changed file.
+        change.beside = change.action == RECREATE and not change.forced and can_be_beside(change.service)
     waiting = True
     while waiting:
         waiting = False

@@ -96,6 +96,14 @@ def test_a_container_that_was_cut_off_is_recreated(networks, reasons):
     )
 
 
+@pytest.mark.parametrize(("networks", "damaged"), [(["back", "front"], []), (["front"], ["/opt/stack/secrets/x"])])
+def test_what_was_changed_by_hand_is_replaced_in_its_place(networks, damaged):
+    # A new container has the same definition, and of two such Docker Compose keeps the older one.
+    wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"}, {"api": networks}, frozenset(damaged), frozenset(["api"]))
+    (change,) = plan.compute(Engine([container("api", mounts=["/opt/stack/secrets/x"])], {"api:1": "sha256:1"}), wanted, {}.get)
+    assert (change.forced, change.beside) == (True, False)
+
+
 def test_an_image_is_known_by_its_label_or_by_the_container():
     # With containerd's store the two ids are of different kinds, and Compose compares the label.
     assert computed(container("api", image=None)) == []
