@@ -126,6 +126,12 @@ options:
     type: str
     choices: [failed, rolled_back, not_rolled_back]
     default: failed
+  retire:
+    description: >-
+      With O(state=switched), also stop and remove the containers that were replaced. Docker Compose, when it is called for other services, would keep the
+      oldest of two, whatever its definition.
+    type: bool
+    default: false
   verify_depth:
     description: >-
       Given with O(state=staged), a release that runs already and needs nothing done is verified to this depth in the same step, without waiting for anything.
@@ -689,8 +695,8 @@ class Release:
         if self._route(wanted, found):
             # Until nobody is handed on to where it was found before.
             time.sleep(routes.DRAIN_SECONDS)
-        if self.id == self.result["current"] and not self.module.check_mode:
-            # The way back, or a repair: nothing more has to be seen. Docker Compose 2.26 would keep the oldest container, whatever its definition.
+        if (self.module.params["retire"] or self.id == self.result["current"]) and not self.module.check_mode:
+            # On the way back nothing more has to be seen. Docker Compose 2.26 would keep the oldest container, whatever its definition.
             self._remove(found, meant)
 
     def _remove(self, found: dict[str, list[dict]], kept: dict[str, dict]) -> None:
@@ -1012,6 +1018,7 @@ def main() -> None:
             "takeover": {"type": "bool", "default": False},
             "ended_run": {"type": "str"},
             "outcome": {"type": "str", "choices": ["failed", "rolled_back", "not_rolled_back"], "default": "failed"},
+            "retire": {"type": "bool", "default": False},
             "verify_depth": {"type": "str", "choices": ["basic", "full"]},
             "keep": {"type": "int", "default": 3},
             "index": {"type": "path", "default": "/var/lib/campaign-stacks"},

@@ -34,6 +34,7 @@ class Host:
             "takeover": False,
             "ended_run": None,
             "outcome": "failed",
+            "retire": False,
             **params,
         }
 
@@ -668,6 +669,13 @@ def test_who_goes_back_is_sent_to_the_container_of_that_release(root, route):
     engine.labels = {"old": {"com.docker.compose.config-hash": hashes["api"], "com.docker.compose.image": "sha256:1"}}
     switch(root, ONE, engine)
     assert module.routes.container_in(route.read_bytes()) == "old"
+
+
+def test_what_was_replaced_goes_before_compose_is_called_for_others(root, route):
+    engine = two_of_the_api()
+    switch(root, ONE, engine, retire=True)
+    assert module.routes.container_in(route.read_bytes()) == "new"
+    assert set(engine.services) == {"new", "proxy"}
 
 
 def test_the_way_back_removes_what_failed(root, route):
