@@ -39,6 +39,7 @@ COMPUTED = {"stack_images", "images_required", "images_definitions", "images_pla
 # And this is of the role images' own making: references, which are not looked at a second time.
 HANDED_ON = {"stack_images"}
 DEPLOYED = ("stack", "images", "docker_host")
+ALONE = ("images", "docker_host", "bundle", "backup")
 PROJECT = "campaign-bad-input"
 SECRETS = {name: f"{table.CANARY}-{name.replace('_', '-')}-of-the-test" for name in table.SECRETS}
 TLS = {"stack_tls_certificate": table.CERTIFICATE, "stack_server_name": table.NAME, "with_secrets": {"tls_private_key": table.KEY}}
@@ -64,6 +65,10 @@ def wrong_types() -> Iterator[Wrong]:
         for number in range(max(map(len, checked.values()))):
             chosen = {name: wrong[number] for name, wrong in checked.items() if number < len(wrong)}
             yield Wrong("campaign", {name: value for name, (value, _) in chosen.items()}, [((name,), remedy) for name, (_, remedy) in chosen.items()])
+    # Of its own playbooks.
+    for name, option in OPTIONS["backup"].items():
+        for value, remedy in table.WRONG_TYPES[option["type"]]:
+            yield alone({name: value}, name, remedy, "backup_alone")
 
 
 def wrong_ports() -> Iterator[Wrong]:
@@ -130,7 +135,9 @@ def prepared(wrong: Wrong, directory: Path, number: int, vaults: dict[str, str])
             return _Vaulted(vaults[value["__ansible_vault"]]) if "__ansible_vault" in value else {key: tagged(inner) for key, inner in value.items()}
         return value
 
-    variables = {"stack_variant": "local", "bundle_images": {"redis": ""}, "images_required": ["redis"]} | wrong.variables
+    given = {"stack_variant": "local", "bundle_images": {"redis": ""}, "images_required": ["redis"]}
+    given |= {"backup_directory": "/opt/campaign", "backup_project": PROJECT, "backup_image": "restic:1", "backup_repository": "/srv/sets"}
+    variables = given | {"backup_password": "of-the-test-and-long"} | wrong.variables
     variables = {name: tagged(value) for name, value in variables.items() if value != table.MISSING}
     if (changed := variables.pop("with_secrets", None)) is not None:
         variables["stack_secrets"] = {name: value for name, value in (SECRETS | changed).items() if value is not None}
@@ -209,7 +216,7 @@ def planted(host: Path) -> tuple[Path, ...]:
 def outcomes(tmp_path_factory) -> dict:
     directory, host = tmp_path_factory.mktemp("input"), tmp_path_factory.mktemp("host")
     vaults = encrypted(directory)
-    groups = {group: {"hosts": {}, "vars": common(host)} for group in ("campaign", *(f"{role}_alone" for role in ("images", "docker_host", "bundle")))}
+    groups = {group: {"hosts": {}, "vars": common(host)} for group in ("campaign", *(f"{role}_alone" for role in ALONE))}
     for group, content in groups.items():
         content["hosts"][f"good_{group}"] = prepared(Wrong(group, {}, []), directory, 0, vaults)
     for number, taken in enumerate(table.TAKEN):
@@ -295,7 +302,7 @@ def test_right_input_passes_every_validation_and_then_reaches_for_the_host(outco
 
 
 def test_right_input_of_a_role_alone_passes(outcomes):
-    for role in ("images", "docker_host", "bundle"):
+    for role in ALONE:
         assert [line["outcome"] for line in outcomes["of"][f"good_{role}_alone"]] == ["ok"]
 
 
