@@ -204,10 +204,11 @@ def test_only_the_frontend_is_published(host, is_tls):
 def test_it_mounts_nothing_of_the_host_but_its_own_files(host, service):
     for mount in host.containers[service]["Mounts"]:
         if mount["Type"] == "bind":
-            assert mount["Source"].startswith((f"{host.directory}/config/", f"{host.directory}/secrets/{service}_")), mount
+            own = (f"{host.directory}/config/", f"{host.directory}/secrets/{service}_", f"{host.directory}/routes/{service}")
+            assert mount["Source"].startswith(own), mount
             assert not mount["RW"], mount
         else:
-            assert (mount["Type"], mount["Name"]) == ("volume", f"{host.project}_{service}-data"), mount
+            assert (mount["Type"], mount["Name"]) == ("volume", f"{host.project}_{service}-{'assets' if service == 'page' else 'data'}"), mount
 
 
 @by_service
