@@ -147,6 +147,10 @@ class Stack:
         """Return the ids of the containers that run, by service."""
         return {service: item["Id"] for service, item in self.containers().items() if item["State"]["Running"]}
 
+    def hashes(self) -> dict[str, str]:
+        """Return what Docker Compose says of the definitions of the current release, by service."""
+        return json.loads((DIRECTORY / "current/hashes.json").read_text())["hashes"]
+
     def current(self) -> str:
         return os.readlink(DIRECTORY / "current").rpartition("/")[2]
 

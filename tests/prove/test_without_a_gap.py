@@ -40,6 +40,9 @@ def test_no_request_fails_and_nothing_that_was_acknowledged_is_lost(stack, load,
             before = stack.running()
             stack.deploy(**edit(number))
             assert before != stack.running()
+            # As Compose too would have it.
+            for service, container in stack.containers().items():
+                assert container["Config"]["Labels"]["com.docker.compose.config-hash"] == stack.hashes()[service], service
         for _ in range(rollbacks):
             load.sign_in()
             assert stack.play("rollback").status == 0
