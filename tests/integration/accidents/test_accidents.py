@@ -8,9 +8,7 @@ deploys again.
 import json
 import os
 import subprocess
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -324,34 +322,3 @@ def test_an_older_release_runs_on_a_newer_schema_that_allows_it(play, deployed):
     # What runs can be deployed again, as often as anybody likes.
     deployed(stack_log_level="debug")
     sql("DELETE FROM campaign.kysely_migration WHERE name = '0009_later'; DELETE FROM campaign.schema_versions WHERE name = '0009_later'")
-
-
-def test_of_two_deploys_at_once_one_wins_and_the_other_names_it(play):
-    # Each wants something else, and neither what runs: one with nothing to do gives the lock back before the other asks for it.
-    with ThreadPoolExecutor() as pool:
-        runs = [pool.submit(play, stack_log_level=level) for level in ("warn", "error")]
-        results = [run.result() for run in runs]
-    assert sorted(status for status, _changed, _output in results) == [0, 2], results
-    lost = next(output for status, _changed, output in results if status == 2)
-    assert "Another run works on this stack" in lost
-    assert "Nothing was changed" in lost
-    won = ("warn", "error")[next(number for number, (status, *_rest) in enumerate(results) if status == 0)]
-    assert f"LOG_LEVEL={won}" in containers()["api"]["Config"]["Env"]
-    assert (DIRECTORY / "lock.json").read_text() == ""
-
-
-def test_a_deploy_that_was_killed_stops_nobody(deployed, inventory):
-    command = ["ansible-playbook", "-i", str(inventory), "playbooks/site.yml", "-e", json.dumps({"stack_log_level": "debug"})]
-    killed = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while not (DIRECTORY / "lock.json").read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    time.sleep(2)
-    killed.kill()
-    killed.wait()
-    assert (DIRECTORY / "lock.json").read_text() != ""
-    # At once, because this machine knows that the run has ended.
-    deployed(stack_log_level="debug")
-    events = [json.loads(line)["event"] for line in (DIRECTORY / "history.jsonl").read_text().splitlines()]
-    assert "aborted" in events[-3:]
-    assert not [container["Name"] for container in containers().values() if not container["Name"].startswith(f"/{PROJECT}-")]

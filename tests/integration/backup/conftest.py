@@ -58,7 +58,6 @@ SAMPLE = (
     "test_a_damaged_repository_gives_no_set",
     "test_a_full_target_ends_with_an_error_and_gives_no_set",
     "test_a_drill_finds_a_wrong_row_and_objects_that_are_missing_or_changed",
-    "test_a_restore_that_is_killed_has_lost_nothing",
     "test_no_secret_and_no_row_is_seen_from_outside",
 )
 
