@@ -685,14 +685,7 @@ class Release:
         """Have proxies hand requests on to what the release means, where there is more than one container."""
         acquire(self.lock, self.module)
         manifest, found, meant = self._containers()
-        several = {service for service, containers in found.items() if len(containers) > 1}
-        wanted = {
-            (proxy, service): routes.text(service, port, routes.name_of(meant[service]))
-            for proxy, targets in manifest["routes"].items()
-            for service, port in targets.items()
-            if service in several
-        }
-        if self._route(wanted, found):
+        if self._pin(manifest, {service: meant[service] for service, containers in found.items() if len(containers) > 1}, found):
             # Until nobody is handed on to where it was found before.
             time.sleep(routes.DRAIN_SECONDS)
         if (self.module.params["retire"] or self.id == self.result["current"]) and not self.module.check_mode:
@@ -720,20 +713,17 @@ class Release:
         self._pin(manifest, kept, found)
         self._remove({service: found[service] for service in manifest["start_first"] if service in found}, kept)
 
-    def _pin(self, manifest: dict, meant: dict[str, dict], found: dict[str, list[dict]]) -> None:
-        """Name the container of each service in the routes to it, because the service's own name would mean a second one too as soon as that runs."""
-        self._route(
-            {
-                (proxy, service): routes.text(service, port, routes.name_of(meant[service]))
-                for proxy, targets in manifest["routes"].items()
-                for service, port in targets.items()
-                if service in meant
-            },
-            found,
-        )
+    def _pin(self, manifest: dict, meant: dict[str, dict], found: dict[str, list[dict]]) -> bool:
+        """Name the container of each service in the routes to it, and tell the proxies; return whether there was anything to tell.
 
-    def _route(self, wanted: dict[tuple[str, str], str], found: dict[str, list[dict]]) -> bool:
-        """Write where proxies find services and tell them; return whether there was anything to tell."""
+        The service's own name would mean a second container too as soon as that runs.
+        """
+        wanted = {
+            (proxy, service): routes.text(service, port, routes.name_of(meant[service]))
+            for proxy, targets in manifest["routes"].items()
+            for service, port in targets.items()
+            if service in meant
+        }
         different = {key: text for key, text in wanted.items() if read(routes.path(self.root, *key)) != text.encode()}
         self.result["changed"] |= bool(different)
         if self.module.check_mode or not different:
