@@ -62,10 +62,7 @@ options:
   python:
     description: Interpreter that runs the program, Python 3.11 or later. By default C(/usr/bin/python3), or the one that runs the module.
     type: path
-  socket:
-    description: The Engine's socket.
-    type: path
-    default: /var/run/docker.sock
+extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full

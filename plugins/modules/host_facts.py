@@ -49,10 +49,7 @@ options:
     description: Seconds to wait for an Engine that does not answer yet.
     type: int
     default: 0
-  socket:
-    description: The Engine's socket.
-    type: path
-    default: /var/run/docker.sock
+extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full

@@ -31,10 +31,7 @@ options:
     description: Seconds that the Engine has for each reference.
     type: int
     default: 60
-  socket:
-    description: The Engine's socket.
-    type: path
-    default: /var/run/docker.sock
+extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full

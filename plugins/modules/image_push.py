@@ -34,10 +34,7 @@ options:
   password:
     description: That user's password.
     type: str
-  socket:
-    description: The Engine's socket.
-    type: path
-    default: /var/run/docker.sock
+extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full

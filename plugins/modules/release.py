@@ -147,10 +147,7 @@ options:
         unless a container, a kept release of this stack or one of another stack needs them.
     type: path
     default: /var/lib/campaign-stacks
-  socket:
-    description: The Engine's socket.
-    type: path
-    default: /var/run/docker.sock
+extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full

@@ -35,10 +35,7 @@ options:
       A question to the status in JMESPath (U(https://jmespath.org)), such as C(services[?health!='healthy'].name). RV(answer) is the answer, and so is
       RV(text), as JSON.
     type: str
-  socket:
-    description: The Engine's socket.
-    type: path
-    default: /var/run/docker.sock
+extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full

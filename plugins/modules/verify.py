@@ -151,10 +151,7 @@ options:
   lock_directory:
     description: The stack's directory, where this run holds the lock. It gets signs of life while the module waits.
     type: path
-  socket:
-    description: The Engine's socket.
-    type: path
-    default: /var/run/docker.sock
+extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+from deployed import Result, docker
 
 ROOT = Path(__file__).resolve().parents[2]
 # For modules that are no tests.
@@ -28,20 +29,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 PROJECT = "campaign-prove"
 DIRECTORY = Path("/opt") / PROJECT
 PORTS = {name: 22080 + number for number, name in enumerate(("frontend", "api", "minio", "minio_console", "postgres", "redis"))}
-
-
-def docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
-
-
-@dataclass
-class Result:
-    """How a playbook ended; ``text`` is what it printed, on one line."""
-
-    status: int
-    text: str
 
 
 @dataclass

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from deployed import docker
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = "campaign-accidents"
@@ -48,12 +49,6 @@ HOSTILE = {
     "HTTP_PROXY": PROXY,
     "http_proxy": PROXY,
 }
-
-
-def docker(*arguments: str, check: bool = True) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
 
 
 def names(kind: str) -> list[str]:

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -12,10 +13,10 @@ import secrets
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import deployed
 import pytest
 import yaml
 from ansible_collections.campaign.platform.plugins.module_utils.backup import s3
@@ -75,18 +76,7 @@ def full(request) -> bool:
     return request.config.getoption("--full")
 
 
-def docker(*arguments: str, stdin: str | None = None) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=200, input=stdin)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
-
-
-@dataclass
-class Result:
-    """How something ended; ``text`` is what it printed, on one line."""
-
-    status: int
-    text: str
+docker = functools.partial(deployed.docker, seconds=200)
 
 
 class Stack:
@@ -116,20 +106,20 @@ class Stack:
         }
         self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
 
-    def play(self, playbook: str, **variables: Any) -> Result:
+    def play(self, playbook: str, **variables: Any) -> deployed.Result:
         command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
         env = {**os.environ, "ANSIBLE_NOCOLOR": "1"}
         done = subprocess.run(command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
-        return Result(done.returncode, " ".join((done.stdout + done.stderr).split()))
+        return deployed.Result(done.returncode, " ".join((done.stdout + done.stderr).split()))
 
     def start(self, *arguments: str) -> subprocess.Popen:
         run = [str(DIRECTORY / "backup/run"), *arguments]
         return subprocess.Popen(run, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def run(self, *arguments: str) -> Result:
+    def run(self, *arguments: str) -> deployed.Result:
         process = self.start(*arguments)
         output, _error = process.communicate(timeout=400)
-        return Result(process.returncode, output)
+        return deployed.Result(process.returncode, output)
 
     def well(self, *arguments: str) -> str:
         result = self.run(*arguments)
