@@ -17,7 +17,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, EngineTimeout, demultiplex, message_of, project_containers
-from ansible_collections.campaign.platform.plugins.module_utils.http import HttpError, Target, Tls, exchange
+from ansible_collections.campaign.platform.plugins.module_utils.http import Answer, HttpError, Target, Tls, exchange
 from ansible_collections.campaign.platform.plugins.module_utils.lock import Pulse
 from ansible_collections.campaign.platform.plugins.module_utils.plan import image_id
 from ansible_collections.campaign.platform.plugins.module_utils.routes import by_age
@@ -28,9 +28,13 @@ CONNECT_TIMEOUT = 2
 LONGEST_ANSWER = 256 * 1024
 PROBE_PATH = "/internal/probe"
 SUCCESS = "exited (exit code 0)"
-# The Engine waits twice as long before each new start, so these take three seconds and the time that the service runs in between.
 NO_HEALTHCHECK = "running without a healthcheck; give it one: healthcheck in its Compose text, or HEALTHCHECK in its image"
+# The Engine waits twice as long before each new start, so these take three seconds and the time that the service runs in between.
 CRASH_LOOP = 5
+# What a proxy answers with as long as it knows no address of a service. It asks Docker's DNS each second, and on a host that reaches no other DNS an answer
+# to a name that is not there yet takes four.
+GATEWAY_FAILURES = (502, 503, 504)
+GATEWAY_SECONDS = 15
 # The kernel's own list of the host's addresses, whatever made them.
 ROUTES = "/proc/net/fib_trie"
 
@@ -139,6 +143,7 @@ class Stack:
         self.pulse = Pulse(params.get("lock_directory"))
         # What the actions look at, by checks with json, and take out.
         self.answers: list[dict[str, Any]] = []
+        self.all_are_healthy = False
 
     def refresh(self) -> None:
         """Read the state of every container of the project."""
@@ -247,13 +252,22 @@ class Stack:
         networks = self.containers.get(check["service"], {}).get("NetworkSettings", {}).get("Networks", {})
         return Target([network["IPAddress"] for network in networks.values() if network.get("IPAddress")], check["port"], tls)
 
+    def _get(self, check: dict, path: str) -> Answer:
+        """Return the answer to a GET. Where all are healthy and a proxy says that what is behind it is not there, it is asked again for a while."""
+        deadline = time.monotonic() + (GATEWAY_SECONDS if self.all_are_healthy else 0)
+        while True:
+            try:
+                answer = exchange(self.target(check), "GET", path)
+            except HttpError as error:
+                raise Failed(f"an HTTP answer to GET {path}", str(error)) from None
+            if answer.status not in GATEWAY_FAILURES or answer.status == check["status"] or time.monotonic() >= deadline:
+                return answer
+            time.sleep(0.2)
+
     def check_http(self, check: dict) -> None:
         """Compare status, headers and text."""
         path, status = check["path"] or "/", check["status"] or 200
-        try:
-            answer = exchange(self.target(check), "GET", path)
-        except HttpError as error:
-            raise Failed(f"an HTTP answer to GET {path}", str(error)) from None
+        answer = self._get(check, path)
         if answer.status != status:
             raise Failed(f"GET {path} to answer {status}", f"{answer.status} {shorten(answer.text)}")
         for name, value in check["headers"].items():
@@ -387,6 +401,7 @@ class Stack:
     def verify(self) -> tuple[int, list[dict[str, str]]]:
         """Return the number of checks that passed, and the failures."""
         failures = self.wait()
+        self.all_are_healthy = not failures
         tasks = self.tasks()
         with concurrent.futures.ThreadPoolExecutor(max_workers=16) as pool:
             failures += [failure for failure in pool.map(self.ask, tasks) if failure]

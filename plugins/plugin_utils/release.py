@@ -524,6 +524,13 @@ def _unset(fragment: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator
                 yield where.removeprefix("."), name
 
 
+def _volumes_of(body: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the named volumes that a container mounts."""
+    mounts = body.get("volumes") or []
+    named = [str(item["source"]) for item in mounts if isinstance(item, Mapping) and item.get("type") == "volume" and item.get("source")]
+    return named + [found[1] for item in mounts if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9_.-]*):", str(item)))]
+
+
 def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered) -> Iterator[str]:
     """Yield a message for what a container says of networks, volumes and files that is not so."""
     networks = body.get("networks") or []
@@ -534,9 +541,7 @@ def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered)
             yield f"{where} has {key} of Compose. They stand in the entry itself, beside base: {key} by container."
     if body.get("profiles") and body["profiles"] != JOB["profiles"]:
         yield f"{where} has profiles, so nothing would start it. Leave it out by `when` in the entry, or list it in jobs."
-    volumes = [item.get("source") if item.get("type") == "volume" else "" for item in body.get("volumes") or [] if isinstance(item, Mapping)]
-    volumes += [found[1] for item in body.get("volumes") or [] if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9_.-]*):", str(item)))]
-    for kind, names, always in (("networks", networks, {"default"}), ("volumes", volumes, {""})):
+    for kind, names, always in (("networks", networks, {"default"}), ("volumes", _volumes_of(body), set())):
         known = {*(rendered.base.get(kind) or {}), *(rendered.override.get(kind) or {})}
         for name in names:
             if name and name not in known | always:
@@ -815,8 +820,12 @@ def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], 
     needed = required_images(declared, rendered, placeholders)
     ports = {(address, port) for _service, address, port, _setting in published(rendered.services(), declared.settings)}
     project = declared.arguments["stack_project"]
+    volumes = _names_on_host(rendered, "volumes", project)
+    # What a service without a secret keeps, other secrets open too.
+    behind_secrets = {key for service, body in rendered.services().items() if rendered.secrets.get(service) for key in _volumes_of(body)}
     found = {
-        "volumes": _names_on_host(rendered, "volumes", project),
+        "volumes": volumes,
+        "locked_volumes": sorted(volumes[key] for key in behind_secrets & volumes.keys()),
         "networks": _names_on_host(rendered, "networks", project),
         "images": sorted(needed.required),
         "image_definitions": needed.definitions,

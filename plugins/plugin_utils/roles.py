@@ -175,7 +175,7 @@ def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> d
         "elsewhere": found["elsewhere"],
         "volumes": hosts.not_of_the_project(found["volumes"], validated["volumes"].values(), project),
         "networks": hosts.not_of_the_project(found["networks"], validated["networks"].values(), project),
-        "locked": sorted(name for name, row in found["volumes"].items() if row["project"] == project),
+        "locked": [name for name in validated["locked_volumes"] if found["volumes"].get(name, {}).get("project") == project],
         "data": {"volume": name, "unread": bool(data) and data["files"] is None},
         "other": hosts.data_of_another_major(data.get("files"), str(variables["__stack_postgres_data"]["major"])),
     }

@@ -6,7 +6,11 @@ import pytest
 from ansible.template import Templar
 from ansible_collections.campaign.platform.plugins.plugin_utils import roles
 
-NAMES = {"volumes": {"postgres-data": "p_postgres-data", "redis-data": "p_redis-data"}, "networks": {"backend-network": "p_backend-network"}}
+NAMES = {
+    "volumes": {"postgres-data": "p_postgres-data", "redis-data": "p_redis-data", "page-assets": "p_page-assets"},
+    "locked_volumes": ["p_postgres-data", "p_redis-data"],
+    "networks": {"backend-network": "p_backend-network"},
+}
 OURS = {"project": "p", "files": {}}
 
 
@@ -62,6 +66,8 @@ def test_no_secret_is_generated_beside_data_that_another_one_locks(tmp_path, giv
     assert bool(messages) is refused
     assert not refused or ("/nowhere/secrets.json" in messages[0] and "p_redis-data" in messages[0])
     assert told(tmp_path, **given) == []
+    # What a page left is open to everybody.
+    assert told(tmp_path, volumes={"p_page-assets": OURS}, **given) == []
 
 
 def test_data_of_another_major_is_told_with_both(tmp_path):
@@ -87,6 +93,7 @@ def test_an_engine_that_does_not_answer_is_no_empty_one(tmp_path, engine, check,
 def test_the_names_on_the_host_are_those_that_compose_gives():
     found = program.summary(program.VARIANTS["local"] | {"stack_project": "p", "stack_secrets": program.placeholders(program.secret_names())})
     assert found["volumes"] == {name: f"p_{name}" for name in ("postgres-data", "redis-data", "minio-data", "page-assets")}
+    assert found["locked_volumes"] == ["p_minio-data", "p_postgres-data", "p_redis-data"]
     assert set(found["networks"]) == {"backend-network", "frontend-network", "published-network"}
     added = {"x": {"base": {"services": {"x": {"image": "x:1"}}, "volumes": {"a": {"name": "n"}, "b": {"external": True}}}}}
     given = {"stack_services": added, "stack_project": "p", "stack_secrets": program.placeholders(program.secret_names(added))}

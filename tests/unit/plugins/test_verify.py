@@ -361,6 +361,34 @@ def test_every_failure_is_reported(verify, web):
     assert (answer["passed"], answer["msg"].splitlines()[0]) == (2, "2 of 4 checks failed:")
 
 
+@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.usefixtures("api")
+def test_a_proxy_is_given_time_to_learn_of_a_new_service(verify, web, reply, status):
+    web.on("GET", "/", lambda _request: reply(status) if len(web.requests) < 3 else reply(body="hello"))
+    assert got(verify(page(web, contains="hello"))) == []
+
+
+@pytest.mark.usefixtures("api")
+def test_a_proxy_that_learns_of_nothing_is_a_failure(verify, web, reply, monkeypatch):
+    monkeypatch.setattr(verification, "GATEWAY_SECONDS", 0.5)
+    web.on("GET", "/", reply(502, "nobody is there"))
+    assert got(verify(page(web))) == ["502 nobody is there"]
+    assert len(web.requests) > 1
+    # What somebody waits for is no failure, and nothing but a proxy's answer gets better by itself.
+    asked = len(web.requests)
+    assert got(verify(page(web, status=502))) == []
+    web.on("GET", "/", reply(500, "broken"))
+    assert got(verify(page(web))) == ["500 broken"]
+    assert len(web.requests) == asked + 2
+
+
+def test_a_proxy_of_what_is_ill_is_asked_once(engine, verify, web, reply):
+    engine.container("api", STARTING)
+    web.on("GET", "/", reply(502, "nobody is there"))
+    assert got(verify(page(web)))[-1] == "502 nobody is there"
+    assert len(web.requests) == 1
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
