@@ -136,17 +136,34 @@ def _named_files(entry: Entry) -> Entry:
     return {**entry, "secrets": {container: dict.fromkeys(named) if isinstance(named, (list, tuple)) else named for container, named in files.items()}}
 
 
+def _without(layer: Any, said: Any) -> Any:
+    """Return a layer without the values that are said elsewhere. A list stays that is appended to."""
+    if not isinstance(layer, Mapping) or not isinstance(said, Mapping):
+        return layer
+    return {
+        key: _without(value, said.get(key))
+        for key, value in layer.items()
+        if said.get(key) is None or isinstance(value, Mapping) or (isinstance(value, (list, tuple)) and key not in REPLACED)
+    }
+
+
+def _known_beside(known: Entry, added: Entry) -> Entry:
+    """Return what counts of the collection's entry beside an inventory's: what the inventory says in its base holds in prod too."""
+    return {**known, "prod": _without(known["prod"], added.get("base"))} if "prod" in known else known
+
+
 def combine(built_in: Mapping[str, Entry], added: Mapping[str, Entry | None]) -> Catalogue:
     """Return the catalogue with an inventory's entries merged over the collection's own. A null takes out a known entry, or a part of it.
 
-    Services, configs, checks and so on are mappings by name, so each can be changed or taken out by its name. In a new entry null means no options.
+    Services, configs, checks and so on are mappings by name, so each can be changed or taken out by its name. In a new entry null means no options. What an
+    inventory says in a base is not overruled by the collection's own values for prod.
     """
     combined: Catalogue = dict(built_in)
     for name, entry in added.items():
         if entry is None:
             combined.pop(name, None)
         elif name in combined:
-            combined[name] = change(_named_files(combined[name]), _named_files(entry))
+            combined[name] = change(_named_files(_known_beside(combined[name], entry)), _named_files(entry))
         else:
             combined[name] = entry
     return combined

@@ -381,3 +381,20 @@ def test_secret_files_are_added_to_those_of_a_service_in_either_form(added):
     files = combine({"one": own}, {"one": {"secrets": {"one": added}}})["one"]["secrets"]["one"]
     assert list(files) == ["a", "b", "c"]
     assert list(combine({"one": own}, {"one": {"secrets": {"one": {"a": None}}}})["one"]["secrets"]["one"]) == ["b"]
+
+
+def test_a_value_of_an_inventory_s_base_holds_in_prod_too():
+    limits = {"deploy": {"resources": {"limits": {"memory": "512m", "cpus": "1"}}}}
+    own = {
+        "base": {"services": {"a": {"image": "a:1"}}},
+        "prod": {"services": {"a": {**limits, "command": ["a", "--small"], "networks": ["b"]}}},
+    }
+    base = {"services": {"a": {"deploy": {"resources": {"limits": {"memory": "2g"}}}, "command": ["a"], "networks": ["c"], "cpu_shares": None}}}
+    prod = combine({"one": own}, {"one": {"base": base}})["one"]["prod"]["services"]["a"]
+    assert prod == {"deploy": {"resources": {"limits": {"cpus": "1"}}}, "networks": ["b"]}
+    # What it says of prod counts there.
+    more = {"services": {"a": {"command": ["a", "--large"]}}}
+    prod = combine({"one": own}, {"one": {"base": base, "prod": more}})["one"]["prod"]["services"]["a"]
+    assert prod["command"] == ["a", "--large"]
+    assert own["prod"]["services"]["a"]["command"] == ["a", "--small"]
+    assert combine({"one": own}, {"one": {"dev": base}})["one"]["prod"] == own["prod"]
