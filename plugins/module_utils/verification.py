@@ -207,7 +207,7 @@ class Stack:
             failed = looping or NO_HEALTHCHECK in ill.values() or any(state.startswith("exited") for state in unfinished.values())
             if not (ill or unfinished) or failed or time.monotonic() >= deadline:
                 break
-            time.sleep(0.1)
+            time.sleep(0.2)
         return [self.failure(service, "health", "healthy", state) for service, state in {**looping, **ill}.items()] + [
             self.failure(job, "run to its end", SUCCESS, state) for job, state in unfinished.items()
         ]

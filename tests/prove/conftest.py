@@ -127,7 +127,8 @@ class Stack:
 
     def containers(self) -> dict[str, dict]:
         listed = self.docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
-        inspected = json.loads(self.docker("inspect", *listed)) if listed else []
+        # One that is removed between the two questions is not there.
+        inspected = json.loads(self.docker("inspect", *listed, check=False)) if listed else []
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
 
     def running(self) -> dict[str, str]:
