@@ -15,7 +15,7 @@ PLAYBOOK = become=$$(scripts/become $(INVENTORY) $(ARGS)) && ansible-playbook -i
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify status doctor logs password rollback down backup drill restore test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify status doctor logs password rotate rollback down backup drill restore test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ logs: ## Follow the logs on this machine (ARGS="--since 10m api" those of one se
 
 password: venv ## Show the password of the page's user on this machine
 	@.venv/bin/python scripts/password $(PROJECT)
+
+rotate: venv ## Give secrets new values and deploy them (ARGS="-e rotate_secrets=redis_api_password"; all for all)
+	@$(PLAYBOOK) campaign.platform.rotate_secrets $(ARGS)
 
 rollback: venv ## Go back to the release that was in use before (ARGS="-e stack_rollback_to=ID" for another one)
 	@$(PLAYBOOK) campaign.platform.rollback $(ARGS)

@@ -18,6 +18,7 @@ _EMPTY: dict[str, Any] = {
     "services": [],
     "first_jobs": [],
     "jobs": [],
+    "last_jobs": [],
     "foundations": [],
     "restoring_jobs": [],
     "images": {},
@@ -32,6 +33,8 @@ _EMPTY: dict[str, Any] = {
     "loosened": {},
     "configs": [],
     "secrets": [],
+    "stable": {},
+    "earlier": [],
 }
 
 

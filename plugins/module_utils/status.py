@@ -384,7 +384,7 @@ def container_drift(engine: Engine, directory: str, written: dict[str, Any], see
 
     Without ``hashes`` definitions are not compared: each container is taken to be of the one that it has.
     """
-    known = {*written["services"], *written["jobs"], *written["first_jobs"]}
+    known = {*written["services"], *written["jobs"], *written["first_jobs"], *written["last_jobs"]}
     if hashes is None:
         labels = {service: ((seen.of(service) or {}).get("Config") or {}).get("Labels") or {} for service in known}
         hashes = {service: found.get(plan.CONFIG_HASH, "") for service, found in labels.items()}

@@ -86,8 +86,9 @@ options:
           - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs),
             C(networks), C(start_first) (services whose new container is started before the old one is stopped), C(routes) (ports of services by the proxy that
             hands requests on to them), C(references) (of all images that the host has for the release), C(first_jobs) (jobs that end before anything is
-            started), C(restoring_jobs) (those that give logins back what the release knows of them), C(images), C(settings), C(checks), C(loosened),
-            C(configs) and C(secrets).
+            started), C(restoring_jobs) (those that give logins back what the release knows of them), C(last_jobs) (jobs that run when the release is
+            verified), C(images), C(settings), C(checks), C(loosened), C(configs), C(secrets), C(stable) (names of secrets that stay, with the file that each
+            stands for) and C(earlier) (files of jobs that get every generation of them that is on the host).
         type: dict
         required: true
       boot:
@@ -215,6 +216,11 @@ manifest:
   returned: when O(state=staged) or O(state=chosen)
 jobs:
   description: The jobs that have to run before the services are started. Without migrations where the release was in use and its data is still there.
+  type: list
+  elements: str
+  returned: when O(state=staged) or O(state=chosen)
+last_jobs:
+  description: The jobs that have to run when the release is verified. Without those that find nothing of an earlier release.
   type: list
   elements: str
   returned: when O(state=staged) or O(state=chosen)
@@ -533,10 +539,14 @@ class Release:
         # The migrations of a release that was taken into use ran then, and the schema may be that of a newer one that failed since.
         again = self.result["current"] == self.id and not has_new_volumes
         self.result["jobs"] = self.result["manifest"]["restoring_jobs" if again else "jobs"]
+        self.result["last_jobs"] = self._last_jobs(self.result["manifest"])
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
         self._write(files, missing, stale)
+        if not self.result["is_new"]:
+            # Otherwise not before the release is started.
+            self.result["changed"] |= self._link_stable(self.result["manifest"])
         self._take_plan(self._plan(files, frozenset(path for path, *_rest in missing)))
         if self.lock and self.result["plan"] and not self.result["is_new"] and not self.module.check_mode:
             # What is put right in the current release may be cut off, too.
@@ -628,6 +638,7 @@ class Release:
         files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)}, jobs=manifest["jobs"])
+        self.result["last_jobs"] = self._last_jobs(manifest)
         self.result.update(changed=True, is_verified=False, is_rollback=True)
         self._take_plan(self._plan(files, frozenset()))
 
@@ -656,6 +667,8 @@ class Release:
             if not os.path.lexists(environment):
                 # So that plain `docker compose ps` works in the directory after a first deploy that failed.
                 link(environment, os.path.join("attempted", ".env"))
+        self._link_stable(manifest)
+        self._link_earlier(manifest)
         found.remove(self.engine)
         self._drop_unproven(manifest)
 
@@ -735,6 +748,41 @@ class Release:
         manifest, found, meant = self._containers()
         self._pin(manifest, meant, found)
         self._remove(found, meant)
+
+    def _generations(self, row: Mapping) -> list[str]:
+        """Return the names of all generations of a job's secret file that are on this host."""
+        name = re.compile(rf"{re.escape(row['job'])}_{re.escape(row['target'])}_[0-9a-f]{{12}}\Z")
+        directory = os.path.join(self.root, "secrets")
+        return [entry for entry in os.listdir(directory) if name.match(entry)] if os.path.isdir(directory) else []
+
+    def _last_jobs(self, manifest: Mapping) -> list[str]:
+        """Return the jobs that take away what only earlier releases needed, of which there is something."""
+        known = {os.path.basename(path) for path in manifest.get("secrets") or ()}
+        older = {row["job"] for row in manifest.get("earlier") or () if set(self._generations(row)) - known}
+        return [job for job in manifest.get("last_jobs") or () if job in older]
+
+    def _link_stable(self, manifest: Mapping) -> bool:
+        """Have the names that stay stand for the secrets of a release; return whether any did not."""
+        wrong = {path: os.path.join("..", os.path.basename(target)) for path, target in (manifest.get("stable") or {}).items()}
+        wrong = {os.path.join(self.root, path): target for path, target in wrong.items()}
+        wrong = {path: target for path, target in wrong.items() if not (os.path.islink(path) and os.readlink(path) == target)}
+        for path, target in {} if self.module.check_mode else wrong.items():
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            link(path, target)
+        return bool(wrong)
+
+    def _link_earlier(self, manifest: Mapping) -> None:
+        """Give jobs every generation of a secret file that is on this host. What they find works where the newest one is not in force yet, or no longer."""
+        for row in manifest.get("earlier") or ():
+            directory = os.path.join(self.root, "secrets/earlier", row["job"], row["target"])
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+            os.chown(directory, row["uid"], row["gid"])
+            os.chmod(directory, 0o500)
+            for name in self._generations(row):
+                path = os.path.join(directory, name)
+                if not os.path.lexists(path):
+                    # The content of a generation never changes, so that one file under two names stays right.
+                    os.link(os.path.join(self.root, "secrets", name), path)
 
     def _make_directories(self) -> None:
         for path, mode in ((self.root, 0o755), (f"{self.root}/releases", 0o755), (f"{self.root}/secrets", 0o700)):
@@ -860,14 +908,18 @@ class Release:
                 # A release under construction, or one that lost its manifest: nothing is known, so nothing goes.
                 return
             named = json.loads(manifest)
-            kept.update(named["configs"] + named["secrets"])
+            kept.update(named["configs"] + named["secrets"] + list(named.get("stable", ())))
+        generations = {os.path.basename(path) for path in kept}
         for kind in ("config", "secrets"):
             for directory, _directories, names in os.walk(os.path.join(self.root, kind), topdown=False):
                 for name in names:
                     path = os.path.join(directory, name)
-                    if os.path.relpath(path, self.root) not in kept:
+                    # An earlier generation that jobs are given goes with its file.
+                    is_earlier = path.startswith(os.path.join(self.root, "secrets/earlier/")) and name in generations
+                    if os.path.relpath(path, self.root) not in kept and not is_earlier:
                         os.unlink(path)
-                if directory != os.path.join(self.root, kind) and not os.listdir(directory):
+                # A container that is recreated needs the directory that it mounts.
+                if kind == "config" and directory != os.path.join(self.root, kind) and not os.listdir(directory):
                     os.rmdir(directory)
 
     def _enter_index(self) -> None:

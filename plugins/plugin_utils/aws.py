@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 ATTEMPTS = 4
@@ -25,6 +26,22 @@ _REMEDIES = {
         "the service cannot be reached. Check stack_aws_region, this machine's proxy and certificates, and AWS_ENDPOINT_URL_SECRETS_MANAGER if it is set."
     ),
 }
+
+
+def explain_writing(code: str) -> str:
+    """Return what an error's code or class means where a secret was to be written."""
+    if re.search("AccessDenied", code):
+        return f"writing it was denied. Allow these credentials secretsmanager:PutSecretValue on the secret, and kms:GenerateDataKey on its key. ({code})"
+    return explain(code)
+
+
+def changed(text: object, values: Mapping[str, str]) -> str | None:
+    """Return a secret's text with other values, None where it is not a JSON object."""
+    try:
+        read = json.loads(text) if isinstance(text, str) else None
+    except ValueError:
+        read = None
+    return json.dumps({**read, **values}) if isinstance(read, dict) else None
 
 
 def explain(code: str) -> str:

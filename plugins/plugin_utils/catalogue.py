@@ -53,9 +53,11 @@ _LOGIN_NAMES = {
 }
 IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents", "replaces"])
 SETTING_KEYS = frozenset(["pattern", "minimum", "maximum", "hint", "default", "only_with"])
-SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated"])
+SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated", "earlier", "stable"])
+# What they say of a secret file and not of its value: see docs/adding-a-service.md.
+FILE_KEYS = frozenset(["earlier", "stable"])
 CONFIG_KEYS = frozenset(["template", "content", "when"])
-JOB_KEYS = frozenset(["first", "restores_logins"])
+JOB_KEYS = frozenset(["first", "last", "restores_logins"])
 CHECK_KEYS = frozenset(
     """service kind port address certificate server_name path status headers contains json send expect command environment timeout depth when""".split()
 )
@@ -318,6 +320,8 @@ def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool
                 yield f"{where}.{container}: {name} must be an absolute path in the container."
             if isinstance(source, Mapping):
                 yield from _unknown(f"{where}.{container}.{name}", source, keys)
+                for key in sorted(FILE_KEYS & set(source)):
+                    yield from _condition_problems(f"{where}.{container}.{name}.{key}", source[key])
                 yield from _condition_problems(f"{where}.{container}.{name}.when", source.get("when"))
                 if not secret and len({"template", "content"} & set(source)) != 1:
                     yield f"{where}.{container}.{name} needs either template or content."

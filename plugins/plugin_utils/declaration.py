@@ -19,7 +19,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import catalogue
 from ansible_collections.campaign.platform.plugins.plugin_utils.aws import Answer
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean, secret_problems, setting_problems
-from ansible_collections.campaign.platform.plugins.plugin_utils.servers import SERVICES, VARIABLES, Login, Server, external, login, role_of, servers
+from ansible_collections.campaign.platform.plugins.plugin_utils.servers import OWN_USERS, SERVICES, VARIABLES, Login, Server, external, login, role_of, servers
 from ansible_collections.campaign.platform.plugins.plugin_utils.tls import tls_problems
 
 SOURCE = "stack_services"
@@ -118,7 +118,8 @@ class Declaration:
             job
             for entry in self.catalogue.values()
             for job, row in (entry.get("jobs") or {}).items()
-            if not (row or {}).get("first") and any(job in ((entry.get(layer) or {}).get("services") or {}) for layer in layers)
+            # Nobody waits for those that stand outside the order.
+            if not ((row or {}).get("first") or (row or {}).get("last")) and any(job in ((entry.get(layer) or {}).get("services") or {}) for layer in layers)
         ]
         return {
             **self.arguments,
@@ -157,7 +158,7 @@ def _by_kind(catalogue: Mapping[str, entries.Entry]) -> dict[str, dict[str, Logi
 
 def reserved(catalogue: Mapping[str, entries.Entry], secrets: Mapping[str, Rule]) -> dict[str, list[str]]:
     """Return names that are taken, by the kind of name: roles and users of the services' logins, and the names of services."""
-    found: dict[str, list[str]] = {"postgres_roles": ["public", "none"], "redis_users": ["default", "health"], "services": ["localhost"]}
+    found: dict[str, list[str]] = {"postgres_roles": ["public", "none"], "redis_users": list(OWN_USERS), "services": ["localhost"]}
     for one in all_logins(catalogue):
         kind = {"postgres": "postgres_roles", "redis": "redis_users"}.get(one.server)
         if kind is None or one.row.get("admin"):
@@ -207,14 +208,26 @@ def _listed(entry: entries.Entry) -> Iterator[tuple[str, str, Rule | None]]:
                 yield container, found, None
             continue
         for name, source in files.items() if isinstance(files, Mapping) else [(name, None) for name in files]:
-            if not source:
+            rule = {key: value for key, value in source.items() if key not in entries.FILE_KEYS} if isinstance(source, Mapping) else source
+            if not rule:
                 yield container, name, None
             elif isinstance(source, Mapping) and not {"template", "content"} & set(source):
-                yield container, name, source
+                yield container, name, rule
             else:
-                text = source if isinstance(source, str) else str(source.get("content", ""))
+                text = source if isinstance(source, str) else str((source or {}).get("content", ""))
                 for one, other in _NAMED.findall(text):
                     yield container, one or other, None
+
+
+def secrets_of(declared: Declaration, container: str) -> set[str]:
+    """Return the names of the secrets that a container reads: those of its logins, and those that its files name."""
+    found: set[str] = set()
+    for entry in declared.catalogue.values():
+        needs: dict[str, dict[str, str]] = dict(entry.get("needs") or {})
+        for kind, chosen in needs.get(container, {}).items():
+            found.update(declared.logins[kind][chosen].secrets if chosen in declared.logins[kind] else [])
+        found |= {name for reader, name, _rule in _listed(entry) if reader == container}
+    return found
 
 
 def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetched: Collection[str] = (), outside: Collection[str] = ()) -> Secrets:
@@ -349,7 +362,7 @@ def _aws_problems(arguments: Mapping[str, Any], tables: Tables, fetching: Collec
     yield from setting_problems(runtime, dict.fromkeys(fetching, id_rule), "stack_aws_runtime_secret_ids")
 
 
-def _known_elsewhere(declared: Declaration) -> list[str]:
+def known_elsewhere(declared: Declaration) -> list[str]:
     """Return the names of secrets that an external server knows already, so that a generated value would not work."""
     return [
         name
@@ -385,7 +398,7 @@ def _declare_secrets(declared: Declaration, read_aws: Callable[[str, str], Answe
     generating = arguments.get("stack_generate_secrets")
     # A secret of AWS that cannot be read is one problem, not one for each name in it.
     not_generated = [name for name in secrets.needed if name not in secrets.generated]
-    missing = [] if answer.problems else [*_known_elsewhere(declared), *not_generated] if generating else secrets.needed
+    missing = [] if answer.problems else [*known_elsewhere(declared), *not_generated] if generating else secrets.needed
     # Prod generates nothing, so a person is told there what writes a vault.
     otherwise = ", or set stack_generate_secrets." if arguments["stack_variant"] == "local" else ". The playbook init_secrets writes a new vault."
     declared.problems += [

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 
 class GeneratedSecretsError(ValueError):
@@ -46,23 +47,38 @@ def _write(path: str, values: dict[str, str]) -> None:
         raise
 
 
-def generated_secrets(names: Iterable[str], path: str, *, persist: bool) -> dict[str, str]:
-    """Return a value for each of ``names``: the one in the file, or a new one of 256 bits where the file has none.
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Let one process at a time change the file."""
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    with open(f"{path}.lock", "a", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def replace(path: str, values: Mapping[str, str]) -> None:
+    """Give secrets other values than the file has. Raises GeneratedSecretsError when the file cannot be used."""
+    path = os.path.abspath(os.path.expanduser(path))
+    with _locked(path):
+        _write(path, {**_read(path), **values})
+
+
+def generated_secrets(names: Iterable[str], path: str, *, persist: bool, optional: Iterable[str] = ()) -> dict[str, str]:
+    """Return a value for each of ``names``: the one in the file, or a new one of 256 bits where the file has none. Of ``optional``, those that it has.
 
     With ``persist`` new values are added to the file, which is written atomically with mode 0600, under a lock, in a directory of mode 0700. Nothing in it is
-    ever changed or removed. Without ``persist`` (check mode) nothing is written. Raises GeneratedSecretsError when the file cannot be used.
+    changed or removed here. Without ``persist`` (check mode) nothing is written. Raises GeneratedSecretsError when the file cannot be used.
     """
     path = os.path.abspath(os.path.expanduser(path))
     names = list(names)
     kept = _read(path)
+    asked = [*names, *(name for name in optional if name in kept)]
     if all(name in kept for name in names):
-        return {name: kept[name] for name in names}
+        return {name: kept[name] for name in asked}
     if not persist:
-        return {name: kept.get(name) or secrets.token_urlsafe(32) for name in names}
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-    with open(f"{path}.lock", "a", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        return {name: kept.get(name) or secrets.token_urlsafe(32) for name in asked}
+    with _locked(path):
         kept = _read(path)
         kept.update({name: secrets.token_urlsafe(32) for name in names if name not in kept})
         _write(path, kept)
-    return {name: kept[name] for name in names}
+    return {name: kept[name] for name in asked}

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from ansible import constants
 from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.parsing.vault import VaultLib, VaultSecretsContext, is_encrypted
 from ansible.plugins.loader import lookup_loader
 from ansible.template import Templar
 from ansible_collections.campaign.platform.plugins.plugin_utils import aws, declaration
@@ -82,10 +83,14 @@ def arguments_of(role_path: str, variables: Mapping[str, Any], renderer: Ansible
     return Arguments(checked.values, [*misspelled(variables, options, prefix), *checked.problems])
 
 
-def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[[str, str], aws.Answer]:
-    """Return a function that reads a secret of AWS through amazon.aws, with limits of time, and says what is wrong instead of failing."""
+class AwsError(Exception):
+    """A secret of AWS could not be read or written; the message says why and holds no value."""
 
-    def read(secret_id: str, region: str) -> aws.Answer:
+
+def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[[str, str], tuple[Any, Any]]:
+    """Return a function that reads a secret of AWS through amazon.aws, with limits of time: it returns the text and the client, or raises AwsError."""
+
+    def read(secret_id: str, region: str) -> tuple[Any, Any]:
         try:
             lookup = lookup_loader.get("amazon.aws.secretsmanager_secret", loader=loader, templar=templar)
             if lookup is None:
@@ -93,18 +98,86 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
             from ansible_collections.amazon.aws.plugins.module_utils.retries import AWSRetry
             from botocore.config import Config
         except ImportError:
-            return aws.Answer(problems=["the collection amazon.aws and the Python package boto3 are needed on this machine. Install both."])
-        connect = lookup.client
+            raise AwsError("the collection amazon.aws and the Python package boto3 are needed on this machine. Install both.") from None
+        connect, clients = lookup.client, []
         # The defaults would try for minutes. The SDK's own attempts are enough, so the collection's are one.
         limits = Config(connect_timeout=3, read_timeout=10, retries={"mode": "standard", "total_max_attempts": aws.ATTEMPTS})
-        lookup.client = lambda service, _retries: connect(service, AWSRetry.jittered_backoff(retries=1), config=limits)
+
+        def client(service: str, _retries: Any) -> Any:
+            clients.append(connect(service, AWSRetry.jittered_backoff(retries=1), config=limits))
+            return clients[0]
+
+        lookup.client = client
         try:
             found = lookup.run([secret_id], variables, region=region)
         except AnsibleError as error:
-            return aws.Answer(problems=[aws.explain(aws.code_of(error))])
-        return aws.parse(found[0] if found else None)
+            raise AwsError(aws.explain(aws.code_of(error))) from None
+        return (found[0] if found else None), clients[0]
 
     return read
+
+
+def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[[str, str], aws.Answer]:
+    """Return a function that reads the secrets in a secret of AWS, and says what is wrong instead of failing."""
+    read = _aws(templar, loader, variables)
+
+    def answer(secret_id: str, region: str) -> aws.Answer:
+        try:
+            return aws.parse(read(secret_id, region)[0])
+        except AwsError as error:
+            return aws.Answer(problems=[str(error)])
+
+    return answer
+
+
+def write_aws(variables: Mapping[str, Any], templar: Templar, loader: Any, place: tuple[str, str], values: Mapping[str, str]) -> None:
+    """Give secrets in the secret of AWS at ``place``, its id and region, other values; raise AwsError."""
+    text, client = _aws(templar, loader, variables)(*place)
+    changed = aws.changed(text, values)
+    if changed is None:
+        raise AwsError(aws.parse(text).problems[0])
+    try:
+        client.put_secret_value(SecretId=place[0], SecretString=changed)
+    except Exception as error:
+        # Whatever the SDK raises; its message may hold what was sent.
+        raise AwsError(aws.explain_writing(aws.code_of(error))) from None
+
+
+def vault_text(path: str) -> tuple[str, Callable[[str], str]]:
+    """Return the text of a YAML file that may be a vault, and a function that encrypts another text as this one was; raise RefusedError."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            written = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RefusedError(f"{path} cannot be read ({type(error).__name__}). Nothing was changed.") from None
+    if not is_encrypted(written):
+        return written, lambda text: text
+    context = VaultSecretsContext.current(optional=True)
+    vault = VaultLib(list(context.secrets) if context else [])
+    try:
+        text, identity, secret = vault.decrypt_and_get_vault_id(written)
+    except AnsibleError:
+        raise RefusedError(f"{path} cannot be decrypted with the vault password that was given. Nothing was changed.") from None
+
+    def encrypt(other: str) -> str:
+        label = written.split("\n", 1)[0].split(";")[3:]
+        return str(vault.encrypt(other, secret=secret or vault_secret(vault, identity), vault_id=label[0].strip() if label else None).decode())
+
+    return bytes(text).decode(), encrypt
+
+
+def vault_secret(vault: VaultLib, identity: str | None) -> Any:
+    """Return the vault password of an identity, or the first one."""
+    return next((secret for name, secret in vault.secrets if name == identity), vault.secrets[0][1] if vault.secrets else None)
+
+
+def _rotated(variables: Mapping[str, Any], given: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the secrets of the inventory as a rotation of this run has written them: Ansible reads a file of variables once a run."""
+    written = variables.get("__stack_rotated") or {}
+    if not written.get("vault"):
+        return given
+    mapping = (yaml.safe_load(vault_text(written["vault"])[0]) or {}).get(written["variable"]) or {}
+    return {**given, **{name: str(mapping[name]) for name in written["vaulted"] if name in mapping}}
 
 
 def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer, tables: declaration.Tables) -> tuple[Any, list[str]]:
@@ -161,9 +234,13 @@ def declaration_of(
     if problems:
         return None, renderer, problems
 
-    def generate(names: list[str], path: str) -> dict[str, str]:
-        return generated_secrets(names, path, persist=not check_mode)
+    optional = [name for name, rule in tables.secrets.items() if rule.get("optional")]
 
+    def generate(names: list[str], path: str) -> dict[str, str]:
+        return generated_secrets(names, path, persist=not check_mode, optional=optional)
+
+    if with_secrets:
+        checked.values["stack_secrets"] = _rotated(variables, checked.values.get("stack_secrets") or {})
     try:
         declared = declaration.declare(
             checked.values,

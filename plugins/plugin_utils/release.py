@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary as summaries
-from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import ACL_USER, containers_of, json_problems, merge
+from ansible_collections.campaign.platform.plugins.plugin_utils.catalogue import ACL_USER, FILE_KEYS, containers_of, json_problems, merge
 from ansible_collections.campaign.platform.plugins.plugin_utils.declaration import (
     GENERATION_KEY,
     SOURCE,
@@ -25,7 +25,18 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.declaration impo
 from ansible_collections.campaign.platform.plugins.plugin_utils.ports import clash_problems, filled, form_problems, published
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import Renderer, why
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import did_you_mean
-from ansible_collections.campaign.platform.plugins.plugin_utils.servers import CA_FILE, EGRESS, JOBS, SERVICES, URL_FILES, Login, Server, role_of
+from ansible_collections.campaign.platform.plugins.plugin_utils.servers import (
+    CA_FILE,
+    EGRESS,
+    JOBS,
+    OWN_USERS,
+    S3_LAST_JOB,
+    SERVICES,
+    URL_FILES,
+    Login,
+    Server,
+    role_of,
+)
 from ansible_collections.campaign.platform.plugins.plugin_utils.texts import TextError, nul_problems, to_compose, to_env_file
 
 _USER = re.compile(r"(\d+):(\d+)\Z")
@@ -61,6 +72,8 @@ class Rendered:
     override: dict[str, Any] = field(default_factory=dict)
     # Container to file name to content.
     secrets: dict[str, dict[str, str]] = field(default_factory=dict)
+    # By container and file name, what its entry says of the file: `stable` and `earlier`.
+    secret_options: dict[tuple[str, str], dict[str, bool]] = field(default_factory=dict)
     # Container to path in the container to content.
     configs: dict[str, dict[str, str]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -145,7 +158,7 @@ def _login_clashes(declared: Declaration, logins: Mapping[str, list[dict[str, An
 
     The users of an external Redis and the keys of an external S3 are not created here, and one of them may serve for all.
     """
-    reserved = {"postgres": ("public", "none"), "redis": ("default", "health"), "s3": ()}
+    reserved = {"postgres": ("public", "none"), "redis": OWN_USERS, "s3": ()}
     for kind, rows in logins.items():
         if kind != "postgres" and declared.servers[kind].external:
             continue
@@ -220,6 +233,8 @@ def _entry_files(
             files = renderer.render(files, names)
         for name, source in files.items() if isinstance(files, Mapping) else [(name, None) for name in files]:
             _add_secret(f"{where}.secrets.{container}", container, name, _source_text(source, name, renderer, secret_names), rendered)
+            options = source if isinstance(source, Mapping) else {}
+            rendered.secret_options[container, name] = {key: bool(renderer.render(options[key], names)) for key in FILE_KEYS & set(options)}
     for container, configs in (entry.get("configs") or {}).items():
         if not rendered.has(container):
             continue
@@ -242,6 +257,12 @@ def _s3_files(declared: Declaration, renderer: Renderer, names: Mapping[str, Any
             rendered.problems.append(_login_problem(declared, one, error))
             continue
         rendered.configs.setdefault(JOBS["s3"], {})[f"/etc/campaign/policy-{row['name']}.json"] = text
+        if not rendered.has(S3_LAST_JOB):
+            continue
+        # What is an account's own is told from what was one before by the keys themselves.
+        target = f"{row['name']}_access_key"
+        _add_secret(f"{SOURCE}.{_owner(declared, 's3', row['name'])}.logins.s3.{row['name']}", S3_LAST_JOB, target, row["user"], rendered)
+        rendered.secret_options[S3_LAST_JOB, target] = {"earlier": True}
 
 
 def _named(kind: str, name: str, entry: Mapping[str, Any], renderer: Renderer, names: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -399,8 +420,17 @@ def generation(key: str, consumer: str, target: str, content: str) -> str:
     return hmac.new(key.encode(), message.encode(), hashlib.sha256).hexdigest()[:12]
 
 
-def secret_files(secrets: Mapping[str, Mapping[str, str]], services: Mapping[str, Any], key: str, directory: str) -> list[dict[str, Any]]:
-    """Return one file for each secret of each consumer, under a name of its own generation, owned by the consumer's numeric uid and gid."""
+def secret_files(
+    secrets: Mapping[str, Mapping[str, str]],
+    services: Mapping[str, Any],
+    key: str,
+    directory: str,
+    options: Mapping[tuple[str, str], Mapping[str, bool]] | None = None,
+) -> list[dict[str, Any]]:
+    """Return one file for each secret of each consumer, under a name of its own generation, owned by the consumer's numeric uid and gid.
+
+    ``options`` say by consumer and target which of them are mounted under a name that stays, and which together with their earlier generations.
+    """
     files = []
     for consumer, targets in secrets.items():
         if not targets:
@@ -411,7 +441,9 @@ def secret_files(secrets: Mapping[str, Mapping[str, str]], services: Mapping[str
         for target, content in targets.items():
             source = f"{consumer}_{target}_{generation(key, consumer, target, content)}"
             path = f"{directory}/{source}"
-            files.append({"consumer": consumer, "target": target, "source": source, "path": path, "uid": int(user[1]), "gid": int(user[2]), "content": content})
+            owner = {"uid": int(user[1]), "gid": int(user[2])}
+            files.append({"consumer": consumer, "target": target, "source": source, "path": path, **owner, "content": content})
+            files[-1] |= {option: bool(((options or {}).get((consumer, target)) or {}).get(option)) for option in sorted(FILE_KEYS)}
     return files
 
 
@@ -450,8 +482,17 @@ def _mounts(secrets: list[dict[str, Any]], configs: list[dict[str, Any]], routes
         volume = {"type": "bind", "source": source, "target": target, "read_only": True, "bind": {"create_host_path": False}}
         fragment = merge(fragment, {"services": {service: {"volumes": [volume]}}})
     for file in secrets:
-        mount = {"source": file["source"], "target": file["target"]}
-        fragment = merge(fragment, {"services": {file["consumer"]: {"secrets": [mount]}}, "secrets": {file["source"]: {"file": file["path"]}}})
+        source, path = file["source"], file["path"]
+        if file["stable"]:
+            # Who reads it is told of a new value by a job, so the definition has to stay as it is.
+            source = f"{file['consumer']}_{file['target']}"
+            path = f"{os.path.dirname(path)}/stable/{source}"
+        mount = {"source": source, "target": file["target"]}
+        fragment = merge(fragment, {"services": {file["consumer"]: {"secrets": [mount]}}, "secrets": {source: {"file": path}}})
+        if file["earlier"]:
+            directory = f"{os.path.dirname(path)}/earlier/{file['consumer']}/{file['target']}"
+            volume = {"type": "bind", "source": directory, "target": f"/run/earlier/{file['target']}", "read_only": True}
+            fragment = merge(fragment, {"services": {file["consumer"]: {"volumes": [{**volume, "bind": {"create_host_path": False}}]}}})
     return fragment
 
 
@@ -712,7 +753,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
     fetched = _from_aws(declared, rendered)
     key = declared.secrets.values[GENERATION_KEY]
     declared_services = rendered.services()
-    secrets = secret_files(rendered.secrets, declared_services, key, f"{directory}/secrets")
+    secrets = secret_files(rendered.secrets, declared_services, key, f"{directory}/secrets", rendered.secret_options)
     configs = config_files(rendered.configs, directory)
     # A service that runs does not fetch again, so a changed value has to change its definition.
     generations = {
@@ -747,7 +788,9 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "foundations": [name for name in running if not services[name].get("depends_on") and name in awaited],
         # Jobs that prepare what the foundations need, such as the owner of a volume: run one after the other, before anything is started.
         "first_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("first")),
-        "jobs": sorted(job for job, row in rendered.jobs.items() if not row.get("first")),
+        "jobs": sorted(job for job, row in rendered.jobs.items() if not (row.get("first") or row.get("last"))),
+        # Jobs that take away what only earlier releases needed: run one after the other, when the release is verified.
+        "last_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("last")),
         # Jobs that set the services' logins to what this release has for them.
         "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
         "images": {name: services[name]["image"] for name in running},
@@ -766,6 +809,14 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "loosened": _loosened(services, declared.tables.common["service"], declared.settings),
         "configs": sorted({file["path"] for file in configs}),
         "secrets": sorted(f"secrets/{file['source']}" for file in secrets),
+        # Names that stay, and the generations that they stand for in this release.
+        "stable": {f"secrets/stable/{file['consumer']}_{file['target']}": f"secrets/{file['source']}" for file in secrets if file["stable"]},
+        # Directories in which jobs find every generation of a file that the host still has.
+        "earlier": [
+            {"job": file["consumer"], "target": file["target"], "uid": file["uid"], "gid": file["gid"]}
+            for file in sorted(secrets, key=lambda file: str(file["source"]))
+            if file["earlier"]
+        ],
     }
     return {
         "release": release,

@@ -29,8 +29,12 @@ _EXTERNAL_DEFAULTS: dict[str, dict[str, Any]] = {
     "s3": {"endpoint": "", "path_style": True},
 }
 SERVICES = {"postgres": "postgres", "redis": "redis", "s3": "minio"}
-# Jobs that create a server's logins. PostgreSQL's runs beside an external server too; Redis reads its ACL file instead of a job.
-JOBS = {"postgres": "postgres-bootstrap", "s3": "minio-bootstrap"}
+# Jobs that create a server's logins. PostgreSQL's runs beside an external server too.
+JOBS = {"postgres": "postgres-bootstrap", "redis": "redis-bootstrap", "s3": "minio-bootstrap"}
+# The job that removes the accounts of earlier keys, once nobody signs in with them.
+S3_LAST_JOB = "minio-retire"
+# Users of the stack's own Redis that no service may be called by.
+OWN_USERS = ("default", "health", "bootstrap")
 VARIABLES = {kind: f"stack_{kind}_external" for kind in SERVICES}
 # Names of the secret files with the URL. A login at S3 has a key pair instead.
 URL_FILES = {"postgres": "database_url", "redis": "redis_url"}

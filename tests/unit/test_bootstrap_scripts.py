@@ -33,7 +33,7 @@ def test_a_server_that_is_starting_is_waited_for(run, tmp_path):
     done = run(pg_isready=f"[ $(grep -c pg_isready {tmp_path}/calls) -gt 100 ]", getent="", psql="")
     assert (done.returncode, done.stderr) == (0, "")
     # In a database that is there in every cluster.
-    assert "psql --no-psqlrc --quiet -v ON_ERROR_STOP=1 -d postgres -f /run/secrets/bootstrap_sql" in (tmp_path / "calls").read_text()
+    assert "psql --no-psqlrc --quiet --no-password -v ON_ERROR_STOP=1 -d postgres -f /run/secrets/bootstrap_sql" in (tmp_path / "calls").read_text()
 
 
 def test_a_server_that_does_not_stay_up_is_given_up_soon(run, tmp_path):

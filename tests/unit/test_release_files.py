@@ -90,8 +90,16 @@ def test_every_service_tells_whether_it_is_healthy(composed, variant):
 @by_variant
 def test_no_secret_stands_in_a_file_that_is_not_a_secret(golden, variant):
     assert [name for name, text in golden[variant].items() if SECRET in text and not name.startswith("secrets/")] == []
-    # The texts would show one: every secret file but the list of Redis's users, which holds digests, has one in it.
-    assert [name for name, text in golden[variant].items() if name.startswith("secrets/") and SECRET not in text] == ["secrets/redis_redis_acl"]
+    # The texts would show one: every secret file but those of Redis's users, which hold digests and names, has one in it.
+    assert [name for name, text in golden[variant].items() if name.startswith("secrets/") and SECRET not in text] == [
+        "secrets/api_jwt_secret_previous",
+        "secrets/redis_redis_acl",
+        "secrets/redis-bootstrap_admin_password",
+        "secrets/redis-bootstrap_users_prepare",
+        "secrets/redis-retire_admin_password",
+        "secrets/redis-retire_users_finish",
+        "secrets/redis-retire_users_known",
+    ]
 
 
 @by_variant
@@ -100,7 +108,10 @@ def test_every_secret_has_one_consumer(composed, variant):
     used = [secret["source"] for service in compose["services"].values() for secret in service.get("secrets", [])]
     assert sorted(used) == sorted(compose["secrets"])
     for name, secret in compose["secrets"].items():
-        assert secret == {"file": f"/opt/campaign/secrets/{name}"}
+        # A name without a generation stands for one, so that a changed value does not recreate its consumer.
+        place = "secrets" if re.search("_[0-9a-f]{12}$", name) else "secrets/stable"
+        assert secret == {"file": f"/opt/campaign/{place}/{name}"}
+    assert {name for name in compose["secrets"] if not re.search("_[0-9a-f]{12}$", name)} == {"postgres_postgres_password", "redis_redis_acl"}
     for name, service in compose["services"].items():
         hidden = re.compile(r"(PASSWORD|SECRET|TOKEN|_KEY|_URL)$")
         given = {key: value for key, value in service.get("environment", {}).items() if hidden.search(key) and not key.startswith("VITE_")}
@@ -246,7 +257,9 @@ def test_the_logins_of_services_can_do_no_more_than_they_need(golden, variant):
     assert "REVOKE CREATE ON SCHEMA public FROM PUBLIC" in sql
     assert acl[0].split()[:4] == ["user", "default", "off", "resetpass"]
     assert acl[1] == "user health on nopass -@all +ping"
-    for line in acl[2:]:
+    # Root's own, for the jobs.
+    assert re.fullmatch(r"user bootstrap on #[0-9a-f]{64} resetchannels -@all \+acl\|setuser \+acl\|deluser \+acl\|users", acl[2])
+    for line in acl[3:]:
         assert re.match(r"user \w+ on #[0-9a-f]{64} resetchannels -@all ", line), line
         assert not re.search(r"\+@|allcommands|allkeys|allchannels|nopass|~\*|&\*|\+(acl|config|flush|keys|debug|module|shutdown)\b", line), line
     statements = json.loads(texts["policy-api.json"])["Statement"]
@@ -272,10 +285,13 @@ def test_who_signs_in_waits_for_who_lets_it_in(composed, variant):
         "minio": {},
         "page": {},
         "minio-bootstrap": {"minio": "started"},
+        "minio-retire": {},
         "minio-volume": {},
         "postgres": {},
         "postgres-bootstrap": {"postgres": "started"},
         "redis": {},
+        "redis-bootstrap": {"redis": "started"},
+        "redis-retire": {},
         "rules-engine": servers,
         "scheduler": servers,
     }
@@ -285,9 +301,10 @@ def test_who_signs_in_waits_for_who_lets_it_in(composed, variant):
 def test_the_manifest_says_what_the_release_is(golden, composed, variant):
     manifest, services = json.loads(golden[variant]["manifest.json"]), composed[variant]["services"]
     assert set(manifest["services"]) == set(long_running(composed[variant]))
-    assert set(manifest["jobs"] + manifest["first_jobs"]) == set(services) - set(manifest["services"])
+    assert set(manifest["jobs"] + manifest["first_jobs"] + manifest["last_jobs"]) == set(services) - set(manifest["services"])
     assert manifest["first_jobs"] == ["minio-volume"]
-    assert manifest["restoring_jobs"] == ["minio-bootstrap", "postgres-bootstrap"]
+    assert manifest["restoring_jobs"] == ["minio-bootstrap", "postgres-bootstrap", "redis-bootstrap"]
+    assert manifest["last_jobs"] == ["minio-retire", "redis-retire"]
     # Those that others wait for.
     assert set(manifest["foundations"]) == {"postgres", "redis", "minio"}
     assert manifest["images"] == {name: services[name]["image"] for name in manifest["services"]}
@@ -305,11 +322,13 @@ def test_the_manifest_says_what_the_release_is(golden, composed, variant):
     settings = [line.partition("=")[0] for line in golden[variant][".env"].splitlines()]
     assert settings == ["COMPOSE_PROJECT_NAME", "COMPOSE_FILE", *manifest["settings"]]
     sources = {f"secrets/{secret['source']}" for service in services.values() for secret in service.get("secrets", [])}
-    assert set(manifest["secrets"]) == sources
+    stable = {path.replace("/stable/", "/"): target for path, target in manifest["stable"].items()}
+    assert {stable.get(source, source) for source in sources} == set(manifest["secrets"])
     mounts = {
         volume["source"].removeprefix("/opt/campaign/") for service in services.values() for volume in service.get("volumes", []) if isinstance(volume, dict)
     }
-    assert {*manifest["configs"], "routes/frontend"} == mounts
+    earlier = {f"secrets/earlier/{row['job']}/{row['target']}" for row in manifest["earlier"]}
+    assert {*manifest["configs"], *earlier, "routes/frontend"} == mounts
     assert manifest["start_first"] == ["api", "page", "rules-engine", "scheduler"]
     assert manifest["routes"] == {"frontend": {"api": 3000, "page": 8080}}
 

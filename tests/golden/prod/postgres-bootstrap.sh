@@ -19,9 +19,17 @@ until RES_OPTIONS='timeout:2 attempts:1' pg_isready --quiet; do
   sleep 0.2
 done
 status=0
-psql --no-psqlrc --quiet -v ON_ERROR_STOP=1 -d postgres -f /run/secrets/bootstrap_sql || status=$?
+psql --no-psqlrc --quiet --no-password -v ON_ERROR_STOP=1 -d postgres -f /run/secrets/bootstrap_sql || status=$?
+# The administrator's password in the volume is this release's, or that of one before it, which the host still has: nobody has changed it there yet, or a
+# release that failed has. The SQL then sets this release's.
+for file in /run/earlier/pgpass/*; do
+  [ "$status" -eq 2 ] && [ -r "$file" ] || continue
+  status=0
+  PGPASSFILE=$file psql --no-psqlrc --quiet --no-password -v ON_ERROR_STOP=1 -d postgres -f /run/secrets/bootstrap_sql || status=$?
+done
 if [ "$status" -eq 2 ]; then
   echo "The server refuses its own administrator. Its volume holds the data of other secrets, or its first start was interrupted in its middle." >&2
-  echo "Restore those secrets; where nothing was stored yet, take the stack down, remove the volume postgres-data of the project and deploy again." >&2
+  echo 'Restore those secrets. Or give it this one: docker compose exec postgres psql -U campaign_user postgres, and there \password' >&2
+  echo "Where nothing was stored yet, take the stack down, remove the volume postgres-data of the project and deploy again." >&2
 fi
 exit "$status"

@@ -112,9 +112,10 @@ def test_a_job_is_not_part_of_up_and_waits_for_its_login(mailer):
     services, manifest = base["services"], json.loads(texts["manifest.json"])
     assert services["mailer-migrate"]["profiles"] == ["job"]
     assert services["mailer-migrate"]["depends_on"] == {"postgres-bootstrap": {"condition": "service_completed_successfully"}}
-    assert set(manifest["jobs"]) == {"api-migrate", "mailer-migrate", "minio-bootstrap", "postgres-bootstrap", "postgres-grants"}
+    assert set(manifest["jobs"]) == {"api-migrate", "mailer-migrate", "minio-bootstrap", "postgres-bootstrap", "postgres-grants", "redis-bootstrap"}
     # Migrations go forward only; what gives logins back is run again by a deploy that failed.
-    assert manifest["restoring_jobs"] == ["minio-bootstrap", "postgres-bootstrap", "postgres-grants"]
+    assert manifest["restoring_jobs"] == ["minio-bootstrap", "postgres-bootstrap", "postgres-grants", "redis-bootstrap"]
+    assert manifest["last_jobs"] == ["minio-retire", "redis-retire"]
     assert "mailer" in manifest["services"]
     assert "mailer-migrate" not in manifest["services"]
     assert set(services["postgres-grants"]["depends_on"]) == set(manifest["jobs"]) - {"postgres-grants"}
@@ -633,11 +634,13 @@ def test_a_changed_value_recreates_its_consumers_and_nothing_else():
         return {name: [secret["source"] for secret in service.get("secrets", [])] for name, service in compose["services"].items()}
 
     before, after = sources(), sources(redis_scheduler_password="another-value-of-this-password")
-    assert {name for name in before if before[name] != after[name]} == {"scheduler", "redis"}
+    # Redis itself goes on: its jobs tell it.
+    assert {name for name in before if before[name] != after[name]} == {"scheduler", "redis-bootstrap", "redis-retire"}
     assert sources() == before
-    # Under another key all names are others, so that none of them can be guessed at.
+    # Under another key all names are others, so that none of them can be guessed at. Two stay, whose readers a job tells.
     other = sources(generation_key="another-key-of-more-than-32-characters")
-    assert all(not set(before[name]) & set(other[name]) for name in before if before[name])
+    same = {source for name in before for source in set(before[name]) & set(other[name])}
+    assert same == {"postgres_postgres_password", "redis_redis_acl"}
 
 
 def test_a_generation_depends_on_every_part_and_on_the_key():
@@ -658,7 +661,7 @@ def test_a_generation_depends_on_every_part_and_on_the_key():
 def test_a_secret_file_belongs_to_its_consumer():
     files = secret_files({"api": {"jwt": "v"}, "empty": {}}, {"api": {"user": "10001:10002"}}, "key", "/opt/x/secrets")
     name = f"api_jwt_{generation('key', 'api', 'jwt', 'v')}"
-    assert files == [{"consumer": "api", "target": "jwt", "source": name, "path": f"/opt/x/secrets/{name}", "uid": 10001, "gid": 10002, "content": "v"}]
+    assert files == [{"consumer": "api", "target": "jwt", "source": name, "path": f"/opt/x/secrets/{name}", "uid": 10001, "gid": 10002, "content": "v", "earlier": False, "stable": False}]
     for user in ({}, {"user": "node"}, {"user": "1000"}, {"user": "1:1:1"}):
         with pytest.raises(TextError, match="The service api reads secrets, so it needs a numeric user"):
             secret_files({"api": {"jwt": "s3cret"}}, {"api": user}, "key", "/x")
@@ -676,6 +679,9 @@ def test_secret_files_of_the_stack_belong_to_the_users_of_the_images():
         "postgres-bootstrap": (999, 999),
         "minio": (1000, 1000),
         "minio-bootstrap": (1000, 1000),
+        "minio-retire": (1000, 1000),
+        "redis-bootstrap": (999, 1000),
+        "redis-retire": (999, 1000),
     }
 
 

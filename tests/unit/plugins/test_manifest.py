@@ -42,6 +42,7 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "services": [],
         "first_jobs": [],
         "jobs": [],
+        "last_jobs": [],
         "foundations": [],
         "restoring_jobs": [],
         "images": {},
@@ -56,6 +57,8 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "loosened": {},
         "configs": [],
         "secrets": [],
+        "stable": {},
+        "earlier": [],
     }
     found["services"].append("x")
     assert written(release, {"compose_files": []})["services"] == []

@@ -152,7 +152,7 @@ def test_a_changed_value_that_a_service_fetches_changes_the_service():
 
     assert label() == label()
     assert label() != label(redis_api_password="another-value-of-this-password")
-    assert re.fullmatch(r"([0-9a-f]{12}-){5}[0-9a-f]{12}", label())
+    assert re.fullmatch(r"([0-9a-f]{12}-){6}[0-9a-f]{12}", label())
 
 
 def test_without_such_a_service_nothing_is_added():

@@ -68,6 +68,7 @@ export class SignedIn implements CanActivate {
   constructor(
     @Inject(JwtService) private readonly jwt: JwtService,
     @Inject(Reflector) private readonly reflector: Reflector,
+    @Inject(SETTINGS) private readonly settings: Pick<Settings, "JWT_SECRET_PREVIOUS">,
   ) {}
 
   async canActivate(context: ExecutionContext): Promise<boolean> {
@@ -83,7 +84,18 @@ export class SignedIn implements CanActivate {
   }
 
   private async isValid(token: string): Promise<boolean> {
-    return this.jwt.verifyAsync(token, { algorithms: ["HS256"] }).then(
+    if (await this.isSigned(token)) return true;
+    const now = Date.now() / 1000;
+    // A key that was replaced may be in the wrong hands, so it is believed until the last token that it signed has expired, and no longer.
+    for (const { key, until } of this.settings.JWT_SECRET_PREVIOUS) {
+      if (now < until && (await this.isSigned(token, key))) return true;
+    }
+    return false;
+  }
+
+  /** Whether a token is valid and was signed by a key, or by the present one. */
+  private async isSigned(token: string, secret?: string): Promise<boolean> {
+    return this.jwt.verifyAsync(token, { algorithms: ["HS256"], ...(secret === undefined ? {} : { secret }) }).then(
       () => true,
       () => false,
     );

@@ -1,6 +1,22 @@
 import { commonSettings, port } from "@campaign/shared";
 import { z } from "zod";
 
+const previousKeys = z.array(z.object({ key: z.string().min(8), until: z.int().positive() }));
+
+/** Keys that signed tokens before JWT_SECRET did, each until a time in seconds since 1970. Empty where there is none. */
+const keysBefore = z
+  .string()
+  .default("")
+  .transform((text, context) => {
+    try {
+      return previousKeys.parse(text.trim() === "" ? [] : JSON.parse(text));
+    } catch {
+      // What is wrong is not told, because it stands in a secret.
+      context.addIssue({ code: "custom", message: 'must be a JSON list such as [{"key": "...", "until": 1764700000}]' });
+      return z.NEVER;
+    }
+  });
+
 /** The api's settings. */
 export const settings = {
   ...commonSettings,
@@ -12,6 +28,7 @@ export const settings = {
   S3_ACCESS_KEY: z.string().min(3),
   S3_SECRET_KEY: z.string().min(8),
   JWT_SECRET: z.string().min(8),
+  JWT_SECRET_PREVIOUS: keysBefore,
   JWT_EXPIRATION: z.string().regex(/^[1-9][0-9]{0,5}[smhd]$/, "must be a time such as 15m, 12h or 7d"),
   OPERATOR_USER: z.string().min(1).default("operator"),
   OPERATOR_PASSWORD: z.string().min(8),

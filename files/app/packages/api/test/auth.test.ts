@@ -8,7 +8,13 @@ import type { Settings } from "../src/config.ts";
 
 const settings = { OPERATOR_USER: "operator", OPERATOR_PASSWORD: "right-password", JWT_EXPIRATION: "7d" } as Settings;
 const jwt = new JwtService({ secret: "a-secret-of-the-test", signOptions: { algorithm: "HS256", expiresIn: "7d" } });
-const guard = new SignedIn(jwt, new Reflector());
+const previous = {
+  JWT_SECRET_PREVIOUS: [
+    { key: "a-secret-that-was-replaced", until: Date.now() / 1000 + 60 },
+    { key: "a-secret-of-long-ago", until: Date.now() / 1000 - 1 },
+  ],
+};
+const guard = new SignedIn(jwt, new Reflector(), previous);
 
 class Routes {
   guarded() {
@@ -51,11 +57,19 @@ describe("signing in", () => {
 
 describe("the guard", () => {
   const stranger = new JwtService({ secret: "another-secret-altogether" });
+  const before = new JwtService({ secret: "a-secret-that-was-replaced" });
+  const longAgo = new JwtService({ secret: "a-secret-of-long-ago" });
+
+  it("believes a token of a key that was replaced, until that key's time is over", async () => {
+    expect(await ask("guarded", `Bearer ${before.sign({ sub: "operator" })}`)).toEqual([true, true]);
+  });
 
   it.each([
     ["no token", undefined],
     ["no bearer", "Basic abc"],
     ["a foreign token", `Bearer ${stranger.sign({ sub: "operator" })}`],
+    ["a token of a key whose time is over", `Bearer ${longAgo.sign({ sub: "operator" })}`],
+    ["an expired token of a key that was replaced", `Bearer ${before.sign({ sub: "operator" }, { expiresIn: -1 })}`],
     ["an expired token", `Bearer ${jwt.sign({ sub: "operator" }, { expiresIn: -1 })}`],
     ["a token without a signature", "Bearer eyJhbGciOiJub25lIn0.eyJzdWIiOiJvcGVyYXRvciJ9."],
   ])("refuses %s, but for what is public", async (_name, authorization) => {

@@ -1,0 +1,143 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Give secrets new values in the places where they come from. The deploy that follows puts them in force."""
+
+from __future__ import annotations
+
+import functools
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, generated, inputs, rotation
+from ansible_collections.campaign.platform.plugins.plugin_utils.env_file import parse_env
+
+_BY_HAND = "Set the new value there, and deploy."
+
+
+def write(path: str, text: str) -> None:
+    """Write a file that is there, whole, with the mode and the owner that it has."""
+    path = os.path.realpath(path)
+    was = os.stat(path)
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fchmod(file.fileno(), stat.S_IMODE(was.st_mode))
+            if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), was.st_uid, was.st_gid)
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+class Places:
+    """Where secrets come from: how each is written, and how a person knows it. Whatever is wrong with one shows before any is written."""
+
+    def __init__(self, declared: declaration.Declaration, arguments: Mapping[str, Any]):
+        self.declared, self.arguments = declared, arguments
+        self.names: dict[str, str] = {}
+        self.writers: list[Callable[[], None]] = []
+        self.vault: dict[str, Any] = {}
+
+    def env_local(self, values: Mapping[str, str]) -> None:
+        """Prepare to change the lines of .env.local."""
+        path = os.path.abspath(self.arguments["env_local"])
+        try:
+            with open(path, encoding="utf-8", newline="") as file:
+                text = file.read()
+            is_it = parse_env(text) == dict(self.declared.arguments["stack_env_local"])
+        except (OSError, ValueError):
+            is_it = False
+        if not is_it:
+            raise inputs.RefusedError(
+                f"Nothing was changed. {', '.join(values)}: {path} is not the file that stack_env_local comes from. Name it in rotate_secrets_env_local."
+            )
+        self.names[rotation.ENV_LOCAL] = path
+        self.writers.append(lambda: write(path, rotation.changed_env(text, values)))
+
+    def inventory(self, values: Mapping[str, str]) -> None:
+        """Prepare to change the mapping in the vault."""
+        path = os.path.abspath(self.arguments["vault"])
+        given = self.declared.arguments["stack_secrets"]
+        listed = ", ".join(values)
+        if not os.path.isfile(path):
+            raise inputs.RefusedError(
+                f"Nothing was changed. {listed}: there is no file {path}. Name the vault of your secrets in stack_vault_file, or: {_BY_HAND}"
+            )
+        text, encrypt = inputs.vault_text(path)
+        variables = [self.arguments["variable"], "stack_secrets"]
+        variable = rotation.holds(text, variables, {name: given[name] for name in values if name in given})
+        if variable is None:
+            raise inputs.RefusedError(f"Nothing was changed. {listed}: {path} does not hold them in {' or '.join(variables)}. {_BY_HAND}")
+        try:
+            changed = rotation.changed_yaml(text, variable, values)
+        except rotation.RotationError as error:
+            raise inputs.RefusedError(f"Nothing was changed. {path}: {error} Change {listed} with `ansible-vault edit`, and deploy.") from None
+        self.names[rotation.INVENTORY] = f"{path}; commit it"
+        self.vault = {"vault": path, "variable": variable, "vaulted": list(values)}
+        self.writers.append(lambda: write(path, encrypt(changed)))
+
+    def generated(self, values: Mapping[str, str]) -> None:
+        """Prepare to change the file of the generated secrets."""
+        path = self.declared.arguments["stack_generated_secrets_file"]
+        self.names[rotation.GENERATED] = path
+        self.writers.append(lambda: generated.replace(path, values))
+
+
+class ActionModule(ActionBase):
+    """See modules/rotated_secrets.py."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+    TRANSFERS_FILES = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Write the new values, or say why not."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        spec = {
+            "names": {"type": "list", "elements": "str", "required": True},
+            "env_local": {"type": "path", "required": True},
+            "vault": {"type": "path", "required": True},
+            "variable": {"type": "str", "default": "vault_stack_secrets"},
+            "keep_sessions": {"type": "bool", "default": True},
+        }
+        _validation, arguments = self.validate_argument_spec(spec)
+        variables = task_vars or {}
+        # In check mode nothing is generated, because nothing is changed before it is known what will be.
+        declared, _renderer, problems = inputs.declaration_of(variables, self._templar, self._loader, check_mode=True)
+        if declared is None or problems:
+            raise inputs.RefusedError(inputs.told(problems))
+        found = rotation.plan(declared, arguments["names"], int(time.time()), keep_sessions=arguments["keep_sessions"])
+        if found.problems:
+            raise inputs.RefusedError(inputs.told([f"rotate_secrets: {problem}" for problem in found.problems]))
+        places = self._places(declared, arguments, variables, found)
+        if not self._task.check_mode:
+            for writing in places.writers:
+                writing()
+        return {**result, "changed": True, "names": found.names, "text": list(rotation.told(found, places.names)), **places.vault}
+
+    def _places(self, declared: declaration.Declaration, arguments: Mapping[str, Any], variables: Mapping[str, Any], found: rotation.Rotation) -> Places:
+        places = Places(declared, arguments)
+        for source, values in found.changes.items():
+            if source == rotation.AWS:
+                place = str(declared.arguments["stack_aws_secret_id"]), str(declared.arguments["stack_aws_region"])
+                places.names[source] = f"the secret {place[0]} of AWS Secrets Manager"
+                # First, because it is the one that may be refused.
+                places.writers.insert(0, functools.partial(self._to_aws, variables, place, values))
+            else:
+                getattr(places, source)(values)
+        return places
+
+    def _to_aws(self, variables: Mapping[str, Any], place: tuple[str, str], values: Mapping[str, str]) -> None:
+        try:
+            inputs.write_aws(variables, self._templar, self._loader, place, values)
+        except inputs.AwsError as error:
+            raise inputs.RefusedError(f"Nothing was changed. AWS Secrets Manager (stack_aws_secret_id): {error}") from None
