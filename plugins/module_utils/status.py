@@ -334,6 +334,10 @@ def file_drift(directory: str, written: dict[str, Any], seen: Observed) -> tuple
         look("secret", name, _problems_of_secret)
     if written.get("secrets"):
         look("secret", "secrets", lambda path, _used: _problems_of_directory(path))
+    for name, target in sorted((written.get("stable") or {}).items()):
+        path = os.path.join(directory, name)
+        if not os.path.islink(path) or os.path.basename(os.readlink(path)) != os.path.basename(target):
+            rows.append({"service": None, "kind": "secret", "what": f"{name} does not stand for {target}"})
     for path in [*written.get("compose_files", []), *([written["env_file"]] if written.get("env_file") else [])]:
         if not os.path.isfile(path):
             rows.append({"service": None, "kind": "release", "what": f"{os.path.relpath(path, os.path.realpath(directory))} is missing"})

@@ -774,8 +774,10 @@ class Release:
     def _link_earlier(self, manifest: Mapping) -> None:
         """Give jobs every generation of a secret file that is on this host. What they find works where the newest one is not in force yet, or no longer."""
         for row in manifest.get("earlier") or ():
-            directory = os.path.join(self.root, "secrets/earlier", row["job"], row["target"])
-            os.makedirs(directory, mode=0o700, exist_ok=True)
+            directory = os.path.join(self.root, "secrets")
+            for part in ("earlier", row["job"], row["target"]):
+                directory = os.path.join(directory, part)
+                os.makedirs(directory, mode=0o700, exist_ok=True)
             os.chown(directory, row["uid"], row["gid"])
             os.chmod(directory, 0o500)
             for name in self._generations(row):

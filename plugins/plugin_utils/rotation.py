@@ -77,13 +77,13 @@ def refusal(declared: Declaration, name: str) -> str | None:
         return f"{name} is a name and not a secret. Change it where it stands, and deploy."
     if name in known.needed and name not in known.generated:
         return f"{name} is issued by somebody else. Get a new one there, set it where your secrets stand, and deploy."
-    if name not in known.needed:
-        return f"{name} is not used by this stack."
     if readers := [container for container in fetched if name in secrets_of(declared, container)]:
         return (
             f"{name} is fetched from AWS by {' and '.join(readers)} (stack_aws_runtime_secret_ids), so it stands in two places. "
             "Set the new value in both, and deploy."
         )
+    if name not in known.needed:
+        return f"{name} is not used by this stack."
     if name in ("postgres_password", "postgres_api_password") and known.values.get("postgres_api_user") == declared.settings.get("POSTGRES_USER"):
         return f"{name} stands in two lines of .env.local, because DATABASE_URL signs in as POSTGRES_USER. Change both, and deploy."
     if value_problem(new_value(), known.rules[name]):

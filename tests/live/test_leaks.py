@@ -350,16 +350,27 @@ def test_there_are_enough_places():
 
 
 def test_a_secret_file_has_one_consumer(host):
-    listed = host.text("find", f"{host.directory}/secrets", "-printf", "%y %m %U:%G %f\\n").splitlines()
-    directory, *files = sorted(line.split(" ", 3) for line in listed)
-    assert directory[:3] == ["d", "700", "0:0"]
+    listed = host.text("find", f"{host.directory}/secrets", "-printf", "%y %m %U:%G %P|%l\\n").splitlines()
+    rows = [line.split(" ", 3) for line in listed]
+    # A job owns the directory with the earlier generations of its file, and sees no other.
+    directories = {name.removesuffix("|"): (mode, owner) for kind, mode, owner, name in rows if kind == "d"}
+    given = {path: found for path, found in directories.items() if path.startswith("earlier/") and path.count("/") == 2}
+    assert {found for path, found in directories.items() if path not in given} == {("700", "0:0")}
+    assert {mode for mode, _owner in given.values()} == {"500"}
+    files = [(kind, mode, owner, name.removesuffix("|")) for kind, mode, owner, name in rows if kind not in "dl"]
     assert files
-    owners = {name: (kind, mode, owner) for kind, mode, owner, name in files}
+    for _kind, _mode, owner, name in files:
+        if name.startswith("earlier/"):
+            assert directories[name.rpartition("/")[0]][1] == owner, name
+    owners = {name.rpartition("/")[2]: (kind, mode, owner) for kind, mode, owner, name in files}
+    links = dict(name.split("|") for kind, _mode, _owner, name in rows if kind == "l")
+    assert set(links) == {"stable/postgres_postgres_password", "stable/redis_redis_acl"}
     mounted = []
     for service, container in host.containers.items():
         for mount in container["Mounts"]:
             if mount["Destination"].startswith("/run/secrets/"):
-                name = mount["Source"].rpartition("/")[2]
+                source = mount["Source"].removeprefix(f"{host.directory}/secrets/")
+                name = links.get(source, source).rpartition("/")[2]
                 assert name.startswith(f"{service}_"), f"{service} sees {name}"
                 assert owners[name] == ("f", "400", container["Config"]["User"]), name
                 assert not mount["RW"], name

@@ -64,6 +64,107 @@ def test_a_server_that_refuses_its_administrator_is_told_what_to_do(run, status,
     assert ("remove the volume postgres-data" in done.stderr) == is_told
 
 
+def script_of(name: str, tmp_path: Path, **files: str) -> Path:
+    """Return a copy of a job's script that reads its files below a directory, with these in it."""
+    for path, content in files.items():
+        (tmp_path / "files" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "files" / path).write_text(content)
+    script = tmp_path / name
+    text = (GOLDEN / name).read_text().replace("/run/", f"{tmp_path}/files/").replace("> /tmp/", f"> {tmp_path}/").replace("ask /tmp/", f"ask {tmp_path}/")
+    script.write_text(text)
+    return script
+
+
+def job(script: Path, tmp_path: Path, *arguments: str, **programs: str) -> subprocess.CompletedProcess:
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PGHOST": "postgres"}
+    return subprocess.run(["sh", str(script), *arguments], env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+PSQL = 'echo "${PGPASSFILE##*/}" >> %s/calls; [ "${PGPASSFILE##*/}" = "%s" ] || exit %d'
+
+
+@pytest.mark.parametrize(("right", "calls", "status"), [("old_a", ["", "old_a"], 0), ("old_b", ["", "old_a", "old_b"], 0), ("none", ["", "old_a", "old_b"], 2)])
+def test_the_password_that_the_volume_still_has_is_found(tmp_path, right, calls, status):
+    script = script_of("postgres-bootstrap.sh", tmp_path, **{"earlier/pgpass/old_a": "a", "earlier/pgpass/old_b": "b", "secrets/bootstrap_sql": ""})
+    done = job(script, tmp_path, pg_isready="", psql=PSQL % (tmp_path, right, 2))
+    assert done.returncode == status
+    assert (tmp_path / "calls").read_text().splitlines() == calls
+    assert ("refuses its own administrator" in done.stderr) == (status == 2)
+
+
+def test_what_fails_for_another_reason_is_not_tried_with_other_passwords(tmp_path):
+    script = script_of("postgres-bootstrap.sh", tmp_path, **{"earlier/pgpass/old_a": "a", "secrets/bootstrap_sql": ""})
+    done = job(script, tmp_path, pg_isready="", psql=PSQL % (tmp_path, "old_a", 3))
+    assert done.returncode == 3
+    assert (tmp_path / "calls").read_text().splitlines() == [""]
+
+
+# What a server answers to the commands on its standard input: to AUTH only with the right password.
+REDIS = r"""
+for word in "$@"; do [ "$word" != ping ] || { echo PONG; exit; }; done
+in=
+while read -r line; do
+  echo "$line" >> %s/said
+  case $line in
+    "AUTH bootstrap %s") in=yes; echo OK ;;
+    AUTH*) echo "WRONGPASS invalid username-password pair or user is disabled."; echo ;;
+    *) if [ -z "$in" ]; then echo "NOAUTH Authentication required."; elif [ "$line" = "ACL USERS" ]; then printf 'default\nhealth\nbootstrap\napi\ngone\n'
+       else echo "%s"; fi ;;
+  esac
+done
+"""
+USERS = {
+    "secrets/admin_password": "new",
+    "earlier/admin_password/a": "old",
+    "secrets/users_prepare": "ACL SETUSER api on #1\n",
+    "secrets/users_finish": "ACL SETUSER api resetpass #1\n",
+    "secrets/users_known": "default\nhealth\nbootstrap\napi\n",
+}
+
+
+@pytest.mark.parametrize("password", ["new", "old"])
+def test_redis_is_told_of_its_users_whatever_password_its_administrator_has(tmp_path, password):
+    script = script_of("redis-bootstrap.sh", tmp_path, **USERS)
+    done = job(script, tmp_path, "prepare", **{"redis-cli": REDIS % (tmp_path, password, "OK")})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (tmp_path / "said").read_text().splitlines()[-2:] == [f"AUTH bootstrap {password}", "ACL SETUSER api on #1"]
+
+
+def test_redis_loses_what_no_service_signs_in_with(tmp_path):
+    script = script_of("redis-bootstrap.sh", tmp_path, **USERS)
+    done = job(script, tmp_path, "finish", **{"redis-cli": REDIS % (tmp_path, "new", "OK")})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = [line for line in (tmp_path / "said").read_text().splitlines() if not line.startswith("AUTH")]
+    assert said == ["ACL SETUSER api resetpass #1", "ACL USERS", "ACL DELUSER gone"]
+
+
+@pytest.mark.parametrize(("password", "answer", "words"), [("another", "OK", "refuses its own administrator"), ("new", "ERR Error in #1", "refuses a user")])
+def test_what_redis_refuses_is_told_without_what_it_says(tmp_path, password, answer, words):
+    script = script_of("redis-bootstrap.sh", tmp_path, **USERS)
+    done = job(script, tmp_path, "prepare", **{"redis-cli": REDIS % (tmp_path, password, answer)})
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert "#1" not in done.stderr
+
+
+MC = r"""
+echo "$@" >> %s/said
+case "$*" in "alias set"*) cat > /dev/null ;; "admin user info -- stack gone") exit 1 ;; esac
+"""
+
+
+def test_minio_loses_the_accounts_of_earlier_keys_and_no_other(tmp_path):
+    files = {"secrets/api_access_key": "new", "secrets/root_credentials": "root\npassword\n"}
+    files |= {f"earlier/api_access_key/{number}": key for number, key in enumerate(("old", "new", "gone", "-dashed"))}
+    done = job(script_of("retire.sh", tmp_path, **files), tmp_path, mc=MC % tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    removed = [line for line in (tmp_path / "said").read_text().splitlines() if " rm " in line]
+    assert removed == ["admin user rm -- stack old", "admin user rm -- stack -dashed"]
+
+
 def test_the_bootstrap_completes_a_cluster_that_was_interrupted():
     sql = (GOLDEN / "secrets/postgres-bootstrap_bootstrap_sql").read_text()
     database, connected, extension = (sql.index(text) for text in ("CREATE DATABASE", '\\connect "campaign_db"', "CREATE EXTENSION IF NOT EXISTS postgis"))

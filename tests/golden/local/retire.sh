@@ -11,7 +11,7 @@ for file in /run/earlier/api_access_key/*; do
   access_key=$(cat "$file")
   is_used=
   [ "$access_key" != "$(cat /run/secrets/api_access_key)" ] || is_used=yes
-  if [ -z "$is_used" ] && mc admin user info stack -- "$access_key" > /dev/null 2>&1; then
-    mc admin user rm stack -- "$access_key" > /dev/null
+  if [ -z "$is_used" ] && mc admin user info -- stack "$access_key" > /dev/null 2>&1; then
+    mc admin user rm -- stack "$access_key" > /dev/null
   fi
 done

@@ -21,4 +21,4 @@ mc mb --ignore-existing 'stack/campaign-assets'
 mc admin policy create stack campaign-api /etc/campaign/policy-api.json
 mc admin user add stack < /run/secrets/api_credentials > /dev/null
 access_key=$(cat /run/secrets/api_access_key)
-mc admin policy attach stack campaign-api --user "$access_key" > /dev/null
+mc admin policy attach stack campaign-api --user="$access_key" > /dev/null

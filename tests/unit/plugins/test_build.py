@@ -661,7 +661,19 @@ def test_a_generation_depends_on_every_part_and_on_the_key():
 def test_a_secret_file_belongs_to_its_consumer():
     files = secret_files({"api": {"jwt": "v"}, "empty": {}}, {"api": {"user": "10001:10002"}}, "key", "/opt/x/secrets")
     name = f"api_jwt_{generation('key', 'api', 'jwt', 'v')}"
-    assert files == [{"consumer": "api", "target": "jwt", "source": name, "path": f"/opt/x/secrets/{name}", "uid": 10001, "gid": 10002, "content": "v", "earlier": False, "stable": False}]
+    assert files == [
+        {
+            "consumer": "api",
+            "target": "jwt",
+            "source": name,
+            "path": f"/opt/x/secrets/{name}",
+            "uid": 10001,
+            "gid": 10002,
+            "content": "v",
+            "earlier": False,
+            "stable": False,
+        }
+    ]
     for user in ({}, {"user": "node"}, {"user": "1000"}, {"user": "1:1:1"}):
         with pytest.raises(TextError, match="The service api reads secrets, so it needs a numeric user"):
             secret_files({"api": {"jwt": "s3cret"}}, {"api": user}, "key", "/x")

@@ -370,6 +370,104 @@ def test_pruning_keeps_what_a_release_names(root):
     assert sorted(path.name for path in (root / "config").iterdir()) == [THREE, "4" * 12]
 
 
+# --- Secrets under names that stay, and their earlier generations
+
+
+def keeping(root, release, generation, secret="s3cret"):
+    """Return a release whose service reads a secret under a name that stays, and whose job gets every generation of one."""
+    plan = plan_of(root, release, text=f"services: {{x: {release}}}", secret=secret)
+    names = [f"secrets/api_acl_{generation}", f"secrets/finish_key_{generation}"]
+    plan["secrets"] = [{"path": f"{root}/{name}", "content": f"{secret} {name}", "uid": 4711, "gid": 4712} for name in names]
+    plan["manifest"] |= {
+        "secrets": names,
+        "references": [],
+        "stable": {"secrets/stable/api_acl": names[0]},
+        "earlier": [{"job": "finish", "target": "key", "uid": 4711, "gid": 4712}],
+        "last_jobs": ["finish"],
+    }
+    staged = module.Release(Host(directory=str(root), release=release, plan=plan), Engine())
+    staged.stage()
+    return staged.result
+
+
+def stands_for(root):
+    return os.readlink(root / "secrets/stable/api_acl")
+
+
+A, B, C, D = ("a" * 12, "b" * 12, "c" * 12, "d" * 12)
+
+
+def test_a_name_that_stays_stands_for_the_release_that_is_started(root):
+    keeping(root, ONE, A)
+    # Staging changes nothing that runs.
+    assert not (root / "secrets/stable").exists()
+    attempt(root, ONE)
+    assert stands_for(root) == f"../api_acl_{A}"
+    assert (root / "secrets/stable").stat().st_mode & 0o777 == 0o700
+    activate(root, ONE)
+    keeping(root, TWO, B)
+    assert stands_for(root) == f"../api_acl_{A}"
+    attempt(root, TWO)
+    assert stands_for(root) == f"../api_acl_{B}"
+    # On the way back.
+    attempt(root, ONE, note=False)
+    assert stands_for(root) == f"../api_acl_{A}"
+    activate(root, ONE)
+    assert not keeping(root, ONE, A)["changed"]
+    (root / "secrets/stable/api_acl").unlink()
+    assert keeping(root, ONE, A)["changed"]
+    assert stands_for(root) == f"../api_acl_{A}"
+
+
+def test_a_check_points_no_name_elsewhere(root):
+    keeping(root, ONE, A)
+    attempt(root, ONE)
+    activate(root, ONE)
+    (root / "secrets/stable/api_acl").unlink()
+    plan = json.loads((root / f"releases/{ONE}/manifest.json").read_text())
+    staged = module.Release(Host(directory=str(root), release=ONE, plan=plan_of(root, ONE) | {"manifest": plan}, check=True), Engine())
+    assert staged._link_stable(plan)
+    assert not (root / "secrets/stable/api_acl").is_symlink()
+
+
+def test_a_job_gets_every_generation_that_the_host_has_and_no_other_file(root):
+    assert keeping(root, ONE, A)["last_jobs"] == []
+    attempt(root, ONE)
+    activate(root, ONE)
+    (root / f"secrets/finish_key_more_{A}").write_text("of a file whose name begins like it")
+    assert keeping(root, TWO, B)["last_jobs"] == ["finish"]
+    attempt(root, TWO)
+    directory = root / "secrets/earlier/finish/key"
+    assert sorted(path.name for path in directory.iterdir()) == [f"finish_key_{A}", f"finish_key_{B}"]
+    status = (directory / f"finish_key_{A}").stat()
+    assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (0o400, 4711, 4712)
+    assert (directory / f"finish_key_{A}").read_text() == f"s3cret secrets/finish_key_{A}"
+    for path, mode in ((directory, 0o500), (directory.parent, 0o700), (directory.parent.parent, 0o700)):
+        assert path.stat().st_mode & 0o777 == mode
+    assert (directory.stat().st_uid, directory.stat().st_gid) == (4711, 4712)
+    assert directory.parent.stat().st_uid == 0
+
+
+def test_an_earlier_generation_goes_with_its_release_and_its_directory_stays(root):
+    for age, (release, generation) in enumerate(((ONE, A), (TWO, B), (THREE, C))):
+        keeping(root, release, generation)
+        attempt(root, release)
+        activate(root, release)
+        os.utime(root / f"releases/{release}", (age, age))
+    keeping(root, "4" * 12, D)
+    attempt(root, "4" * 12)
+    assert activate(root, "4" * 12, keep=1)["pruned"] == [TWO, ONE]
+    directory = root / "secrets/earlier/finish/key"
+    assert sorted(path.name for path in directory.iterdir()) == [f"finish_key_{C}", f"finish_key_{D}"]
+    assert stands_for(root) == f"../api_acl_{D}"
+    assert sorted(path.name for path in (root / "secrets").iterdir()) == [
+        *(f"api_acl_{generation}" for generation in (C, D)),
+        "earlier",
+        *(f"finish_key_{generation}" for generation in (C, D)),
+        "stable",
+    ]
+
+
 # --- What was taken from under a release
 
 

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Every secret gets a new value while somebody works with the platform; the old one is refused afterwards, and whatever is cut off is ended by another run.
+
+People were locked out elsewhere when they changed a password where it stands: https://github.com/supabase/supabase/issues/30235,
+https://github.com/fastapi/full-stack-fastapi-template/issues/344 and https://github.com/AppFlowy-IO/AppFlowy-Cloud/issues/1478 (a line of .env, and nobody
+gets in), https://github.com/coollabsio/coolify/issues/9347 (saved, and the old one goes on), https://github.com/sentry-kubernetes/charts/issues/465 (replaced
+by each upgrade, and the one of the volume is lost).
+"""
+
+import hashlib
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from .conftest import DIRECTORY, PROJECT, ROOT, Visitor, docker
+
+# Who signs in with a secret, and where: to ask what became of it.
+LOGINS = {
+    "postgres_password": ("postgres", "campaign_user"),
+    "postgres_api_password": ("postgres", "campaign_api_login"),
+    "postgres_rules_engine_password": ("postgres", "campaign_rules_engine_login"),
+    "postgres_scheduler_password": ("postgres", "campaign_scheduler_login"),
+    "redis_api_password": ("redis", "api"),
+    "redis_rules_engine_password": ("redis", "rules_engine"),
+    "redis_scheduler_password": ("redis", "scheduler"),
+}
+# Key pairs of MinIO: the secret that is the key, and the one that is its password.
+PAIRS = (("s3_access_key", "s3_secret_key"), ("minio_root_user", "minio_root_password"))
+# What is recreated when a secret alone is changed. Of the others nobody is.
+API = {"api"}
+RECREATED = {
+    "postgres_password": set(),
+    "postgres_api_password": API,
+    "postgres_rules_engine_password": {"rules-engine"},
+    "postgres_scheduler_password": {"scheduler"},
+    "redis_api_password": API,
+    "redis_rules_engine_password": {"rules-engine"},
+    "redis_scheduler_password": {"scheduler"},
+    "s3_access_key": API,
+    "s3_secret_key": API,
+    "jwt_secret": API,
+    "operator_password": API,
+    # With what waits for it.
+    "minio_root_user": {"minio", "api"},
+    "minio_root_password": {"minio", "api"},
+    "generation_key": {"api", "minio", "rules-engine", "scheduler"},
+}
+# Seconds without a good answer that are allowed where the api is recreated, and where MinIO is too. Nowhere else is there any.
+OUTAGE, OUTAGE_OF_MINIO = 20.0, 40.0
+TIMES = 3
+# Of a rotation that is killed, in seconds: the first has written the values and no more.
+MOMENTS = (6.0, 11.0, 16.0)
+SAMPLE_MOMENTS = (11.0,)
+
+
+def in_use(before: dict[str, str], name: str) -> tuple[str, str]:
+    """Return user and password that a secret stands for in a set of secrets."""
+    for key, password in PAIRS:
+        if name in (key, password):
+            return before[key], before[password]
+    return LOGINS[name][1], before[name]
+
+
+def server_of(name: str) -> str | None:
+    return "minio" if any(name in pair for pair in PAIRS) else LOGINS.get(name, (None,))[0]
+
+
+def old_ones_are_refused(signs_in, before: dict[str, str], after: dict[str, str]) -> None:
+    """See that what changed is refused, and that all that there is now is let in."""
+    for name in RECREATED:
+        if kind := server_of(name):
+            assert signs_in(kind, *in_use(after, name)), name
+            if in_use(before, name) != in_use(after, name):
+                assert not signs_in(kind, *in_use(before, name)), f"the old {name} is let in"
+    visitor = Visitor(after["operator_password"])
+    assert visitor.sign_in() == ""
+    if before["operator_password"] != after["operator_password"]:
+        assert Visitor(before["operator_password"]).sign_in() == "401"
+
+
+def no_value_stands_in(text: str, *values: dict[str, str]) -> None:
+    """See that none of the secrets stands in what Ansible printed. The name of an account at MinIO is no secret."""
+    shown = {name for found in values for name, value in found.items() if value in text and name != "jwt_secret_previous"}
+    assert not shown - {"s3_access_key", "minio_root_user"}, shown
+
+
+def load_probes():
+    spec = importlib.util.spec_from_file_location("leak_probes", ROOT / "tests/live/test_leaks.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+PLACES = load_probes()
+# What a rotation adds to: definitions, processes, logs, files of the stack, and what jobs and Ansible write.
+SAMPLE_PLACES = ("container-inspect", "process-arguments", "process-environments", "service-logs", "stack-directory", "postgres-catalogue")
+
+
+class Host:
+    """This machine, as the leak probes know a host."""
+
+    project, directory = PROJECT, str(DIRECTORY)
+
+    def run(self, *argv: str, check: bool = True, stdin: bytes | None = None, timeout: float = 60):
+        done = subprocess.run(argv, input=stdin, stdin=subprocess.DEVNULL if stdin is None else None, capture_output=True, timeout=timeout)
+        assert not check or done.returncode == 0
+        return done
+
+
+def no_value_stands_elsewhere(stack, is_full: bool) -> None:
+    values = {name: value for name, value in stack.secrets().items() if name != "jwt_secret_previous"}
+    patterns = PLACES.patterns_of(values)
+    for place in PLACES.PLACES:
+        # This test keeps them itself, below the directory for temporary files.
+        if place.name == "temporary-files" or not (is_full or place.name in SAMPLE_PLACES):
+            continue
+        canary = f"leak{hashlib.sha256(place.name.encode()).hexdigest()[:24]}"
+        try:
+            PLACES.on_host(Host(), place.plant, place, canary)
+            found = set(PLACES.on_host(Host(), place.probe, place, canary, stdin=b"\n".join([*patterns, canary.encode()])).stdout.splitlines())
+        finally:
+            PLACES.on_host(Host(), place.clean + PLACES.CLEAN, place, canary)
+        PLACES.judge(place.name, found, patterns, canary, place.keeps)
+
+
+def test_all_at_once_while_somebody_works(stack, signs_in, is_full):
+    before, ids = stack.secrets(), stack.containers()
+    token = Visitor(before["operator_password"])
+    with Visitor(before["operator_password"]) as visitor:
+        token.token = visitor.token
+        output = stack.well("rotate_secrets", rotate_secrets="all")
+    after = stack.secrets()
+    assert {name for name in before if before[name] == after[name]} == set()
+    now = stack.containers()
+    assert {service for service in ids if ids[service] != now[service]} == {"api", "minio", "rules-engine", "scheduler"}
+    # Whoever was signed in goes on.
+    assert token.ask("/api/campaigns", token.token) == ""
+    # The password changed meanwhile, so those who sign in with the old one are refused from some time on.
+    failed = [item for item in visitor.failed if not (item[1].endswith("login") and item[2] == "401")]
+    outage = failed[-1][0] - failed[0][0] if failed else 0.0
+    print(f"all at once: {len(failed)} of {len(visitor.asked)} requests failed, no good answer for {outage:.1f} s")
+    assert outage < OUTAGE_OF_MINIO
+    old_ones_are_refused(signs_in, before, after)
+    no_value_stands_in(output, before, after)
+    no_value_stands_elsewhere(stack, is_full)
+    # What was done is done: a deploy has nothing to do.
+    assert "Changed by this run: no container." in stack.well("site")
+
+
+def pytest_generate_tests(metafunc) -> None:
+    full = metafunc.config.getoption("--full")
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", [name for name in RECREATED for _time in range(TIMES)] if full else ["postgres_password", "redis_scheduler_password"])
+    if "moment" in metafunc.fixturenames:
+        metafunc.parametrize("moment", MOMENTS if full else SAMPLE_MOMENTS)
+
+
+def test_one_secret_recreates_its_readers_and_nobody_else(stack, signs_in, name):
+    before, ids = stack.secrets(), stack.containers()
+    with Visitor(before["operator_password"]) as visitor:
+        output = stack.well("rotate_secrets", rotate_secrets=[name])
+    after, now = stack.secrets(), stack.containers()
+    pair = next((set(pair) for pair in PAIRS[:1] if name in pair), {name})
+    assert {one for one in before if before[one] != after[one] and one != "jwt_secret_previous"} == pair
+    assert {service for service in ids if ids[service] != now[service]} == RECREATED[name]
+    failed = [item for item in visitor.failed if not (name == "operator_password" and item[1].endswith("login") and item[2] == "401")]
+    outage = failed[-1][0] - failed[0][0] if failed else 0.0
+    print(f"{name}: {len(failed)} of {len(visitor.asked)} requests failed, no good answer for {outage:.1f} s")
+    assert outage < OUTAGE_OF_MINIO
+    if "api" not in RECREATED[name]:
+        assert failed == []
+    old_ones_are_refused(signs_in, before, after)
+    no_value_stands_in(output, before, after)
+
+
+def test_a_rotation_that_was_killed_is_ended_by_another_run(stack, signs_in, moment):
+    before = stack.secrets()
+    names = ["postgres_password", "postgres_api_password", "redis_api_password", "s3_access_key", "jwt_secret"]
+    killed = stack.start("rotate_secrets", rotate_secrets=names)
+    time.sleep(moment)
+    assert killed.poll() is None
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    between = stack.secrets()
+    assert between != before
+    stack.well("rotate_secrets", rotate_secrets=names)
+    after = stack.secrets()
+    old_ones_are_refused(signs_in, before, after)
+    # Those that were given in the run that was killed are refused too.
+    old_ones_are_refused(signs_in, between, after)
+    stack.well("verify", stack_verify_depth="full")
+
+
+def test_a_password_that_a_person_changed_is_deployed(stack, signs_in):
+    """Two lines of .env.local, a deploy, and everybody gets in; then again without them, which is another password once more."""
+    before, ids = stack.secrets(), stack.containers()
+    given = before | {"postgres_password": "the administrator's own: a new one"}
+    stack.env_local.write_text(f'POSTGRES_PASSWORD="{given["postgres_password"]}"\n')
+    output = stack.well("site")
+    assert stack.containers() == ids
+    assert signs_in("postgres", "campaign_user", given["postgres_password"].replace(":", "\\:"))
+    assert not signs_in("postgres", "campaign_user", before["postgres_password"])
+    no_value_stands_in(output, given)
+    # Its line gets a new value where it stands.
+    stack.well("rotate_secrets", rotate_secrets="postgres_password")
+    changed = stack.env_local.read_text()
+    assert changed.startswith("POSTGRES_PASSWORD=")
+    assert given["postgres_password"] not in changed
+    assert stack.secrets() == before
+    assert not signs_in("postgres", "campaign_user", given["postgres_password"].replace(":", "\\:"))
+    stack.env_local.unlink()
+    stack.well("site")
+    assert signs_in("postgres", "campaign_user", before["postgres_password"])
+
+
+def test_a_deploy_that_fails_gives_the_old_password_back(stack, signs_in):
+    before = stack.secrets()
+    given = {"POSTGRES_PASSWORD": "never-taken-into-use-9", "REDIS_URL": "redis://api:never-taken-into-use-8@redis:6379", "S3_ACCESS_KEY": "never-taken-7"}
+    stack.env_local.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    broken = {"base": {"services": {"scheduler": {"entrypoint": ["/bin/sh", "-c"], "command": ["echo no; exit 3"]}}}}
+    status, output = stack.play("site", stack_services={"scheduler": broken}, stack_health_timeout=60)
+    stack.env_local.unlink()
+    assert status == 2
+    assert "was started again and is verified" in " ".join(output.split()), output[-4000:]
+    for name in ("postgres_password", "redis_api_password", "s3_access_key"):
+        assert signs_in(str(server_of(name)), *in_use(before, name)), name
+    assert not signs_in("postgres", "campaign_user", given["POSTGRES_PASSWORD"])
+    stack.well("site")
+
+
+def test_what_a_restarted_server_reads_is_what_was_deployed(stack, signs_in):
+    """The files that servers read when they start have names that stay, and stand for the release that runs."""
+    docker("restart", f"{PROJECT}-redis-1", f"{PROJECT}-postgres-1")
+    deadline = time.monotonic() + 60
+    while "PONG" not in stack.inside("redis", "redis-cli", "-u", "redis://health:none@redis:6379", "ping") and time.monotonic() < deadline:
+        time.sleep(0.5)
+    after = stack.secrets()
+    assert signs_in("redis", "api", after["redis_api_password"])
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["redis_api_pasword"], "redis_api_pasword is not a secret of this stack. Did you mean redis_api_password?"),
+        (["redis_api_password", "tls_private_key"], "tls_private_key belongs to a certificate"),
+        (["images_registry_password"], "images_registry_password is of the registry"),
+        (["postgres_api_user"], "postgres_api_user is a name and not a secret"),
+    ],
+)
+def test_what_cannot_be_generated_is_refused_before_anything_is_touched(stack, names, words):
+    before, ids, events = stack.secrets(), stack.containers(), (DIRECTORY / "history.jsonl").read_text()
+    status, output = stack.play("rotate_secrets", rotate_secrets=names)
+    assert status == 2
+    assert words in " ".join(output.split())
+    assert (stack.secrets(), stack.containers(), (DIRECTORY / "history.jsonl").read_text()) == (before, ids, events)

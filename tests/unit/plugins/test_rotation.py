@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which secrets can have a new value, which value, and how it comes into the text of the file that holds it."""
+
+import json
+import re
+
+import pytest
+import yaml
+from ansible.parsing.vault import VaultLib, VaultSecret
+from ansible_collections.campaign.platform.plugins.plugin_utils import aws, generated, inputs, rotation
+from ansible_collections.campaign.platform.plugins.plugin_utils.env_file import parse_env
+from ansible_collections.campaign.platform.plugins.plugin_utils.rules import value_problem
+from program import declare, placeholders, secret_names
+
+NOW = 1_764_000_000
+
+
+def declared(**given):
+    """Return a declaration with a value for every secret that is not given."""
+    secrets = placeholders(secret_names(given.get("stack_services")))
+    found, _renderer, problems = declare({"stack_secrets": secrets, **given})
+    assert found is not None, problems
+    return found
+
+
+def plan(names, keep_sessions=True, **given):
+    return rotation.plan(declared(**given), names, NOW, keep_sessions=keep_sessions)
+
+
+# --- Which
+
+
+def test_all_are_all_that_are_generated():
+    found = plan(["all"])
+    assert found.problems == found.left == []
+    assert found.names == secret_names()
+    assert set(found.changes["inventory"]) == {*secret_names(), "jwt_secret_previous"}
+    assert len(set(found.changes["inventory"].values())) == len(secret_names()) + 1
+
+
+def test_a_service_of_the_inventory_is_part_of_all():
+    entry = {
+        "base": {"services": {"mailer": {"image": "x/mailer:1", "user": "10:10"}}},
+        "needs": {"mailer": {"redis": "mailer"}},
+        "logins": {"redis": {"mailer": {"acl": "-@all +ping"}}},
+        "secrets": {"mailer": {"smtp_key": {"generated": False}}},
+    }
+    given = {"stack_services": {"mailer": entry}}
+    found = plan(["all"], **given)
+    assert "redis_mailer_password" in found.names
+    assert [reason for reason in found.left if reason.startswith("smtp_key is issued by somebody else")] == found.left
+    (problem,) = plan(["smtp_key"], **given).problems
+    assert "Get a new one there" in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("redis_api_pasword", "is not a secret of this stack. Did you mean redis_api_password?"),
+        ("tls_private_key", "belongs to a certificate"),
+        ("images_registry_password", "is of the registry"),
+        ("postgres_api_user", "is a name and not a secret"),
+        ("redis_api_user", "is a name and not a secret"),
+        ("jwt_secret_previous", "Name jwt_secret."),
+    ],
+)
+def test_what_a_person_gives_is_refused_in_one_sentence(name, words):
+    found = plan([name, "redis_api_password"])
+    (problem,) = found.problems
+    assert words in problem
+    assert found.changes == {}
+    assert problem.endswith((".", "?"))
+
+
+def test_logins_of_external_servers_are_a_person_s():
+    given = {
+        "stack_postgres_external": {"host": "db.example.com"},
+        "stack_redis_external": {"host": "redis.example.com"},
+        "stack_s3_external": {"endpoint": "https://s3.example.com"},
+    }
+    for name, server in (("postgres_password", "PostgreSQL"), ("redis_api_password", "Redis"), ("s3_secret_key", "S3")):
+        (problem,) = plan([name], **given).problems
+        assert problem.startswith(f"{name} is of a login at the external {server}. Change it there first"), problem
+    # The stack creates the services' own roles there.
+    assert plan(["postgres_api_password"], **given).problems == []
+    found = plan(["all"], **given)
+    assert "postgres_api_password" in found.names
+    assert len(found.left) == 6
+
+
+def test_what_a_service_fetches_itself_is_a_person_s():
+    given = {"stack_aws_region": "eu-central-1", "stack_aws_runtime_secret_ids": {"api": "x"}}
+    for name in ("redis_api_password", "s3_access_key", "operator_password"):
+        (problem, *_more) = plan([name], **given).problems
+        assert "is fetched from AWS by api" in problem
+    assert plan(["redis_scheduler_password", "postgres_password"], **given).problems == []
+
+
+def test_a_value_with_a_rule_of_its_own_is_a_person_s():
+    entry = {"base": {"services": {"mailer": {"image": "x/mailer:1", "user": "10:10"}}}, "secrets": {"mailer": {"mailer_pin": {"pattern": "[0-9]{20}"}}}}
+    (problem,) = plan(["mailer_pin"], stack_services={"mailer": entry}).problems
+    assert "has a rule of its own" in problem
+
+
+def test_a_login_that_is_the_superuser_has_two_lines():
+    given = {"stack_env_local": {"POSTGRES_PASSWORD": "x" * 20, "DATABASE_URL": f"postgres://campaign_user:{'x' * 20}@postgres:5432/campaign_db"}}
+    (problem,) = plan(["postgres_password"], **given).problems
+    assert "stands in two lines of .env.local" in problem
+
+
+# --- New values
+
+
+def test_a_key_at_minio_goes_with_its_secret():
+    for name in ("s3_access_key", "s3_secret_key"):
+        assert plan([name]).names == ["s3_access_key", "s3_secret_key"]
+    assert plan(["minio_root_password"]).names == ["minio_root_password"]
+
+
+def test_every_rule_allows_a_new_value():
+    rules = declared().secrets.rules
+    for name in secret_names():
+        assert value_problem(rotation.new_value(), rules[name]) is None, name
+    assert not [value for value in (rotation.new_value() for _time in range(500)) if value.startswith("-")]
+
+
+def test_tokens_that_were_signed_before_stay_valid():
+    changes = plan(["jwt_secret"], stack_jwt_expiration="12h").changes["inventory"]
+    (row,) = json.loads(changes["jwt_secret_previous"])
+    assert row == {"key": placeholders(["jwt_secret"])["jwt_secret"], "until": NOW + 12 * 3600 + rotation.DEPLOY_SECONDS}
+    assert changes["jwt_secret"] != row["key"]
+    assert value_problem(changes["jwt_secret_previous"], declared().secrets.rules["jwt_secret_previous"]) is None
+
+
+def test_keys_whose_time_is_over_go_and_the_others_stay():
+    text = json.dumps([{"key": "over-and-gone", "until": NOW - 1}, {"key": "still-there", "until": NOW + 5}])
+    rows = json.loads(rotation.keys_before(text, 'a "present" \\ one é\n', "7d", NOW, keep=True))
+    assert [row["key"] for row in rows] == ["still-there", 'a "present" \\ one é\n']
+    rule = declared().secrets.rules["jwt_secret_previous"]
+    assert value_problem(json.dumps(rows), rule) is None
+    assert value_problem("[]", rule) is None
+    for wrong in ("", "[{}]", '[{"key": "x"}]', '[{"key": "x", "until": 1}]', '[{"key": "xxxxxxxx", "until": 1764000000}, ]', "no JSON"):
+        assert value_problem(wrong, rule) is not None, wrong
+
+
+def test_a_stolen_key_is_believed_no_more():
+    assert plan(["jwt_secret"], keep_sessions=False).changes["inventory"]["jwt_secret_previous"] == "[]"
+
+
+# --- Where they stand
+
+
+def test_each_goes_where_its_value_comes_from(tmp_path):
+    kept = tmp_path / "kept.json"
+    given = {
+        "stack_generate_secrets": True,
+        "stack_generated_secrets_file": str(kept),
+        "stack_secrets": {"operator_password": "of-the-inventory-1"},
+        "stack_env_local": {"JWT_SECRET": "of-env-local-2", "REDIS_URL": "redis://api:of%20a%20URL@redis:6379"},
+    }
+    names = ["operator_password", "jwt_secret", "redis_api_password", "postgres_password"]
+    changes = plan(names, **given).changes
+    assert {source: set(values) for source, values in changes.items()} == {
+        "inventory": {"operator_password"},
+        "env_local": {"JWT_SECRET", "JWT_SECRET_PREVIOUS", "REDIS_URL"},
+        "generated": {"postgres_password"},
+    }
+    assert re.fullmatch(r"redis://api:[\w-]{43}@redis:6379", changes["env_local"]["REDIS_URL"])
+
+
+def test_an_address_keeps_all_but_its_password():
+    assert rotation.changed_url("postgres://a%3Ab:old%40@postgres:5432/campaign_db", "n/w") == "postgres://a%3Ab:n%2Fw@postgres:5432/campaign_db"
+
+
+def test_the_lines_of_an_environment_file_stay():
+    text = "# A comment\n\nexport A='one'\r\n  B = two\nC=three"
+    changed = rotation.changed_env(text, {"A": 'new "$1"', "B": "x", "D": "added"})
+    assert parse_env(changed) == {"A": 'new "$1"', "B": "x", "C": "three", "D": "added"}
+    assert changed.startswith("# A comment\n\n")
+    assert parse_env(rotation.changed_env("", {"A": "1"})) == {"A": "1"}
+    assert rotation.changed_env("A=1\n", {}) == "A=1\n"
+
+
+VAULT = """---
+# Of the platform
+vault_stack_secrets:
+  # The database
+  postgres_password: "old"   # since March
+  'jwt_secret': old
+other: [1]
+"""
+
+
+def test_the_lines_of_a_vault_stay():
+    changed = rotation.changed_yaml(VAULT, "vault_stack_secrets", {"postgres_password": 'n"w', "jwt_secret_previous": '[{"key": "a\\\\b", "until": 1}]'})
+    assert yaml.safe_load(changed) == {
+        "vault_stack_secrets": {"postgres_password": 'n"w', "jwt_secret": "old", "jwt_secret_previous": '[{"key": "a\\\\b", "until": 1}]'},
+        "other": [1],
+    }
+    assert changed.splitlines()[:4] == VAULT.splitlines()[:4]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "vault_stack_secrets: {postgres_password: old}\n",
+        "other: 1\n",
+        "vault_stack_secrets:\n  postgres_password: |\n    old\n  jwt_secret: x\n",
+        "vault_stack_secrets: &a\n  postgres_password: old\n",
+        "a: &a\n  x: 1\nvault_stack_secrets:\n  <<: *a\n  postgres_password: >-\n    folded\n    text\n",
+        "vault_stack_secrets:\n  jwt_secret: !vault |\n    $ANSIBLE_VAULT;1.1;AES256\n    00\n",
+    ],
+)
+def test_a_vault_of_another_form_is_left_to_a_person(text):
+    with pytest.raises(rotation.RotationError):
+        rotation.changed_yaml(text, "vault_stack_secrets", {"postgres_password": "new"})
+
+
+def test_a_mapping_is_known_by_what_it_holds():
+    assert rotation.holds(VAULT, ["x", "vault_stack_secrets"], {"postgres_password": "old"}) == "vault_stack_secrets"
+    assert rotation.holds(VAULT, ["vault_stack_secrets"], {"postgres_password": "another"}) is None
+    assert rotation.holds("- list\n", ["vault_stack_secrets"], {}) is None
+    assert rotation.holds("a: [", ["a"], {}) is None
+
+
+def test_what_was_generated_is_replaced_and_the_rest_stays(tmp_path):
+    path = str(tmp_path / "kept.json")
+    first = generated.generated_secrets(["one", "two"], path, persist=True)
+    generated.replace(path, {"one": "new", "extra": "[]"})
+    assert generated.generated_secrets(["one", "two"], path, persist=True, optional=["extra", "absent"]) == {"one": "new", "two": first["two"], "extra": "[]"}
+    assert (tmp_path / "kept.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_secret_of_aws_keeps_its_other_names():
+    assert json.loads(aws.changed('{"a": "1", "b": 2}', {"a": "new"}) or "") == {"a": "new", "b": 2}
+    assert aws.changed("[]", {"a": "new"}) is None
+    assert aws.changed(None, {"a": "new"}) is None
+    assert "secretsmanager:PutSecretValue" in aws.explain_writing("AccessDeniedException")
+    assert "throttled" in aws.explain_writing("ThrottlingException")
+
+
+class Context:
+    """Stands in for the vault passwords of a run."""
+
+    secrets = (("prod", VaultSecret(b"one")), ("other", VaultSecret(b"two")))
+
+    @classmethod
+    def current(cls, optional=False):
+        assert optional
+        return cls
+
+
+@pytest.mark.parametrize("label", [None, "prod"])
+def test_a_vault_is_encrypted_as_it_was(tmp_path, monkeypatch, label):
+    monkeypatch.setattr(inputs, "VaultSecretsContext", Context)
+    path = tmp_path / "vault.yml"
+    path.write_bytes(VaultLib(list(Context.secrets)).encrypt(VAULT, secret=Context.secrets[0][1], vault_id=label))
+    text, encrypt = inputs.vault_text(str(path))
+    assert text == VAULT
+    again = encrypt("changed: 1\n")
+    assert again.split("\n")[0] == path.read_text().split("\n")[0]
+    assert VaultLib([Context.secrets[0]]).decrypt(again) == b"changed: 1\n"
+    path.write_text(again.replace("6", "7"))
+    with pytest.raises(inputs.RefusedError, match="cannot be decrypted"):
+        inputs.vault_text(str(path))
+
+
+def test_a_file_in_clear_stays_in_clear(tmp_path):
+    path = tmp_path / "secrets.yml"
+    path.write_text(VAULT)
+    text, encrypt = inputs.vault_text(str(path))
+    assert (text, encrypt("x")) == (VAULT, "x")
+
+
+def test_a_person_is_told_names_and_places_and_no_value():
+    found = plan(["jwt_secret"])
+    text = "\n".join(rotation.told(found, {"inventory": "/x/vault.yml; commit it"}))
+    assert text == "New values: jwt_secret.\nThey stand in /x/vault.yml; commit it."
