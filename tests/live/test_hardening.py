@@ -6,7 +6,7 @@ import re
 import pytest
 
 SERVICES = ["api", "frontend", "minio", "page", "postgres", "redis", "rules-engine", "scheduler"]
-JOBS = ["api-migrate", "minio-bootstrap", "minio-volume", "postgres-bootstrap"]
+JOBS = ["api-migrate", "minio-bootstrap", "minio-retire", "minio-volume", "postgres-bootstrap", "redis-bootstrap", "redis-retire"]
 USERS = {
     "api": "10001:10001",
     "frontend": "101:101",

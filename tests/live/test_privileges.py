@@ -455,7 +455,8 @@ def test_root_credentials_stand_with_their_server_only(host, stack_secrets):
 
 
 def test_nothing_of_the_jobs_keeps_running(host):
-    jobs = {service: host.containers[service] for service in ("postgres-bootstrap", "minio-bootstrap", "api-migrate") if service in host.containers}
+    names = ("postgres-bootstrap", "minio-bootstrap", "redis-bootstrap", "api-migrate")
+    jobs = {service: host.containers[service] for service in names if service in host.containers}
     assert {service: container["State"]["Status"] for service, container in jobs.items() if container["State"]["Running"]} == {}
 
 

@@ -34,7 +34,8 @@ FAULTS: dict[str, tuple[dict[str, Any], str, bool]] = {
     "port taken": ({"stack_frontend_port": 22999}, "22999", True),
     "disk full": ({"docker_host_min_disk_mb": 10**8}, "docker_host_min_disk_mb", True),
     "missing secret": ({"stack_generate_secrets": False, "stack_secrets": {}}, "stack_secrets.", True),
-    "wrong secret": ({"stack_secrets": {"postgres_password": "not-the-one-of-the-volume"}}, "postgres-bootstrap", False),
+    # A changed password is put in force, so what fails is a name that the volume does not know.
+    "wrong secret": ({"stack_postgres_user": "not_of_the_volume"}, "postgres-bootstrap", False),
     "out of memory": (entry("rules-engine", mem_limit="24m", memswap_limit="24m"), "rules-engine", False),
     "invalid configuration": (entry("api", ports="8080:80"), "ports", True),
     "page answers 500": (
