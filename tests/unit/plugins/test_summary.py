@@ -178,7 +178,7 @@ FRONTEND = {"service": "frontend", "action": "recreate", "reasons": ["labels: x"
             [
                 "A deploy would take release {release} into use:",
                 "  api  recreated: image api:1 -> api:2; environment: LOG_LEVEL",
-                "  and run minio-volume, api-migrate, minio-bootstrap and postgres-bootstrap",
+                "  and run minio-volume, api-migrate, minio-bootstrap, postgres-bootstrap and redis-bootstrap",
             ],
         ),
     ],
