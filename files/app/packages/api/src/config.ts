@@ -12,7 +12,10 @@ const keysBefore = z
       return previousKeys.parse(text.trim() === "" ? [] : JSON.parse(text));
     } catch {
       // What is wrong is not told, because it stands in a secret.
-      context.addIssue({ code: "custom", message: 'must be a JSON list such as [{"key": "...", "until": 1764700000}]' });
+      context.addIssue({
+        code: "custom",
+        message: 'must be a JSON list such as [{"key": "...", "until": 1764700000}]',
+      });
       return z.NEVER;
     }
   });

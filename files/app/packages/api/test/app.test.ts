@@ -24,6 +24,7 @@ const settings = {
   OPERATOR_USER: "operator",
   OPERATOR_PASSWORD: "right-password",
   JWT_SECRET: "a-secret-of-the-test",
+  JWT_SECRET_PREVIOUS: [] as Settings["JWT_SECRET_PREVIOUS"],
   JWT_EXPIRATION: "7d",
 } as Settings;
 
