@@ -7,6 +7,7 @@ gets in), https://github.com/coollabsio/coolify/issues/9347 (saved, and the old 
 by each upgrade, and the one of the volume is lost).
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -185,6 +187,8 @@ def test_a_rotation_that_was_killed_is_ended_by_another_run(stack, signs_in, mom
     killed = stack.start("rotate_secrets", rotate_secrets=names)
     time.sleep(moment)
     assert killed.poll() is None
+    # Ansible's workers have sessions of their own, and outlive it.
+    workers = [int(pid) for pid in Path(f"/proc/{killed.pid}/task/{killed.pid}/children").read_text().split()]
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     between = stack.secrets()
@@ -196,6 +200,9 @@ def test_a_rotation_that_was_killed_is_ended_by_another_run(stack, signs_in, mom
     # Those that were given in the run that was killed are refused too.
     old_ones_are_refused(signs_in, between, after)
     stack.well("verify", stack_verify_depth="full")
+    for pid in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_a_password_that_a_person_changed_is_deployed(stack, signs_in):
