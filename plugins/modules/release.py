@@ -920,8 +920,7 @@ class Release:
                     is_earlier = path.startswith(os.path.join(self.root, "secrets/earlier/")) and name in generations
                     if os.path.relpath(path, self.root) not in kept and not is_earlier:
                         os.unlink(path)
-                # A container that is recreated needs the directory that it mounts.
-                if kind == "config" and directory != os.path.join(self.root, kind) and not os.listdir(directory):
+                if directory != os.path.join(self.root, kind) and not os.listdir(directory):
                     os.rmdir(directory)
 
     def _enter_index(self) -> None:

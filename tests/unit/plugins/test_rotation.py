@@ -145,6 +145,7 @@ def test_keys_whose_time_is_over_go_and_the_others_stay():
 
 def test_a_stolen_key_is_believed_no_more():
     assert plan(["jwt_secret"], keep_sessions=False).changes["inventory"]["jwt_secret_previous"] == "[]"
+    assert rotation.keys_before(json.dumps([{"key": "still-there", "until": NOW + 5}]), "present", "7d", NOW, keep=False) == "[]"
 
 
 # --- Where they stand
@@ -204,6 +205,8 @@ def test_the_lines_of_a_vault_stay():
     "text",
     [
         "vault_stack_secrets: {postgres_password: old}\n",
+        # Of two lines the last one counts.
+        "vault_stack_secrets:\n  postgres_password: old\n  postgres_password: old\n",
         "other: 1\n",
         "vault_stack_secrets:\n  postgres_password: |\n    old\n  jwt_secret: x\n",
         "vault_stack_secrets: &a\n  postgres_password: old\n",
