@@ -4,7 +4,6 @@
 `pytest --full` gives every secret of the catalogue a new value three times, and kills at more moments; otherwise, as in continuous integration, a sample.
 """
 
-import contextlib
 import json
 import os
 import re
@@ -29,12 +28,6 @@ PORTS = {name: 24680 + number for number, name in enumerate(("frontend", "api", 
 # Requests a second, of which one in SIGN_IN_EVERY signs in: nginx lets an address do so 20 times a minute.
 RATE = 20
 SIGN_IN_EVERY = 80
-
-
-def pytest_addoption(parser) -> None:
-    # `make prove` runs these beside others that have it too.
-    with contextlib.suppress(ValueError):
-        parser.addoption("--full", action="store_true", help="rotate every secret three times, which takes an hour")
 
 
 def full_only(function):
