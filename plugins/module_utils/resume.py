@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import engine as engines
-from ansible_collections.campaign.platform.plugins.module_utils import lock, obstacles, plan, registry, routes
+from ansible_collections.campaign.platform.plugins.module_utils import links, lock, obstacles, plan, registry, routes
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
 
@@ -50,7 +50,7 @@ _START = 19  # of the fields after the command's name in /proc/PID/stat, see pro
 
 def program_files() -> dict[str, str]:
     """Return this program as files, by their paths below a stack's directory: this module, and those that it imports."""
-    parts = (sys.modules[__name__], engines, lock, manifests, obstacles, plan, registry, routes)
+    parts = (sys.modules[__name__], engines, links, lock, manifests, obstacles, plan, registry, routes)
     sources = {f"{part.__name__.replace('.', '/')}.py": inspect.getsource(part) for part in parts}
     return {f"{PROGRAM}/{name}": text for name, text in {"__main__.py": MAIN.format(module=__name__), **sources}.items()}
 
@@ -190,6 +190,8 @@ class Resumption:
         if not project_containers(self.engine, manifest["project"]):
             # A deploy leaves some wherever it is cut off: these were removed on purpose.
             return ""
+        # A server that starts reads the passwords of the release that the other services have.
+        links.renew(self.directory, manifest)
         # The jobs of the other release would go on giving out its passwords.
         obstacles.find(self.engine, manifest, [*manifest["jobs"], *tried["jobs"]]).remove(self.engine)
         up = ("up", "--detach", "--no-build", "--pull", "never")

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, lock, manifest, plan
+from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, links, lock, manifest, plan
 from ansible_collections.campaign.platform.plugins.module_utils.backup import state
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
@@ -334,10 +334,8 @@ def file_drift(directory: str, written: dict[str, Any], seen: Observed) -> tuple
         look("secret", name, _problems_of_secret)
     if written.get("secrets"):
         look("secret", "secrets", lambda path, _used: _problems_of_directory(path))
-    for name, target in sorted((written.get("stable") or {}).items()):
-        path = os.path.join(directory, name)
-        if not os.path.islink(path) or os.path.basename(os.readlink(path)) != os.path.basename(target):
-            rows.append({"service": None, "kind": "secret", "what": f"{name} does not stand for {target}"})
+    for path, meant in sorted(links.stale(directory, written).items()):
+        rows.append({"service": None, "kind": "secret", "what": f"{os.path.relpath(path, directory)} does not point to {meant}"})
     for path in [*written.get("compose_files", []), *([written["env_file"]] if written.get("env_file") else [])]:
         if not os.path.isfile(path):
             rows.append({"service": None, "kind": "release", "what": f"{os.path.relpath(path, os.path.realpath(directory))} is missing"})

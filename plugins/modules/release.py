@@ -260,7 +260,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import boot, lock, obstacles, resume, routes, verification
+from ansible_collections.campaign.platform.plugins.module_utils import boot, links, lock, obstacles, resume, routes, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
@@ -272,6 +272,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import (
     project_containers,
     started_elsewhere,
 )
+from ansible_collections.campaign.platform.plugins.module_utils.links import link, sync_directory
 from ansible_collections.campaign.platform.plugins.module_utils.obstacles import remove_container, stale_containers, stop_container
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
@@ -300,15 +301,6 @@ def read(path: str) -> bytes | None:
         return None
 
 
-def sync_directory(path: str) -> None:
-    """Make the names in a directory survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def write(path: str, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
     """Write a file whole: under a temporary name, synced, then renamed."""
     directory = os.path.dirname(path)
@@ -326,18 +318,6 @@ def write(path: str, content: bytes, mode: int, owner: tuple[int, int] | None = 
         os.unlink(temporary)
         raise
     sync_directory(directory)
-
-
-def link(path: str, target: str) -> None:
-    """Point a symbolic link somewhere else in one step; leave it alone where it points there already."""
-    if os.path.islink(path) and os.readlink(path) == target:
-        return
-    temporary = f"{path}.new"
-    if os.path.lexists(temporary):
-        os.unlink(temporary)
-    os.symlink(target, temporary)
-    os.replace(temporary, path)
-    sync_directory(os.path.dirname(path))
 
 
 def client_files(root: str, socket: str) -> dict[str, tuple[str, int]]:
@@ -546,7 +526,7 @@ class Release:
         self._write(files, missing, stale)
         if not self.result["is_new"]:
             # Otherwise not before the release is started.
-            self.result["changed"] |= self._link_stable(self.result["manifest"])
+            self._renew_links(self.result["manifest"])
         self._take_plan(self._plan(files, frozenset(path for path, *_rest in missing)))
         if self.lock and self.result["plan"] and not self.result["is_new"] and not self.module.check_mode:
             # What is put right in the current release may be cut off, too.
@@ -667,7 +647,7 @@ class Release:
             if not os.path.lexists(environment):
                 # So that plain `docker compose ps` works in the directory after a first deploy that failed.
                 link(environment, os.path.join("attempted", ".env"))
-        self._link_stable(manifest)
+        links.renew(self.root, manifest)
         self._link_earlier(manifest)
         found.remove(self.engine)
         self._drop_unproven(manifest)
@@ -761,15 +741,12 @@ class Release:
         older = {row["job"] for row in manifest.get("earlier") or () if set(self._generations(row)) - known}
         return [job for job in manifest.get("last_jobs") or () if job in older]
 
-    def _link_stable(self, manifest: Mapping) -> bool:
-        """Have the names that stay stand for the secrets of a release; return whether any did not."""
-        wrong = {path: os.path.join("..", os.path.basename(target)) for path, target in (manifest.get("stable") or {}).items()}
-        wrong = {os.path.join(self.root, path): target for path, target in wrong.items()}
-        wrong = {path: target for path, target in wrong.items() if not (os.path.islink(path) and os.readlink(path) == target)}
-        for path, target in {} if self.module.check_mode else wrong.items():
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            link(path, target)
-        return bool(wrong)
+    def _renew_links(self, manifest: Mapping) -> None:
+        """Put names of secrets right that stay and do not stand for those of the current release."""
+        if links.stale(self.root, manifest):
+            self.result["changed"] = True
+            if not self.module.check_mode:
+                links.renew(self.root, manifest)
 
     def _link_earlier(self, manifest: Mapping) -> None:
         """Give jobs every generation of a secret file that is on this host. What they find works where the newest one is not in force yet, or no longer."""

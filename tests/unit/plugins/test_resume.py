@@ -33,6 +33,7 @@ def root(tmp_path):
             "restoring_jobs": ["bootstrap"],
             "ports": {"frontend": [["127.0.0.1", 80]]},
             "routes": {"frontend": {"api": 3000}},
+            "stable": {"secrets/stable/redis_acl": f"secrets/redis_acl_{release}"},
         }
         (path / "manifest.json").write_text(json.dumps(manifest))
     os.symlink(f"releases/{OLD}", tmp_path / "current")
@@ -99,6 +100,8 @@ def test_the_current_release_is_brought_up_and_that_is_written_down(root):
     last = locks.history(str(root))[-1]
     assert (last["event"], last["release"], last["attempted"]) == ("resumed", OLD, NEW)
     assert locks.read(str(root)) is None
+    # A server that starts reads the passwords that the services of this release have.
+    assert os.readlink(root / "secrets/stable/redis_acl") == f"../redis_acl_{OLD}"
     # Once.
     assert module.main(str(root)) == 0
     assert len(called(root)) == 2

@@ -493,6 +493,15 @@ def test_a_container_that_has_the_old_content(stack, tmp_path, inside, stale):
     assert stack.drift() == ([("api", "stale", told)] if stale else [])
 
 
+@pytest.mark.parametrize(("target", "drift"), [("../redis_acl_1", False), ("../redis_acl_2", True), (None, True)])
+def test_a_name_that_stays_stands_for_a_secret_of_the_release(stack, target, drift):
+    stack.manifest(stable={"secrets/stable/redis_acl": "secrets/redis_acl_1"})
+    (stack.directory / "secrets/stable").mkdir()
+    if target:
+        (stack.directory / "secrets/stable/redis_acl").symlink_to(target)
+    assert stack.drift() == ([(None, "secret", "secrets/stable/redis_acl does not point to ../redis_acl_1")] if drift else [])
+
+
 def test_the_directory_of_secrets_is_closed(stack):
     (stack.directory / "secrets").chmod(0o755)
     assert stack.drift() == [(None, "secret", "secrets has the mode 0755, not 0700")]
