@@ -104,7 +104,7 @@ def test_a_service_that_somebody_stopped_is_found(host, status):
 
 
 def test_a_secret_that_others_can_read_is_found(host):
-    (path, *_others) = host.text("find", f"{host.directory}/secrets", "-name", "api_*").split()
+    (path, *_others) = host.text("find", f"{host.directory}/secrets", "-maxdepth", "1", "-name", "api_*").split()
     with undone(host, "chmod", "0400", path):
         host.run("chmod", "0444", path)
         code, said = doctor()

@@ -204,7 +204,7 @@ def test_only_the_frontend_is_published(host, is_tls):
 def test_it_mounts_nothing_of_the_host_but_its_own_files(host, service):
     for mount in host.containers[service]["Mounts"]:
         if mount["Type"] == "bind":
-            own = (f"{host.directory}/config/", f"{host.directory}/secrets/{service}_", f"{host.directory}/routes/{service}")
+            own = tuple(f"{host.directory}/{path}" for path in ("config/", f"secrets/{service}_", f"secrets/stable/{service}_", f"routes/{service}"))
             assert mount["Source"].startswith(own), mount
             assert not mount["RW"], mount
         else:
@@ -215,7 +215,8 @@ def test_it_mounts_nothing_of_the_host_but_its_own_files(host, service):
 def test_its_secrets_are_its_own_and_read_only(host, service):
     secrets = [mount for mount in host.containers[service]["Mounts"] if mount["Destination"].startswith("/run/secrets/")]
     for mount in secrets:
-        assert host.text("stat", "--format=%u:%g %a", mount["Source"]).strip() == f"{USERS[service]} 400"
+        # A name that stays is a link, and what is mounted is what it stands for.
+        assert host.text("stat", "--dereference", "--format=%u:%g %a", mount["Source"]).strip() == f"{USERS[service]} 400"
     assert host.text("stat", "--format=%u:%g %a", f"{host.directory}/secrets").strip() == "0:0 700"
 
 

@@ -426,7 +426,7 @@ SECRET_FILES = {
     "postgres": {"postgres_password"},
     "redis": {"redis_acl"},
     "minio": {"minio_root_user", "minio_root_password"},
-    "api": {"database_url", "redis_url", "s3_access_key", "s3_secret_key", "jwt_secret", "operator_password"},
+    "api": {"database_url", "redis_url", "s3_access_key", "s3_secret_key", "jwt_secret", "jwt_secret_previous", "operator_password"},
     "rules-engine": {"database_url", "redis_url"},
     "scheduler": {"database_url", "redis_url"},
 }
@@ -455,7 +455,7 @@ def test_root_credentials_stand_with_their_server_only(host, stack_secrets):
 
 
 def test_nothing_of_the_jobs_keeps_running(host):
-    names = ("postgres-bootstrap", "minio-bootstrap", "redis-bootstrap", "api-migrate")
+    names = ("postgres-bootstrap", "minio-bootstrap", "redis-bootstrap", "api-migrate", "minio-retire", "redis-retire")
     jobs = {service: host.containers[service] for service in names if service in host.containers}
     assert {service: container["State"]["Status"] for service, container in jobs.items() if container["State"]["Running"]} == {}
 

@@ -128,7 +128,7 @@ class Machine(Stack):
     def ill(self) -> list[str]:
         """Return the containers that are not up and healthy."""
         shown = self.inside("docker", "ps", "--all", "--filter", f"label=com.docker.compose.project={PROJECT}", "--format", "{{.Names}} {{.Status}}")
-        jobs = ("bootstrap", "migrate", "volume")
+        jobs = ("bootstrap", "migrate", "retire", "volume")
         lines = [line for line in shown.stdout.splitlines() if not any(job in line for job in jobs)]
         return [line for line in lines if "(healthy)" not in line] if lines else ["nothing"]
 
