@@ -17,8 +17,11 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import declarati
 _OPTIONS = "--ask-vault-pass, --vault-password-file or --vault-id"
 
 
-def encrypted(names: list[str], variable: str, vault_secrets: list[tuple[str, Any]], identity: str | None) -> str:
-    """Return one YAML mapping of names to random values of 256 bits, encrypted; raise RefusedError without a password, or with several to choose from."""
+def encrypted(names: list[str], variable: str, others: list[str], vault_secrets: list[tuple[str, Any]], identity: str | None) -> str:
+    """Return the YAML of a mapping of names to random values of 256 bits and of other variables with such a value each, encrypted.
+
+    Raises RefusedError without a password, or with several to choose from.
+    """
     if not vault_secrets:
         raise inputs.RefusedError(f"There is no vault password to encrypt with, and nothing was written. Give one: {_OPTIONS}.")
     known = sorted({vault_id for vault_id, _secret in vault_secrets})
@@ -32,7 +35,8 @@ def encrypted(names: list[str], variable: str, vault_secrets: list[tuple[str, An
     if len({other.bytes for known_id, other in vault_secrets if known_id == vault_id}) > 1:
         raise inputs.RefusedError(f"There are several vault passwords named {vault_id}, and nothing was written. Give the one to encrypt with, and no other.")
     # JSON strings are YAML's double-quoted strings.
-    text = f"---\n{variable}:\n" + "".join(f"  {name}: {json.dumps(secrets.token_urlsafe(32))}\n" for name in names)
+    rows = [*(f"  {name}" for name in names), *others]
+    text = f"---\n{variable}:\n" + "".join(f"{row}: {json.dumps(secrets.token_urlsafe(32))}\n" for row in rows)
     vault: bytes = VaultLib(vault_secrets).encrypt(text, secret=secret, vault_id=None if vault_id == "default" else vault_id)
     return vault.decode()
 
@@ -62,7 +66,11 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         """Write the file, or say why not."""
         result: dict[str, Any] = super().run(tmp, task_vars)
-        spec = {"path": {"type": "path", "required": True}, "variable": {"type": "str", "default": "vault_stack_secrets"}}
+        spec = {
+            "path": {"type": "path", "required": True},
+            "variable": {"type": "str", "default": "vault_stack_secrets"},
+            "others": {"type": "list", "elements": "str", "default": []},
+        }
         _validation, arguments = self.validate_argument_spec(spec)
         path, variables = arguments["path"], task_vars or {}
         if os.path.lexists(path):
@@ -79,7 +87,7 @@ class ActionModule(ActionBase):
         names = declaration.known_secrets(tables, catalogue).generated
         context = VaultSecretsContext.current(optional=True)
         identity = constants.config.get_config_value("DEFAULT_VAULT_ENCRYPT_IDENTITY")
-        text = encrypted(names, arguments["variable"], list(context.secrets) if context else [], identity)
+        text = encrypted(names, arguments["variable"], arguments["others"], list(context.secrets) if context else [], identity)
         if not self._task.check_mode:
             write_new(path, text)
         return {**result, "changed": True, "path": path, "names": names}

@@ -22,6 +22,11 @@ options:
     description: Name of the variable that holds the mapping.
     type: str
     default: vault_stack_secrets
+  others:
+    description: Names of other variables that get a value of their own beside the mapping, such as the password of the backups.
+    type: list
+    elements: str
+    default: []
 attributes:
   check_mode:
     support: full
@@ -33,6 +38,7 @@ EXAMPLES = r"""
 - name: Write a vault file
   campaign.platform.vaulted_secrets:
     path: inventories/prod/group_vars/campaign/vault.yml
+    others: [vault_backup_password]
 """
 
 RETURN = r"""

@@ -6,6 +6,7 @@ import re
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -36,10 +37,14 @@ def init(inventory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run(["ansible-playbook", "-vvv", "--diff", "-i", str(inventory), "playbooks/init_secrets.yml", *arguments], inventory)
 
 
-def view(inventory: Path, path: Path) -> dict[str, str]:
+def variables(inventory: Path, path: Path) -> dict[str, Any]:
     done = run(["ansible-vault", "view", "--vault-password-file", str(inventory.parent / "password"), str(path)], inventory)
     assert done.returncode == 0, done.stderr
-    return yaml.safe_load(done.stdout)["vault_stack_secrets"]
+    return yaml.safe_load(done.stdout)
+
+
+def view(inventory: Path, path: Path) -> dict[str, str]:
+    return variables(inventory, path)["vault_stack_secrets"]
 
 
 def files(directory: Path) -> list[Path]:
@@ -54,10 +59,14 @@ def test_the_vault_is_complete_strong_and_the_only_trace(inventory, option):
     assert files(inventory.parent) == [path]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text().startswith("$ANSIBLE_VAULT;1.2;AES256;prod\n" if "vault-id" in option else "$ANSIBLE_VAULT;1.1;AES256\n")
-    secrets = view(inventory, path)
+    written = variables(inventory, path)
+    assert list(written) == ["vault_stack_secrets", "vault_backup_password"]
+    secrets = written["vault_stack_secrets"]
     assert list(secrets) == NAMES
+    # Which the role backup would refuse otherwise.
+    secrets["backup_password"] = written["vault_backup_password"]
     assert all(re.fullmatch(r"[\w-]{43}", value) for value in secrets.values())
-    assert len(set(secrets.values())) == len(NAMES)
+    assert len(set(secrets.values())) == len(NAMES) + 1
     assert [name for name, value in secrets.items() if value in done.stdout + done.stderr] == []
 
 

@@ -229,22 +229,24 @@ ONE, TWO = ("one", VaultSecret(b"x")), ("two", VaultSecret(b"y"))
 )
 def test_a_vault_needs_one_password_to_encrypt_with(secrets, identity, message):
     with pytest.raises((AnsibleActionFail, AnsibleError), match=message):
-        encrypted(["a"], "v", secrets, identity)
+        encrypted(["a"], "v", [], secrets, identity)
 
 
 @pytest.mark.parametrize(("secrets", "identity", "key"), [([ONE], None, ONE), ([ONE, ONE], None, ONE), ([ONE, TWO], "two", TWO), ([ONE, TWO], "one", ONE)])
 def test_a_vault_is_encrypted_with_the_password_that_is_named(secrets, identity, key):
-    text = encrypted(["a", "b"], "v", secrets, identity)
+    text = encrypted(["a", "b"], "v", ["w"], secrets, identity)
     assert text.splitlines()[0] == f"$ANSIBLE_VAULT;1.2;AES256;{key[0]}"
     values = yaml.safe_load(VaultLib([key]).decrypt(text))
-    assert list(values) == ["v"]
+    assert list(values) == ["v", "w"]
     assert list(values["v"]) == ["a", "b"]
-    assert all(re.fullmatch(r"[\w-]{43}", value) for value in values["v"].values())
+    made = [*values["v"].values(), values["w"]]
+    assert len(set(made)) == len(made)
+    assert all(re.fullmatch(r"[\w-]{43}", value) for value in made)
 
 
 def test_every_vault_is_another():
     password = [("default", VaultSecret(b"x"))]
-    assert encrypted(["a"], "v", password, None) != encrypted(["a"], "v", password, None)
+    assert encrypted(["a"], "v", [], password, None) != encrypted(["a"], "v", [], password, None)
 
 
 @pytest.mark.parametrize("value", ["Password12345678", "qwertyuiopasdfgh", "Tr0ub4dour&3aaaa", "P@ssw0rd!P@ssw0rd!", "iloveyou19871987", "19871224Michael1"])
