@@ -225,7 +225,7 @@ def test_a_password_that_a_person_changed_is_deployed(stack, signs_in, env_local
     given = before | {"postgres_password": "the administrator's own: a new one"}
     env_local.write_text(f'POSTGRES_PASSWORD="{given["postgres_password"]}"\n')
     output = stack.well("site")
-    assert stack.containers() == ids
+    assert stack.containers() == ids, output[-3000:]
     assert signs_in("postgres", "campaign_user", given["postgres_password"].replace(":", "\\:"))
     assert not signs_in("postgres", "campaign_user", before["postgres_password"])
     no_value_stands_in(output, given)
