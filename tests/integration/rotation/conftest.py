@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import yaml
@@ -144,20 +144,22 @@ class Stack:
     def command(self, playbook: str, **variables: Any) -> list[str]:
         return ["ansible-playbook", "-vvv", "--diff", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
 
-    def start(self, playbook: str, **variables: Any) -> subprocess.Popen:
+    def start(self, playbook: str, stdout: IO[bytes] | int = subprocess.PIPE, **variables: Any) -> subprocess.Popen:
         return subprocess.Popen(
             self.command(playbook, **variables),
             cwd=ROOT,
             env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_INJECT_INVOCATION": "true"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
     def play(self, playbook: str, **variables: Any) -> tuple[int, str]:
+        began = time.monotonic()
         process = self.start(playbook, **variables)
         output, _error = process.communicate(timeout=300)
+        print(f"{playbook}: {time.monotonic() - began:.0f} s")
         return process.returncode, output
 
     def well(self, playbook: str, **variables: Any) -> str:
@@ -169,6 +171,15 @@ class Stack:
         """Return the ids of the containers that run, by service."""
         listed = docker("ps", "--filter", f"label=com.docker.compose.project={PROJECT}", "--format", '{{.Label "com.docker.compose.service"}} {{.ID}}')
         return dict(line.split() for line in listed.splitlines())
+
+    def read(self, path: str) -> str:
+        """Return the text of a file below the stack's directory."""
+        return (DIRECTORY / path).read_text()
+
+    def count(self, service: str) -> int:
+        """Return how many containers of a service run."""
+        labels = {"com.docker.compose.project": PROJECT, "com.docker.compose.service": service}
+        return len(docker("ps", "--quiet", *(f"--filter=label={name}={value}" for name, value in labels.items())).split())
 
     def inside(self, service: str, *command: str, stdin: str = "") -> str:
         """Run a command in a container of the stack, and return its output, whatever the status."""
