@@ -19,6 +19,8 @@ from typing import Any
 LOCK, RUNNING, HISTORY = "lock.json", "client/running", "history.jsonl"
 # There while a restore exchanges the volumes, and after one that was cut off in its middle: then they do not belong together.
 SWAP = "backup/swap.json"
+# There while PostgreSQL is exchanged for another major version, and after an exchange that was cut off: then only its own run may go on.
+UPGRADE = "backup/upgrade.json"
 # Seconds. A holder gives a sign of life with each step, and every BEAT seconds while it waits.
 LEASE = 60.0
 BEAT = 5.0
@@ -65,6 +67,18 @@ class MixedVolumesError(LockedError):
         self.holder: dict[str, Any] = {}
 
 
+class UpgradeError(MixedVolumesError):
+    """PostgreSQL is being exchanged for another major version, so nobody else may start anything over its volume."""
+
+    def __init__(self, directory: str):
+        Exception.__init__(
+            self,
+            f"An upgrade of the PostgreSQL of {directory} is at work, or was cut off. Nothing was changed. If it was cut off, run the playbook "
+            "upgrade_postgres again, which first starts what ran before, or go back to that with -e revert=true.",
+        )
+        self.holder: dict[str, Any] = {}
+
+
 class Lock:
     """The lock of the stack in a directory; ``holder`` is who asks for it."""
 
@@ -94,6 +108,8 @@ class Lock:
         """
         if not repairs and os.path.exists(os.path.join(self.directory, SWAP)):
             raise MixedVolumesError(self.directory)
+        if not repairs and self._upgrading() not in (None, self.holder["run"]):
+            raise UpgradeError(self.directory)
         os.makedirs(self.directory, mode=0o755, exist_ok=True)
         with self._opened() as descriptor:
             held = _read(descriptor)
@@ -106,6 +122,16 @@ class Lock:
                 self._await_client(another, age)
                 self.record("aborted", another, release=another.get("release"))
             _write(descriptor, {**self.holder, "since": held["since"] if held and not another else _now()})
+
+    def _upgrading(self) -> str | None:
+        """Return the run that exchanges PostgreSQL, an empty text where that cannot be read, None where nobody does."""
+        try:
+            with open(os.path.join(self.directory, UPGRADE), encoding="utf-8") as file:
+                return str(json.load(file)["run"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
 
     def _is_client_running(self) -> bool:
         try:

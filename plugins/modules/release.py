@@ -260,7 +260,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import boot, links, lock, obstacles, resume, routes, verification
+from ansible_collections.campaign.platform.plugins.module_utils import boot, links, lock, obstacles, replaced, resume, routes, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
@@ -609,6 +609,8 @@ class Release:
                 msg=f"{what.replace('  ', ' ')}. Nothing was changed. Those that were in use and are kept are: {others}. Name one in stack_rollback_to."
             )
         self.path = os.path.join(self.root, "releases", self.id)
+        if why := (read(os.path.join(self.path, replaced.UNUSABLE)) or b"").decode().partition("\n")[2].strip():
+            self.module.fail_json(msg=f"The release {self.id} cannot be gone back to. Nothing was changed. {why}")
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
         lost = [name for name in [*manifest["configs"], *manifest["secrets"]] if not os.path.isfile(os.path.join(self.root, name))]
         absent = [reference for reference, found in plans.image_ids(self.engine, manifest["images"].values()).items() if found is None]
@@ -872,8 +874,10 @@ class Release:
         return manifests.read(os.path.join(self.path, _MANIFEST))["project"]
 
     def _doomed(self) -> list[str]:
+        # What an upgrade's old data is read by stays as long as that.
+        needed = [row["release"] for row in replaced.records(self.root)]
         releases = os.path.join(self.root, "releases")
-        others = [name for name in os.listdir(releases) if _ID.match(name) and name not in (self.id, self.result["current"])]
+        others = [name for name in os.listdir(releases) if _ID.match(name) and name not in (self.id, self.result["current"], *needed)]
         others.sort(key=lambda name: os.stat(os.path.join(releases, name)).st_mtime, reverse=True)
         room = self.module.params["keep"] - (self.result["current"] not in (None, self.id))
         return others[max(room, 0) :]

@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process
@@ -113,12 +113,17 @@ def databases(docker: Docker, container: str, user: str, database: str) -> list[
         return [json.loads(line) for line in found]
 
 
-def facts(open_one: Session) -> dict[str, Any]:
-    """Return what a copy of the database has to be like, in the moment that the session sees: rows and a hash of each table, large objects and extensions."""
+def facts(open_one: Session, columns: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+    """Return what a copy of the database has to be like, in the moment that the session sees: rows and a hash of each table, large objects and extensions.
+
+    Of tables in ``columns``, which are quoted, only those columns count.
+    """
     tables: dict[str, Any] = {}
     for line in open_one.ask(_TABLES):
         row = json.loads(line)
-        statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format('(t.*)::text')}) FROM {row['name']} AS t {row['where']};"
+        counted = ", ".join(f"t.{column}" for column in (columns or {}).get(row["name"], ()))
+        text = f"ROW({counted})::text" if counted else "(t.*)::text"
+        statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format(text)}) FROM {row['name']} AS t {row['where']};"
         tables[row["name"]] = json.loads(open_one.ask(statement)[0])
     found = {"tables": tables, "large_objects": json.loads(open_one.ask(_LARGE_OBJECTS)[0]), **json.loads(open_one.ask(_POSTGIS)[0])}
     schema = open_one.ask(_SCHEMA_OF_POSTGIS)[0]
@@ -155,16 +160,17 @@ def objects_of(text: str) -> str:
     return ", ".join(dict.fromkeys(_TOC.findall(text))) or "see the size of the volume and of the memory"
 
 
-def _role_statements(text: str) -> Iterator[str]:
+def role_statements(text: str) -> Iterator[str]:
     """Yield the lines of a dump of roles, so that a role which is there already is no error, and any other is."""
-    for line in text.splitlines():
+    # Other ends of lines than this one may stand in a comment on a role.
+    for line in text.split("\n"):
         found = _ROLE.match(line)
         yield f"DO $campaign_role$ BEGIN CREATE ROLE {found[1]}; EXCEPTION WHEN duplicate_object THEN NULL; END $campaign_role$;" if found else line
 
 
 def restore_roles(docker: Docker, container: str, user: str, text: bytes) -> None:
     """Create the roles in a server; raise BackupError."""
-    statements = "\n".join(_role_statements(text.decode())).encode()
+    statements = "\n".join(role_statements(text.decode())).encode()
     status, _output, _error = docker.attempt(
         "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1", f"--username={user}",
         "--dbname=postgres", stdin=statements,

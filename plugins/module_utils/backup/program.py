@@ -61,12 +61,8 @@ class Backups:
     run: str = ""
 
     def __post_init__(self) -> None:
-        path = state.path_of(self.directory, state.CONFIG)
-        try:
-            with open(path, encoding="utf-8") as file:
-                self.config = json.load(file)
-        except (OSError, ValueError) as error:
-            raise BackupError(f"{path} cannot be read ({type(error).__name__}). Set backups up again with the playbook backup.") from None
+        if not self.config:
+            self.config = self._configuration()
         self.own = os.path.join(self.directory, state.DIRECTORY)
         self.project = self.config["project"]
         self.run = f"{self.project}-backup-{secrets.token_hex(4)}"
@@ -76,6 +72,15 @@ class Backups:
             self.docker, self.config["image"], self.config["repository"], self.project, self.own, self.config.get("network") or "bridge"
         )
         self.started = time.monotonic()
+
+    def _configuration(self) -> dict[str, Any]:
+        path = state.path_of(self.directory, state.CONFIG)
+        try:
+            with open(path, encoding="utf-8") as file:
+                found: dict[str, Any] = json.load(file)
+                return found
+        except (OSError, ValueError) as error:
+            raise BackupError(f"{path} cannot be read ({type(error).__name__}). Set backups up again with the playbook backup.") from None
 
     def say(self, text: str) -> None:
         """Tell who waits what is being done."""
