@@ -73,7 +73,7 @@ golden: venv-dev ## Write the expected release files again, to be reviewed as a 
 	@tests/golden/render tests/golden
 
 prove: venv-dev ## Fail, kill and race deploys in many ways and rotate every secret, for hours (ARGS="-k killed" for a part)
-	@pytest --full -rP tests/prove tests/integration/workers tests/integration/backup tests/integration/rotation $(ARGS)
+	@pytest --full -rP tests/prove tests/integration/workers tests/integration/backup tests/integration/rotation tests/integration/upgrade $(ARGS)
 
 mutants: venv-dev ## Make small mistakes on purpose, one at a time, and see that tests notice (ARGS=program for one file of them)
 	@tests/mutants/run $(ARGS)

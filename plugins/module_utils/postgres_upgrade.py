@@ -370,7 +370,7 @@ class Upgrades:
         with self.stack.alone():
             source = self.sources(from_image)
             self.check_room(source)
-            runs = bool(self.stack._states().get("postgres", {}).get("Running"))
+            runs = self._runs(source.service)
             with contextlib.ExitStack() as stack:
                 if not runs:
                     # Nobody may start one over the same volume meanwhile.
@@ -378,6 +378,12 @@ class Upgrades:
                 found = self.copy(source, self.docker.create_volume(f"{self.stack.run}_postgres"), is_alone=not runs, is_kept=False)
         self.say(f"the rehearsal took {found['seconds']:g} s; with the services stopped it will take about that long")
         return found
+
+    def _runs(self, service: Service) -> bool:
+        try:
+            return bool(self.stack.container(service))
+        except BackupError:
+            return False
 
     def check_room(self, source: _Source) -> None:
         """Raise BackupError where the disk has no room for another cluster."""

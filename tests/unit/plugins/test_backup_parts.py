@@ -50,9 +50,11 @@ pg_restore: from TOC entry 4242; 0 16500 TABLE DATA campaigns campaign_user
 
 
 def test_a_role_that_is_there_is_no_error_and_its_name_may_be_anything():
-    lines = list(postgres._role_statements('CREATE ROLE "a ""b"" $$;";\nALTER ROLE "a ""b"" $$;" WITH LOGIN;\nSET x = 1;'))
+    lines = list(postgres.role_statements('CREATE ROLE "a ""b"" $$;";\nALTER ROLE "a ""b"" $$;" WITH LOGIN;\nSET x = 1;'))
     assert lines[0] == ('DO $campaign_role$ BEGIN CREATE ROLE "a ""b"" $$;"; EXCEPTION WHEN duplicate_object THEN NULL; END $campaign_role$;')
     assert lines[1:] == ['ALTER ROLE "a ""b"" $$;" WITH LOGIN;', "SET x = 1;"]
+    # What ends a line elsewhere stands in a comment.
+    assert "\n".join(postgres.role_statements("COMMENT ON ROLE a IS 'x\u2028y\x0bz';\n")) == "COMMENT ON ROLE a IS 'x\u2028y\x0bz';\n"
 
 
 @pytest.mark.parametrize(("length", "sizes"), [(0, []), (9, [9]), (10, [10]), (25, [10, 10, 5])])

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an upgrade of PostgreSQL decides: which data is which, what is refused, what differs, and what is put back after who was killed."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils import lock, postgres_upgrade, replaced
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
+from ansible_collections.campaign.platform.plugins.modules import postgres_upgrade as module
+
+HOLDER = {"user": "ada", "controller": "desk", "machine": "m", "pid": 1, "run": "m-1-1", "commit": None}
+CONFIG = {"project": "p", "memory": "1g", "cpus": "1.0", "lock_wait": 0, "health_timeout": 1, "socket": "/s", "new_image": "new"}
+ROW = {"datname": "template1", "encoding": "UTF8", "datcollate": "C.UTF-8", "datctype": "C.UTF-8"}
+MIB = 1024 * 1024
+
+
+def cluster(root: Path, place: str, major: str) -> Path:
+    path = root / place
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "PG_VERSION").write_text(f"{major}\n")
+    (path / "base").mkdir()
+    return path
+
+
+# --- Which data
+
+
+@pytest.mark.parametrize("place", [".", "data", "17/docker", "17/main"])
+def test_data_is_found_wherever_it_lies_in_the_volume(tmp_path, place):
+    cluster(tmp_path, place, "17")
+    found = postgres_upgrade.majors_in(str(tmp_path))
+    assert found == {place: "17"}
+    assert postgres_upgrade.place_of(found, "17", "image", "volume") == place
+    with pytest.raises(BackupError, match=f"no data of PostgreSQL 16, which the server image image has; it has: 17 in {place}"):
+        postgres_upgrade.place_of(found, "16", "image", "volume")
+
+
+def test_several_clusters_of_a_major_are_nobodys_guess():
+    with pytest.raises(BackupError, match="several places with data of PostgreSQL 17"):
+        postgres_upgrade.place_of({"data": "17", "17/docker": "17"}, "17", "image", "volume")
+
+
+def test_what_is_moved_is_the_cluster_and_nothing_else(tmp_path):
+    cluster(tmp_path, "17/docker", "17")
+    (tmp_path / "18").mkdir()
+    assert postgres_upgrade.entries_of(str(tmp_path), "17/docker", "18") == ["17"]
+    cluster(tmp_path, ".", "17")
+    assert postgres_upgrade.entries_of(str(tmp_path), ".", "18") == ["17", "PG_VERSION", "base"]
+
+
+@pytest.mark.parametrize(("text", "major"), [("postgres (PostgreSQL) 17.6 (Debian 17.6-0+deb13u1)\n", "17"), ("postgres (PostgreSQL) 18beta1", "18")])
+def test_the_major_is_what_the_server_says(text, major):
+    assert postgres_upgrade.major_of(text) == major
+
+
+def test_what_is_no_server_is_refused():
+    with pytest.raises(BackupError, match="is none: busybox"):
+        postgres_upgrade.major_of("busybox")
+
+
+# --- A cluster like the old one
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({**ROW}, ["--locale-provider=libc", "--lc-collate=C.UTF-8", "--encoding=UTF8"]),
+        ({**ROW, "datlocprovider": "b", "datlocale": "C.UTF-8"}, ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]),
+        # By the name that the column has in 15 and 16.
+        ({**ROW, "datlocprovider": "i", "daticulocale": "de-DE"}, ["--locale-provider=icu", "--icu-locale=de-DE"]),
+        ({**ROW, "datcollate": "de_DE@euro", "encoding": "LATIN1"}, ["--lc-collate=de_DE@euro", "--lc-ctype=C.UTF-8", "--encoding=LATIN1"]),
+    ],
+)
+def test_encoding_and_locale_are_the_old_ones(row, words):
+    assert set(words) <= set(postgres_upgrade.initdb_arguments(row).split())
+
+
+@pytest.mark.parametrize("more", [{"datcollate": "C; rm"}, {"daticurules": "&a < b", "datlocprovider": "i", "daticulocale": "de"}])
+def test_a_locale_that_cannot_be_handed_on_is_refused(more):
+    with pytest.raises(BackupError, match="Nothing was changed"):
+        postgres_upgrade.initdb_arguments({**ROW, **more})
+
+
+def test_a_locale_that_the_new_image_lacks_is_told_whatever_its_spelling():
+    rows = [{"datcollate": "en_US.UTF-8", "datctype": "C"}, {"datcollate": "de_DE.utf8", "datctype": "C.UTF-8"}]
+    assert postgres_upgrade.missing_locales(rows, "C\nen_US.utf8\nPOSIX\n") == ["de_DE.utf8"]
+    assert postgres_upgrade.missing_locales(rows, "en_US.utf8\nde_DE.UTF-8\n") == []
+
+
+@pytest.mark.parametrize(("free", "refused"), [(200 * MIB, False), (200 * MIB - 1, True)])
+def test_twice_the_cluster_has_to_be_free(free, refused):
+    problem = postgres_upgrade.room_problem(100 * MIB, free, "/volume")
+    assert bool(problem) is refused
+    assert not refused or "199 MiB free, and 200 MiB are needed" in problem
+
+
+def test_the_size_is_what_is_on_the_disk(tmp_path):
+    (tmp_path / "a").write_bytes(b"x" * 10000)
+    with (tmp_path / "hole").open("wb") as file:
+        file.truncate(10**9)
+    assert 10000 <= postgres_upgrade.size_of(str(tmp_path)) < 10**6
+
+
+# --- What differs, and what is told
+
+
+def test_what_differs_is_told_by_name():
+    old = {"sequence public.a": [5, 1], "relation public.b": ["r", "ada"], "function f()": ["ada", "1"]}
+    assert postgres_upgrade.compared(old, dict(old), "db") == []
+    new = {"sequence public.a": [4, 1], "function f()": ["ada", "1"], "schema x": ["ada"]}
+    assert postgres_upgrade.compared(old, new, "db") == [
+        "db: the relation public.b is missing",
+        "db: the schema x is surplus",
+        "db: the sequence public.a is not as it was",
+    ]
+    assert postgres_upgrade.described(['["a", 1, null]', ""]) == {"a": [1, None]}
+
+
+def test_a_role_that_is_not_taken_is_told_without_its_password():
+    text = "SET x = 1;\nALTER ROLE ada WITH PASSWORD 'SCRAM-SHA-256$4096:secret';\n"
+    told = postgres_upgrade.failed_statement(text, "psql:<stdin>:2: ERROR:  22023")
+    assert told == "`ALTER ROLE ada WITH ...` (SQLSTATE 22023)"
+    assert "secret" not in postgres_upgrade.failed_statement(text, "ERROR: secret")
+
+
+# --- The lock
+
+
+def test_nobody_but_its_own_run_works_on_a_stack_that_is_upgraded(tmp_path):
+    (tmp_path / "backup").mkdir()
+    (tmp_path / lock.UPGRADE).write_text(json.dumps({"run": "m-1-1"}))
+    lock.Lock(str(tmp_path), HOLDER).acquire()
+    lock.Lock(str(tmp_path), HOLDER).release()
+    other = lock.Lock(str(tmp_path), {**HOLDER, "run": "m-2-2"})
+    with pytest.raises(lock.UpgradeError, match=r"upgrade_postgres again.*revert=true"):
+        other.acquire(takeover=True)
+    other.acquire(repairs=True)
+    other.release()
+    # What nobody can read is nobody's.
+    (tmp_path / lock.UPGRADE).write_text("{")
+    with pytest.raises(lock.UpgradeError):
+        lock.Lock(str(tmp_path), HOLDER).acquire()
+
+
+# --- What is exchanged, with directories for volumes
+
+
+class Engine(postgres_upgrade.Upgrades):
+    """Upgrades of a stack whose volumes are directories of the test's own, and whose services are not there."""
+
+    def __init__(self, directory: Path):
+        self.volumes = directory / "volumes"
+        self.kept: set[str] = set()
+        self.started: list[str] = []
+        super().__init__(str(directory), HOLDER, CONFIG)
+        engine = self
+
+        class Docker:
+            def create_volume(self, name: str, *, throw_away: bool = True) -> str:
+                (engine.volumes / name).mkdir(parents=True, exist_ok=True)
+                engine.kept |= set() if throw_away else {name}
+                return name
+
+            def remove_volume(self, name: str) -> None:
+                assert not os.listdir(engine.volumes / name)
+                (engine.volumes / name).rmdir()
+
+            def sweep(self) -> None:
+                pass
+
+        self.docker = self.stack.docker = Docker()
+        self.stack.stop = lambda: self.started.append("stopped")
+        self.stack.start = lambda written: self.started.append(written["release"])
+
+    def root(self, volume: str) -> str:
+        path = self.volumes / volume
+        assert path.is_dir(), volume
+        return str(path)
+
+    def server(self):
+        service = postgres_upgrade.Service("postgres", "i", "999:999", {}, [], [], "", {"/var/lib/postgresql": "live"}, {})
+        return {"release": replaced.target(self.directory, "current")}, service
+
+
+def use(directory: Path, release: str, link: str = "current") -> None:
+    (directory / "releases" / release).mkdir(parents=True, exist_ok=True)
+    (directory / "releases" / release / "manifest.json").write_text("{}")
+    (directory / link).unlink(missing_ok=True)
+    (directory / link).symlink_to(f"releases/{release}")
+
+
+@pytest.fixture
+def engine(tmp_path):
+    found = Engine(tmp_path)
+    use(tmp_path, "old")
+    found.docker.create_volume("live")
+    cluster(tmp_path / "volumes/live", "17/docker", "17")
+    return found
+
+
+def begun(engine, *, published: bool, **more) -> dict:
+    """Leave behind what a run that was killed leaves behind."""
+    journal = {
+        "id": "1", "run": HOLDER["run"], "at": "2026-11-26T00:00:00Z", "live": "live", "published": published,
+        "from": {"release": "old", "major": "17", "entries": ["17"], "volume": "live-17-1"},
+        "to": {"major": "18", "entries": ["18"], "volume": "live-18-1", **more},
+    }  # fmt: skip
+    engine._write(journal)
+    return journal
+
+
+def inside(engine) -> dict[str, list[str]]:
+    return {path.name: sorted(os.listdir(path)) for path in sorted(engine.volumes.iterdir())}
+
+
+def test_where_nothing_was_begun_nothing_is_done(engine):
+    assert engine.settle() is None
+    assert (engine.started, inside(engine)) == ([], {"live": ["17"]})
+
+
+@pytest.mark.parametrize("published", [False, True])
+@pytest.mark.parametrize("moved", [False, True])
+def test_before_another_release_is_in_use_the_old_one_comes_back(engine, published, moved):
+    begun(engine, published=published)
+    if published and moved:
+        cluster(engine.volumes / "live", "18/docker", "18")
+    assert engine.settle() == "upgrade withdrawn"
+    assert inside(engine)["live"] == ["17"]
+    assert engine.started == ["stopped", "old"]
+    assert not os.path.exists(os.path.join(engine.directory, lock.UPGRADE))
+    assert replaced.records(engine.directory) == []
+
+
+def test_what_a_tried_release_wrote_is_kept(engine, tmp_path):
+    begun(engine, published=True)
+    cluster(engine.volumes / "live", "18/docker", "18")
+    use(tmp_path, "new", "attempted")
+    assert engine.settle() == "upgrade withdrawn"
+    assert inside(engine) == {"live": ["17"], "live-18-tried-1": ["18"]}
+    assert engine.kept == {"live-18-tried-1"}
+    # It is no data to go back to.
+    assert replaced.records(engine.directory) == []
+    with pytest.raises(BackupError, match="There is no upgrade to go back from"):
+        engine.revert("p")
+
+
+def test_once_another_release_is_in_use_it_counts_and_there_is_a_way_back(engine, tmp_path):
+    use(tmp_path, "older")
+    use(tmp_path, "old")
+    begun(engine, published=True)
+    cluster(engine.volumes / "live", "18/docker", "18")
+    use(tmp_path, "new")
+    assert engine.settle() == "settled"
+    assert inside(engine) == {"live": ["18"], "live-17-1": ["17"]}
+    assert (engine.started, engine.kept) == ([], {"live-17-1"})
+    (row,) = replaced.records(engine.directory)
+    assert (row["release"], row["major"], row["volume"], row["live"]) == ("old", "17", "live-17-1", "live")
+    for name in ("old", "older"):
+        assert "has PostgreSQL 17, and the data is of 18" in (tmp_path / "releases" / name / replaced.UNUSABLE).read_text()
+    assert not (tmp_path / "releases/new" / replaced.UNUSABLE).exists()
+
+
+def test_the_way_back_is_the_same_way(engine, tmp_path):
+    test_once_another_release_is_in_use_it_counts_and_there_is_a_way_back(engine, tmp_path)
+    for confirmed in (None, "another"):
+        with pytest.raises(BackupError, match=r"would be lost to the stack.*Nothing was changed.*upgrade_postgres_confirm=p"):
+            engine.revert(confirmed)
+    assert inside(engine) == {"live": ["18"], "live-17-1": ["17"]}
+    assert engine.revert("p") == "old"
+    assert inside(engine)["live"] == ["17", "18"]
+    assert not (tmp_path / "releases/old" / replaced.UNUSABLE).exists()
+    # The release from before does not come up: the present one stays, and the way back is still there.
+    assert engine.settle() == "revert withdrawn"
+    assert inside(engine) == {"live": ["18"], "live-17-1": ["17"]}
+    assert (tmp_path / "releases/old" / replaced.UNUSABLE).exists()
+    assert engine.started == ["stopped", "new"]
+    # And now it does.
+    engine.revert("p")
+    use(tmp_path, "old")
+    assert engine.settle() == "settled"
+    volumes = inside(engine)
+    assert volumes.pop("live") == ["17"]
+    ((name, content),) = volumes.items()
+    assert name.startswith("live-18-")
+    assert content == ["18"]
+    assert [(row["release"], row["volume"]) for row in replaced.records(engine.directory)] == [("new", name)]
+    assert (tmp_path / "releases/new" / replaced.UNUSABLE).exists()
+    assert not (tmp_path / "releases/older" / replaced.UNUSABLE).exists()
+
+
+def test_a_release_that_is_gone_is_not_gone_back_to(engine, tmp_path):
+    test_once_another_release_is_in_use_it_counts_and_there_is_a_way_back(engine, tmp_path)
+    (tmp_path / "releases/old/manifest.json").unlink()
+    with pytest.raises(BackupError, match="is not on the host any more"):
+        engine.revert("p")
+
+
+def test_a_cluster_at_the_top_is_moved_whole_even_when_that_was_cut_off(engine, tmp_path):
+    live = engine.volumes / "live"
+    subprocess.run(["rm", "-rf", str(live / "17")], check=True)
+    cluster(live, ".", "17")
+    live.chmod(0o700)
+    journal = begun(engine, published=True)
+    journal["from"]["entries"] = ["PG_VERSION", "base"]
+    engine._write(journal)
+    cluster(live, "18/docker", "18")
+    use(tmp_path, "new")
+    (engine.volumes / "live-17-1").mkdir()
+    (live / "base").rename(engine.volumes / "live-17-1/base")
+    assert engine.settle() == "settled"
+    assert inside(engine) == {"live": ["18"], "live-17-1": ["PG_VERSION", "base"]}
+    assert (engine.volumes / "live-17-1").stat().st_mode & 0o777 == 0o700
+    assert engine.revert("p") == "old"
+    assert inside(engine)["live"] == ["18", "PG_VERSION", "base"]
+
+
+def test_a_journal_that_cannot_be_read_is_nobodys_guess(engine):
+    Path(engine.directory, lock.UPGRADE).write_text('{"run": "x"}')
+    with pytest.raises(BackupError, match="Look at the volume by hand"):
+        engine.settle()
+
+
+def test_the_module_says_what_it_did(tmp_path, run_module):
+    given = {"directory": str(tmp_path), "project": "p", "holder": HOLDER}
+    found = run_module(module, **given, state="settled")
+    assert (found["changed"], found["done"], found["lines"]) == (False, None, [])
+    refused = run_module(module, **given, state="reverted")
+    assert refused["failed"]
+    assert "There is no upgrade to go back from" in refused["msg"]
