@@ -61,7 +61,7 @@ SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM p
 _EXTENSIONS = "SELECT json_object_agg(extname, extversion) FROM pg_extension;"
 _OUTDATED = """
 SELECT json_build_array(e.extname, a.default_version) FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname
-WHERE e.extversion <> a.default_version ORDER BY 1;
+WHERE e.extversion <> a.default_version ORDER BY e.extname;
 """
 _AVAILABLE = "SELECT coalesce(json_agg(name), '[]') FROM pg_available_extensions;"
 _FILE_SETTINGS = "SELECT coalesce(json_object_agg(name, setting), '{}') FROM pg_file_settings WHERE applied;"
@@ -719,7 +719,7 @@ class _Copying:
         if taken := sorted(own & {int(line) for line in output.split()}):
             raise BackupError(
                 f"The database {name} has reference systems of its own in spatial_ref_sys whose numbers the new PostGIS brings along: "
-                f"{', '.join(map(str, taken[:10]))}. The data is as it was. Delete those rows, or give them other numbers above 998999."
+                f"{', '.join(map(str, taken[:10]))}. The data is as it was. Delete those rows, or give them numbers from 910000 to 998999."
             )
 
     def _update_extensions(self, name: str) -> None:

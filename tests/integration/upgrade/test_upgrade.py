@@ -45,10 +45,11 @@ CREATE TABLE public.part_1 PARTITION OF public.part FOR VALUES FROM (0) TO (1000
 CREATE VIEW public.near AS SELECT n FROM public.shapes WHERE ST_DWithin(shape, ST_SetSRID(ST_MakePoint(0, 0), 4326), 90);
 CREATE FUNCTION public.one() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE SEQUENCE public.invoices START 1000 INCREMENT 7; SELECT nextval('public.invoices'), nextval('public.invoices');
-CREATE ROLE reader LOGIN PASSWORD 'a password of the reader' CONNECTION LIMIT 3; CREATE ROLE readers; GRANT readers TO reader; GRANT CONNECT ON DATABASE campaign_db TO reader;
+CREATE ROLE reader LOGIN PASSWORD 'a password of the reader' CONNECTION LIMIT 3; CREATE ROLE readers; GRANT readers TO reader;
+GRANT CONNECT ON DATABASE campaign_db TO reader;
 COMMENT ON ROLE readers IS E'two\\nlines'; ALTER ROLE reader SET work_mem = '8MB';
 ALTER TABLE public.empty OWNER TO reader; GRANT SELECT ON public.shapes TO readers WITH GRANT OPTION;
-INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALUES (999100, 'own', 1, '', '+proj=longlat');
+INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALUES (990001, 'own', 1, '', '+proj=longlat');
 SELECT topology.CreateTopology('streets', 4326);
 SELECT topology.AddEdge('streets', ST_GeomFromText('LINESTRING(0 0, 1 1)', 4326));
 CREATE DATABASE "other data" TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'; ALTER DATABASE "other data" SET work_mem = '6MB';
@@ -126,11 +127,13 @@ class Stack:
         found = {}
         tables = "SELECT quote_ident(schemaname) || '.' || quote_ident(tablename) FROM pg_tables WHERE schemaname IN ('public', 'streets') ORDER BY 1"
         for name in self.sql(tables).splitlines():
-            own = " WHERE srid > 998999" if name.endswith("spatial_ref_sys") else ""
+            own = " WHERE srid > 910000" if name.endswith("spatial_ref_sys") else ""
             found[name] = self.sql(f"SELECT count(*), md5(string_agg(row, '|' ORDER BY row)) FROM (SELECT to_jsonb((t.*))::text AS row FROM {name} t{own}) r")
         found["topologies"] = self.sql("SELECT id, name, srid, precision, hasz FROM topology.topology")
         found["large objects"] = self.sql("SELECT count(*), md5(string_agg(md5(lo_get(oid)), '|' ORDER BY oid)) FROM pg_largeobject_metadata")
-        found["roles"] = self.sql("SELECT rolname, rolpassword, rolconnlimit, rolconfig FROM pg_authid LEFT JOIN pg_roles USING (rolname) ORDER BY 1")
+        found["roles"] = self.sql(
+            "SELECT a.rolname, a.rolpassword, a.rolconnlimit, r.rolconfig FROM pg_authid a JOIN pg_roles r USING (oid) WHERE a.rolname !~ '^pg_' ORDER BY 1"
+        )
         found["sequences"] = self.sql("SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public' ORDER BY 1")
         found["owners"] = self.sql("SELECT relname, relowner::regrole, relacl FROM pg_class WHERE relname IN ('empty', 'shapes') ORDER BY 1")
         found["spatial"] = self.sql("SELECT count(*) FROM public.near")

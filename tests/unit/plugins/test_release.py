@@ -891,6 +891,28 @@ def test_what_cannot_be_gone_back_to_is_refused(root, release, words):
     assert words in str(refused.value)
 
 
+@pytest.mark.usefixtures("three")
+def test_a_release_that_cannot_read_what_is_stored_is_not_gone_back_to(root):
+    (root / "releases" / TWO / module.replaced.UNUSABLE).write_text("17\nIt has PostgreSQL 17.\n")
+    for release in (None, TWO):
+        with pytest.raises(Failed, match=f"The release {TWO} cannot be gone back to. Nothing was changed. It has PostgreSQL 17."):
+            choose(root, release)
+    assert choose(root, ONE)["release"] == ONE
+
+
+@pytest.mark.usefixtures("three")
+def test_a_release_that_old_data_belongs_to_is_kept_as_long_as_that(root):
+    records = root / module.replaced.RECORDS
+    records.mkdir(parents=True)
+    record = records / "1.json"
+    record.write_text(json.dumps({"volumes": [{"new": "v"}], "upgrade": {"release": ONE, "at": "2026"}}))
+    # What a restore replaced belongs to no release.
+    (records / "2.json").write_text(json.dumps({"volumes": [{"new": "v"}]}))
+    assert activate(root, "4" * 12, keep=0)["pruned"] == [TWO]
+    record.unlink()
+    assert ONE in activate(root, "4" * 12, keep=0)["pruned"]
+
+
 def test_a_first_release_has_none_before_it(root):
     stage(root, ONE)
     activate(root, ONE)

@@ -73,6 +73,7 @@ def test_no_secret_is_generated_beside_data_that_another_one_locks(tmp_path, giv
 def test_data_of_another_major_is_told_with_both(tmp_path):
     (message,) = told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}})
     assert "p_postgres-data holds data of PostgreSQL 16 (data), and this release has PostgreSQL 18" in message
+    assert "campaign.platform.upgrade_postgres" in message
     # With a server outside, the volume is not the release's.
     outside = {**NAMES, "volumes": {}}
     assert told(tmp_path, names=outside, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}}) == []
