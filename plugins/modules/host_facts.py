@@ -31,6 +31,11 @@ options:
     description: Files to read in volumes, by the volume's name. Each is a pattern such as C(*/PG_VERSION), relative to the volume.
     type: dict
     default: {}
+  image_variables:
+    description: Names of variables of the environment that images set, to read from those of O(images) that are present.
+    type: list
+    elements: str
+    default: []
   ports:
     description: Ports to find out about.
     type: list
@@ -80,7 +85,8 @@ ansible_facts:
           null), C(ports) (each with C(address), C(port), C(local) (whether the machine has the address), C(busy) and the Compose C(project) that publishes
           it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than those of this
           host, with their values),
-          C(images) (references to ids, those only that are present), C(images_source) and C(images_built) (the source that the role images recorded, and the
+          C(images) (references to ids, those only that are present), C(image_variables) (of each of these, by its reference, those that O(image_variables)
+          names), C(images_source) and C(images_built) (the source that the role images recorded, and the
           keys of the images that are built although the others are pulled), C(firewall) (whether it is installed), C(owned) and C(stack).
         - C(owned) has what bears the name of O(project), where that is given. C(elsewhere) are the directories, other than O(release_directory), that
           containers of a Compose project of that name were started from. C(volumes) and C(networks) are those that belong to it or whose name begins with
@@ -279,12 +285,11 @@ def engine_facts(engine: Engine, params: dict) -> dict:
         version, info = engine.get("/version"), engine.get("/info")
         images, containers = engine.get("/images/json"), engine.get("/containers/json", all="1")
         belongings = owned(engine, params, containers)
+        present = present_images(images, params["images"])
+        variables = {reference: image_variables(engine, identifier, params["image_variables"]) for reference, identifier in present.items()}
     except EngineError as error:
-        return {"engine": None, "engine_error": str(error), "images": {}, "published": [], "owned": {"elsewhere": [], "volumes": {}, "networks": {}}}
-    present = {}
-    for image in images:
-        for reference in (image.get("RepoTags") or []) + (image.get("RepoDigests") or []):
-            present[reference] = image["Id"]
+        nothing = {"images": {}, "image_variables": {}, "published": []}
+        return {"engine": None, "engine_error": str(error), **nothing, "owned": {"elsewhere": [], "volumes": {}, "networks": {}}}
     published = [
         (port.get("IP"), port["PublicPort"], container["Labels"].get("com.docker.compose.project") or container["Names"][0].lstrip("/"))
         for container in containers
@@ -294,10 +299,29 @@ def engine_facts(engine: Engine, params: dict) -> dict:
     return {
         "engine": {"version": version["Version"], "api_version": version["ApiVersion"], "data_root": info["DockerRootDir"]},
         "engine_error": None,
-        "images": {reference: present[familiar(reference)] for reference in params["images"] if familiar(reference) in present},
+        "images": present,
+        "image_variables": variables,
         "published": published,
         "owned": belongings,
     }
+
+
+def present_images(images: list[dict], wanted: list[str]) -> dict[str, str]:
+    """Return the ids of the wanted images that are present, by reference."""
+    known = {}
+    for image in images:
+        for reference in (image.get("RepoTags") or []) + (image.get("RepoDigests") or []):
+            known[reference] = image["Id"]
+    return {reference: known[familiar(reference)] for reference in wanted if familiar(reference) in known}
+
+
+def image_variables(engine: Engine, identifier: str, names: list[str]) -> dict[str, str]:
+    """Return those variables of its environment that an image sets, none where it is gone meanwhile; raise EngineError."""
+    status, body = engine.request("GET", f"/images/{identifier}/json") if names else (0, b"")
+    if status != 200:
+        return {}
+    pairs = [text.partition("=") for text in json.loads(body)["Config"].get("Env") or []]
+    return {name: value for name, _equals, value in pairs if name in names}
 
 
 def familiar(reference: str) -> str:
@@ -387,6 +411,7 @@ def main() -> None:
             "release_directory": {"type": "path"},
             "project": {"type": "str"},
             "volume_files": {"type": "dict", "default": {}},
+            "image_variables": {"type": "list", "elements": "str", "default": []},
             "ports": {"type": "list", "elements": "dict", "default": [], "options": port},
             "wait": {"type": "int", "default": 0},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.template import Templar
 from ansible_collections.campaign.platform.plugins.plugin_utils import bundle, hosts, images, inputs, release
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer
@@ -168,7 +169,8 @@ def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> d
     """Return what is in the way on the host: what has the stack's names and is not its own, and data that this release cannot open."""
     facts, validated = variables["ansible_facts"]["campaign_host"], variables["__stack_validated"]
     found, project = facts["owned"], renderer.render(variables["stack_project"], {})
-    volume = variables["__stack_postgres_data"]["volume"]
+    about = renderer.render(variables["__stack_postgres_data"], {})
+    volume, major = about["volume"], _major(about, facts, variables, renderer)
     name = validated["volumes"].get(volume)
     data = found["volumes"].get(name, {}) if name else {}
     return {
@@ -177,8 +179,19 @@ def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> d
         "networks": hosts.not_of_the_project(found["networks"], validated["networks"].values(), project),
         "locked": [name for name in validated["locked_volumes"] if found["volumes"].get(name, {}).get("project") == project],
         "data": {"volume": name, "unread": bool(data) and data["files"] is None},
-        "other": hosts.data_of_another_major(data.get("files"), str(variables["__stack_postgres_data"]["major"])),
+        "major": major,
+        "other": hosts.data_of_another_major(data.get("files"), major),
     }
+
+
+def _major(about: Mapping[str, Any], facts: Mapping[str, Any], variables: Mapping[str, Any], renderer: AnsibleRenderer) -> str:
+    """Return the major version of PostgreSQL that the release's image has, if that is on the host, or that the collection's own have."""
+    try:
+        reference = renderer.render(variables.get("stack_images") or {}, {}).get(about["image"])
+    except AnsibleError:
+        # Before the images are known, where a playbook asks early.
+        reference = None
+    return str(facts.get("image_variables", {}).get(reference, {}).get(about["variable"]) or about["major"])
 
 
 Validate = Callable[..., Declared]

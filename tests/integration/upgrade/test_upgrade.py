@@ -30,7 +30,6 @@ OLD = {
     "images_definitions": {
         "postgis": {"replaces": True, "context": str(ROOT / "files/images/postgis"), "parents": {"BASE_IMAGE": "base-trixie"}, "args": {"PG_MAJOR": "17"}}
     },
-    "__stack_postgres_data": {"volume": "postgres-data", "major": "17"},
 }
 # Only the database and its jobs.
 LEFT_OUT = ("api", "frontend", "minio", "page", "redis", "rules-engine", "scheduler")

@@ -138,6 +138,18 @@ def test_images_are_found_by_tag_and_by_digest(facts, answering, reference, foun
     assert facts(socket=answering.path, images=[reference])["images"] == ({reference: found} if found else {})
 
 
+def test_what_an_image_says_of_its_version_is_read_where_that_is_asked(facts, answering, reply):
+    answering.images = PRESENT
+    answering.on("GET", "/images/sha256:a/json", {"Config": {"Env": ["PATH=/bin", "PG_MAJOR=18", "PG_VERSION=18.1=x"]}})
+    asked = {"socket": answering.path, "images": ["redis:8", "redis:9"]}
+    assert facts(**asked)["image_variables"] == {"redis:8": {}}
+    assert facts(**asked, image_variables=["PG_MAJOR", "PG_VERSION"])["image_variables"] == {"redis:8": {"PG_MAJOR": "18", "PG_VERSION": "18.1=x"}}
+    # It may be removed at any moment.
+    answering.on("GET", "/images/sha256:a/json", reply(404, {"message": "gone"}))
+    found = facts(**asked, image_variables=["PG_MAJOR"])
+    assert (found["image_variables"], found["engine"] is None) == ({"redis:8": {}}, False)
+
+
 # --- Memory and disk
 
 

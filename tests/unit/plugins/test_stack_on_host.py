@@ -14,11 +14,13 @@ NAMES = {
 OURS = {"project": "p", "files": {}}
 
 
-def told(tmp_path, *, tables=("host",), engine="29.0.0", volumes=None, networks=None, elsewhere=(), names=NAMES, check=False, **given) -> list[str]:
+def told(
+    tmp_path, *, tables=("host",), engine="29.0.0", volumes=None, networks=None, elsewhere=(), names=NAMES, check=False, image_variables=None, **given
+) -> list[str]:
     """Return the messages for a host whose facts are these; the generated secrets are kept unless ``given`` says otherwise."""
     (tmp_path / "kept.json").write_text("{}")
     owned = {"elsewhere": list(elsewhere), "volumes": volumes or {}, "networks": networks or {}}
-    facts = {"engine": engine and {"version": engine}, "engine_error": "no such file", "owned": owned}
+    facts = {"engine": engine and {"version": engine}, "engine_error": "no such file", "owned": owned, "image_variables": image_variables or {}}
     values = {
         **program.variables_of({"stack_project": "p", "stack_generate_secrets": True, "stack_generated_secrets_file": f"{tmp_path}/kept.json", **given}),
         "ansible_facts": {"campaign_host": facts},
@@ -77,6 +79,21 @@ def test_data_of_another_major_is_told_with_both(tmp_path):
     # With a server outside, the volume is not the release's.
     outside = {**NAMES, "volumes": {}}
     assert told(tmp_path, names=outside, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}}) == []
+
+
+@pytest.mark.parametrize(("has", "holds", "refused"), [("19", "18", True), ("18", "18", False), ("17", "17", False), ("17", "18", True), (None, "18", False)])
+def test_what_counts_is_the_version_that_the_image_on_the_host_has(tmp_path, has, holds, refused):
+    volumes = {"p_postgres-data": {**OURS, "files": {f"{holds}/docker/PG_VERSION": holds}}}
+    variables = {"example/postgis:any": {"PG_MAJOR": has} if has else {}}
+    messages = told(tmp_path, volumes=volumes, image_variables=variables, stack_images={"postgis": "example/postgis:any"})
+    assert bool(messages) is refused
+    assert not refused or f"holds data of PostgreSQL {holds} ({holds}/docker), and this release has PostgreSQL {has}, which reads {has}/docker" in messages[0]
+
+
+def test_before_the_images_are_known_the_collection_s_own_count(tmp_path):
+    volumes = {"p_postgres-data": {**OURS, "files": {"17/docker/PG_VERSION": "17"}}}
+    (message,) = told(tmp_path, volumes=volumes, stack_images=program.trusted("{{ images_references }}"))
+    assert "this release has PostgreSQL 18" in message
 
 
 def test_data_that_nobody_can_read_is_not_taken_for_none(tmp_path):
