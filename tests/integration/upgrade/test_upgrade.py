@@ -199,6 +199,7 @@ def test_what_a_dump_would_lose_is_refused_and_a_rehearsal_touches_nothing(stack
     text = stack.well("upgrade_postgres", upgrade_postgres_rehearsal_only=True)
     assert "the extension postgis goes from 3.5" in text
     assert "are equal, by hash" in text
+    print(text[text.index("rehearse | Say what was found") :].partition("TASK")[0])
     assert (stack.container(), stack.fingerprint(), stack.own(), stack.volumes()) == (container, before, [], [VOLUME])
     assert not JOURNAL.exists()
 
