@@ -6,6 +6,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import program
 import pytest
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden/prod"
@@ -170,6 +171,14 @@ def test_the_bootstrap_completes_a_cluster_that_was_interrupted():
     database, connected, extension = (sql.index(text) for text in ("CREATE DATABASE", '\\connect "campaign_db"', "CREATE EXTENSION IF NOT EXISTS postgis"))
     # The log is told to keep statements with passwords out, in the session that has them.
     assert database < connected < extension < sql.index("SET log_statement = 'none'") < sql.index("PASSWORD")
+
+
+def test_a_database_that_no_service_logs_in_to_is_not_open_to_everybody():
+    others = dict.fromkeys(("api", "frontend", "minio", "page", "redis", "rules-engine", "scheduler"))
+    sql = program.golden("local", stack_services=others)["secrets/postgres-bootstrap_bootstrap_sql"]
+    assert 'REVOKE ALL ON DATABASE "campaign_db" FROM PUBLIC;\n' in sql
+    assert "REVOKE CREATE ON SCHEMA public FROM PUBLIC;\n" in sql
+    assert "GRANT CONNECT" not in sql
 
 
 def test_what_upstream_adds_to_a_database_is_not_open_to_everybody():
