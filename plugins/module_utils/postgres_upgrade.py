@@ -259,6 +259,8 @@ class Upgrades:
     lines: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if not os.path.isdir(self.directory):
+            raise BackupError(f"There is no stack in {self.directory}. Nothing was changed. Deploy first, or name its directory in stack_directory.")
         os.makedirs(os.path.join(self.directory, state.DIRECTORY), mode=0o755, exist_ok=True)
         upgrades = self
 

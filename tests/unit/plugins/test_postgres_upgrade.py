@@ -330,3 +330,7 @@ def test_the_module_says_what_it_did(tmp_path, run_module):
     refused = run_module(module, **given, state="reverted")
     assert refused["failed"]
     assert "There is no upgrade to go back from" in refused["msg"]
+    nowhere = str(tmp_path / "nowhere")
+    refused = run_module(module, **{**given, "directory": nowhere}, state="settled")
+    assert "There is no stack in" in refused["msg"]
+    assert not os.path.exists(nowhere)
