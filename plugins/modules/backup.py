@@ -32,8 +32,9 @@ options:
     required: true
   secrets:
     description: >-
-      Contents of secret files by name. V(password) is the repository's and required. V(aws_credentials), V(ssh_key), V(known_hosts) and V(ca) are for
-      repositories elsewhere. One that is not named is removed.
+      Contents of secret files by name. V(password) is the repository's and required. A changed one is added to the repository with the one on the
+      host, and is in force once it opens it; then the old one is refused. V(aws_credentials), V(ssh_key), V(known_hosts) and V(ca) are for repositories
+      elsewhere. One that is not named is removed.
     type: dict
     required: true
   settings:
@@ -105,6 +106,7 @@ from ansible_collections.campaign.platform.plugins.module_utils import compose, 
 from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     copies,
     docker,
+    password,
     postgres,
     program,
     redis,
@@ -116,7 +118,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
 )
 
 # Everything that the program consists of, which is written to the host as it is.
-SOURCES = (compose, engine, host, lock, manifest, copies, docker, postgres, program, redis, repository, s3, sets, state, swap)
+SOURCES = (compose, engine, host, lock, manifest, copies, docker, password, postgres, program, redis, repository, s3, sets, state, swap)
 # Of the container that runs restic.
 OWNER = 10010
 SECRETS = ("password", "aws_credentials", "ssh_key", "known_hosts", "ca")
@@ -176,6 +178,15 @@ def files_of(params: dict[str, Any], python: str) -> dict[str, tuple[bytes, int,
     for name, content in params["secrets"].items():
         found[f"backup/secrets/{name}"] = (content.encode(), 0o400, OWNER)
     return found
+
+
+def holds_another(path: str, content: bytes) -> bool:
+    """Return whether a file is there with something else in it."""
+    try:
+        with open(path, "rb") as file:
+            return file.read() not in (b"", content)
+    except OSError:
+        return False
 
 
 def schedule_of(params: dict[str, Any], scheduler: str) -> dict[str, str]:
@@ -293,7 +304,31 @@ class Setup:
         """Return the paths of what is not as it should be."""
         found = [path for path, row in self.files.items() if not is_right(path, *row)]
         found += [path for path, text in self.schedule.items() if not is_right(path, text.encode(), 0o644, 0)]
-        return found + self.surplus()
+        return found + self.surplus() + self.unfinished()
+
+    def unfinished(self) -> list[str]:
+        """Return the files of a change of the password that did not end. Old ones are kept as long as there is no repository that could tell."""
+        place, secret_files = self.module.params["repository"], os.path.join(self.directory, "backup/secrets")
+        is_there = not place.startswith("/") or os.path.exists(os.path.join(place, "config"))
+        return [os.path.join(secret_files, name) for name in password.leftovers(secret_files) if is_there or name == password.NEXT]
+
+    def change_password(self) -> None:
+        """Have the repository open with another password than the one on the host, before the host forgets that one; fail where it does not."""
+        path = os.path.join(self.directory, "backup/secrets", password.IN_FORCE)
+        content, mode, owner = self.files[path]
+        given = content.decode()
+        following = os.path.join(os.path.dirname(path), password.NEXT)
+        if not is_right(path, content, mode, owner) and not is_right(following, content, mode, owner):
+            password.set_aside(os.path.dirname(path))
+            write(following, content, mode, owner)
+        elif is_right(path, content, mode, owner):
+            # Back to the one in force, before the change to another one has ended.
+            password.set_aside(os.path.dirname(path))
+        # As for everything else that the program does, its client of Docker has neither the secrets nor their names in its arguments.
+        status, output, error = self.module.run_command([os.path.join(self.directory, "backup/run"), "--quiet", "change-password"])
+        if status != 0:
+            told = docker.told(f"{output} {error}".replace(given.strip(), "***"))
+            self.module.fail_json(msg=f"The password of the repository was not changed, and the old one stays in force. {told}")
 
     def surplus(self) -> list[str]:
         """Return the paths of what should not be there."""
@@ -306,10 +341,15 @@ class Setup:
         """Write and remove what is wrong."""
         make_directories(self.directory)
         make_repository(self.module.params["repository"])
+        secret = os.path.join(self.directory, "backup/secrets", password.IN_FORCE)
+        is_changed = holds_another(secret, self.files[secret][0]) or bool(self.unfinished())
         for path, row in self.files.items():
-            if path in wrong:
+            if path in wrong and not (path == secret and is_changed):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
                 write(path, *row)
+        if is_changed:
+            # With the program that was just written.
+            self.change_password()
         gone = [path for path in self.surplus() if path.endswith(".timer")]
         if gone and self.scheduler == "systemd":
             self.systemctl("disable", "--now", *[os.path.basename(path) for path in gone])

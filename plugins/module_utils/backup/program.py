@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock, manifest
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, postgres, redis, s3, sets, state, swap
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, password, postgres, redis, s3, sets, state, swap
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Limits, Service, service_of, told
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, words
 from ansible_collections.campaign.platform.plugins.module_utils.compose import config_command
@@ -90,13 +90,19 @@ class Backups:
     # --- One at a time, and not in the middle of a deploy
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Work while no other backup, drill or restore of this stack does, and clean up what one that was killed left behind."""
+    def one_at_a_time(self) -> Iterator[None]:
+        """Work while no other backup, drill or restore of this stack does."""
         with open(os.path.join(self.own, RUNNING), "a", encoding="ascii") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BusyError(f"Another backup, drill or restore of {self.project} is at work. Nothing was changed.") from None
+            yield
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work while no other backup, drill or restore of this stack does, and clean up what one that was killed left behind."""
+        with self.one_at_a_time():
             self.clean()
             try:
                 yield
@@ -165,6 +171,25 @@ class Backups:
             ended.set()
             thread.join()
             wanted.release()
+
+    # --- The repository
+
+    def open(self, *, create: bool) -> None:
+        """Open the repository, after a change of its password that did not end has; raise BackupError."""
+        secret_files = os.path.join(self.own, "secrets")
+        if password.is_changing(secret_files):
+            password.change(secret_files, self.repository)
+        self.repository.open(create=create)
+        if password.is_changing(secret_files):
+            # It was just made, and has one key.
+            password.change(secret_files, self.repository)
+
+    def change_password(self) -> int:
+        """Have the repository open with the password that was written down last, and with no earlier one; return an exit code."""
+        with self.one_at_a_time():
+            done = password.change(os.path.join(self.own, "secrets"), self.repository)
+        self.say("the new password is in force" + ("" if done else "; there is no repository yet"))
+        return DONE
 
     # --- The stack as it is
 
@@ -250,7 +275,7 @@ class Backups:
         if not servers.present():
             raise BackupError("The release has none of the servers that keep data: they stand outside the stack, whose provider backs them up.")
         self.say(f"opening the repository {self.repository.place}")
-        self.repository.open(create=True)
+        self.open(create=True)
         writing = self.repository.write(identifier)
         try:
             made = _Set(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
@@ -275,7 +300,7 @@ class Backups:
         try:
             with self.alone():
                 written, configuration = self.release()
-                self.repository.open(create=False)
+                self.open(create=False)
                 snapshot = self.repository.find(wanted)
                 about["set"] = snapshot.set
                 servers = self.servers(configuration)
@@ -318,7 +343,7 @@ class Backups:
             self._undo()
             written, configuration = self.release()
             servers = self.servers(configuration)
-            self.repository.open(create=False)
+            self.open(create=False)
             snapshot = self.repository.find(wanted)
             print(f"The set {snapshot.set} (state: {snapshot.state}) would take the place of what is stored in {self.project} now.", flush=True)
             print("All that was stored after the set was made would be lost to the stack; it stays in volumes of other names.", flush=True)
@@ -462,14 +487,14 @@ class Backups:
     def list(self) -> int:
         """Show the sets; return an exit code."""
         with self.alone():
-            self.repository.open(create=False)
+            self.open(create=False)
             print("\n".join(words(self.repository.sets())) or "There is no set.")
         return DONE
 
     def check(self, *, read_all: bool) -> int:
         """Have restic check the repository, with all data on demand; return an exit code."""
         with self.alone():
-            self.repository.open(create=False)
+            self.open(create=False)
             self.repository.check(*(["--read-data"] if read_all else []))
             self.say("the repository is whole" + (", all of its data was read" if read_all else ""))
         return DONE
@@ -647,6 +672,7 @@ def main(arguments: list[str]) -> int:
     one.add_argument("--set", default="latest")
     one.add_argument("--confirm", metavar="PROJECT", help="the stack's project, typed by a person")
     commands.add_parser("list", help="show the sets")
+    commands.add_parser("change-password", help="end a change of the repository's password, which the playbook begins")
     one = commands.add_parser("check", help="have restic check the repository")
     one.add_argument("--read-data", action="store_true", help="and read all of its data")
     commands.add_parser("watch", help="tell what is wrong with the backups")
@@ -670,6 +696,8 @@ def main(arguments: list[str]) -> int:
             return backups.restore(given.set, given.confirm)
         if given.command == "check":
             return backups.check(read_all=given.read_data)
+        if given.command == "change-password":
+            return backups.change_password()
         return int({"list": backups.list, "watch": backups.watch, "undo": backups.undo, "remove-old": backups.remove_old}[given.command]())
     except (BackupError, EngineError, lock.LockedError) as error:
         print(str(error), file=sys.stderr)

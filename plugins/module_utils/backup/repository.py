@@ -26,6 +26,11 @@ _ID = re.compile(r"set=([0-9A-Za-z-]+)\Z")
 _NO_REPOSITORY, _LOCKED, _WRONG_PASSWORD = 10, 11, 12
 
 
+def _is_refused(status: int, error: str) -> bool:
+    """Return whether restic ended because no key opens with the password; before 0.17 only its words say so."""
+    return status == _WRONG_PASSWORD or "wrong password or no key found" in error
+
+
 class NoRepositoryError(BackupError):
     """There is no repository at the place."""
 
@@ -62,9 +67,11 @@ class Repository:
         path = os.path.join(self.directory, "secrets", name)
         return path if os.path.isfile(path) else None
 
-    def options(self, name: str) -> list[str]:
-        """Return the options of `docker run` for one call of restic."""
-        mounts = {os.path.join(self.directory, "secrets", "password"): "/run/secrets/password", os.path.join(self.directory, "passwd"): "/etc/passwd"}
+    def options(self, name: str, password: str = "password", new: str | None = None) -> list[str]:
+        """Return the options of `docker run` for one call of restic. ``password`` is the file with it, ``new`` one with another that is to be made known."""
+        mounts = {os.path.join(self.directory, "secrets", password): "/run/secrets/password", os.path.join(self.directory, "passwd"): "/etc/passwd"}
+        if new:
+            mounts[os.path.join(self.directory, "secrets", new)] = "/run/secrets/new_password"
         environment = {"HOME": "/tmp", "TMPDIR": "/tmp"}
         if path := self._secret("aws_credentials"):
             mounts[path] = "/run/secrets/aws_credentials"
@@ -100,17 +107,17 @@ class Repository:
     def _name(self, what: str) -> str:
         return f"{self.docker.run}-{what}"
 
-    def attempt(self, what: str, *arguments: str) -> tuple[int, str, str]:
+    def attempt(self, what: str, *arguments: str, password: str = "password", new: str | None = None) -> tuple[int, str, str]:
         """Return exit status, output and error of one call of restic."""
         name = self._name(what)
         try:
-            return self.docker.attempt(*self.options(name), self.image, *self.arguments(), *arguments)
+            return self.docker.attempt(*self.options(name, password, new), self.image, *self.arguments(), *arguments)
         finally:
             self.docker.remove_container(name)
 
-    def ask(self, what: str, *arguments: str) -> str:
+    def ask(self, what: str, *arguments: str, password: str = "password", new: str | None = None) -> str:
         """Return the output of one call of restic; raise BackupError."""
-        status, output, error = self.attempt(what, *arguments)
+        status, output, error = self.attempt(what, *arguments, password=password, new=new)
         if status != 0:
             raise self.failure(what, status, error)
         return output
@@ -119,11 +126,38 @@ class Repository:
         """Return why a call of restic failed."""
         if status == _NO_REPOSITORY:
             return NoRepositoryError(f"There is no repository at {self.place}.")
-        if status == _WRONG_PASSWORD or "wrong password or no key found" in error:
+        if _is_refused(status, error):
             return BackupError(f"The repository {self.place} does not open with this password. Give the one that it was made with in backup_password.")
         if status == _LOCKED:
             return BackupError(f"The repository {self.place} is locked by another host for longer than five minutes: {told(error)}")
         return BackupError(f"restic failed ({what}, exit code {status}): {told(error) or 'it printed nothing'}")
+
+    def opens(self, name: str) -> bool | None:
+        """Return whether the password in a file opens the repository, None where there is no repository; raise BackupError where that cannot be known."""
+        if self.is_local and not os.path.exists(os.path.join(self.place, "config")):
+            return None
+        # What it decrypts is the proof: a key may be there and hold another repository's.
+        status, _output, error = self.attempt("open", "--no-lock", "cat", "config", password=name)
+        if status == _NO_REPOSITORY:
+            return None
+        if status != 0 and not _is_refused(status, error):
+            raise self.failure("open", status, error)
+        return status == 0
+
+    def add_key(self, name: str, new: str) -> None:
+        """Add a key for the password in the file ``new``, with the one in the file ``name``; raise BackupError."""
+        self._unlock(name)
+        self.ask("key", "key", "add", "--new-password-file", "/run/secrets/new_password", password=name, new=new)
+
+    def remove_key_of(self, name: str, old: str) -> None:
+        """Remove the key that the password in the file ``old`` opens, with the one in the file ``name``; raise BackupError."""
+        self._unlock(name)
+        rows = json.loads(self.ask("keys", "--no-lock", "key", "list", "--json", password=old))
+        for row in rows:
+            if row.get("current"):
+                self.ask("key", "key", "remove", row["id"], password=name)
+                return
+        raise BackupError(f"restic does not say which key of {self.place} an old password opens.")
 
     def open(self, *, create: bool) -> None:
         """Check that the repository opens; make a new one with ``create`` where there is none, never over one that is there."""
@@ -135,18 +169,18 @@ class Repository:
             self.ask("init", "init")
         self._unlock()
 
-    def _unlock(self) -> None:
+    def _unlock(self, password: str = "password") -> None:
         """Remove the locks that killed runs of this stack left; those of other hosts stay as long as restic takes them for alive."""
-        listed = self.ask("locks", "--no-lock", "list", "locks").split()
+        listed = self.ask("locks", "--no-lock", "list", "locks", password=password).split()
         if not listed:
             return
         owners = set()
         for lock in listed:
-            status, output, _error = self.attempt("lock", "--no-lock", "cat", "lock", lock)
+            status, output, _error = self.attempt("lock", "--no-lock", "cat", "lock", lock, password=password)
             with contextlib.suppress(ValueError):
                 owners.add(json.loads(output)["hostname"] if status == 0 else None)
         # One run at a time works for this stack, and it is this one.
-        self.ask("unlock", "unlock", *(["--remove-all"] if owners == {f"{self.project}-backup"} else []))
+        self.ask("unlock", "unlock", *(["--remove-all"] if owners == {f"{self.project}-backup"} else []), password=password)
 
     def snapshots(self) -> list[Snapshot]:
         """Return the sets of this stack, the oldest first."""

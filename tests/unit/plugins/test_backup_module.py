@@ -58,7 +58,7 @@ def test_the_secrets_are_files_of_the_one_who_reads_them(set_up, host):
     assert (host / "stack/backup/secrets").stat().st_mode & 0o777 == 0o700
     assert "p" * 16 not in (host / "stack/backup/config.json").read_text()
     # One that is not given any more goes.
-    set_up()
+    set_up(secrets={"password": "p" * 16})
     assert os.listdir(host / "stack/backup/secrets") == ["password"]
 
 
@@ -148,3 +148,41 @@ def test_the_settings_stand_in_one_file(set_up, host):
         "memory": "1g",
         "cpus": "1.0",
     }
+
+
+def test_a_changed_password_is_left_to_the_program(set_up, host, monkeypatch):
+    """It is told of the new one by a file, and the one in force is replaced by nobody else."""
+    set_up()
+    (host / "repository/config").write_text("a repository")
+    secret_files, calls = host / "stack/backup/secrets", []
+
+    def run_command(_self, command, **_options):
+        calls.append((command, {path.name: path.read_text() for path in secret_files.iterdir()}))
+        return 1, "", "The repository does not open. another horse battery"
+
+    monkeypatch.setattr(module.AnsibleModule, "run_command", run_command)
+    changed = {"password": "another horse battery\n"}
+    assert set_up(check=True, secrets=changed)["changed"]
+    assert calls == []
+    told = set_up(secrets=changed)["msg"]
+    assert "The password of the repository was not changed" in told
+    assert "another horse" not in told
+    (call,) = calls
+    assert call[0] == [f"{host}/stack/backup/run", "--quiet", "change-password"]
+    assert call[1] == {"password": "correct horse battery\n", "password.next": changed["password"]}
+    assert (secret_files / "password.next").stat().st_mode & 0o777 == 0o400
+    # Nobody takes up what was cut off but a run that is asked for it, and one that goes back does not go on with it.
+    assert set_up(check=True)["changed"]
+    set_up()
+    assert "password.next" not in calls[-1][1]
+    assert sorted(calls[-1][1].values()) == ["another horse battery\n", "correct horse battery\n"]
+
+
+def test_without_a_repository_a_new_password_is_in_force_and_the_old_one_is_kept(set_up, host):
+    set_up()
+    changed = {"password": "another horse battery\n"}
+    assert set_up(secrets=changed)["changed"]
+    secret_files = host / "stack/backup/secrets"
+    assert (secret_files / "password").read_text() == changed["password"]
+    assert sorted(path.read_text() for path in secret_files.iterdir()) == ["another horse battery\n", "correct horse battery\n"]
+    assert not set_up(secrets=changed)["changed"]

@@ -16,7 +16,7 @@ class Restic(repository.Repository):
         self.rows = [{"id": f"{number:064x}", "time": f"t{number}", "tags": [f"set=2026112{number}", state]} for number, state in enumerate(states)]
         self.removed, self.asked = removed, []
 
-    def ask(self, what, *arguments):
+    def ask(self, what, *arguments, **_passwords):
         self.asked.append(arguments)
         if what == "snapshots":
             return json.dumps(self.rows)
@@ -138,3 +138,39 @@ def test_a_new_repository_is_made_only_where_there_is_none(tmp_path, monkeypatch
     assert ("init",) not in restic.asked
     restic.open(create=True)
     assert ("init",) in restic.asked
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "expected"),
+    [(0, "", True), (12, "", False), (1, "Fatal: wrong password or no key found", False), (10, "", None), (1, "ciphertext verification failed", BackupError)],
+)
+def test_whether_a_password_opens_it_is_known_or_told(tmp_path, status, error, expected):
+    """A key may be there and belong to another repository: https://github.com/restic/restic/issues/3430"""
+    restic = Restic(tmp_path, place="s3:https://s3.example.com/bucket")
+    restic.attempt = lambda *_arguments, password: (status, "", error) if password == "password.next" else None
+    if expected is BackupError:
+        with pytest.raises(BackupError, match="ciphertext"):
+            restic.opens("password.next")
+    else:
+        assert restic.opens("password.next") is expected
+
+
+def test_where_the_directory_is_empty_there_is_no_repository(tmp_path):
+    restic = Restic(tmp_path, place=str(tmp_path))
+    restic.attempt = None
+    assert restic.opens("password") is None
+
+
+def test_only_the_key_of_the_old_password_is_removed(tmp_path):
+    restic = Restic(tmp_path)
+    restic._unlock = lambda _name: None
+    asked = []
+
+    def ask(what, *arguments, **options):
+        asked.append((what, arguments, options))
+        return json.dumps([{"current": False, "id": "other"}, {"current": True, "id": "mine"}]) if what == "keys" else ""
+
+    restic.ask = ask
+    restic.remove_key_of("password", "password.old-1")
+    assert asked[0][2] == {"password": "password.old-1"}
+    assert asked[1] == ("key", ("key", "remove", "mine"), {"password": "password"})
