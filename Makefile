@@ -15,7 +15,7 @@ PLAYBOOK = become=$$(scripts/become $(INVENTORY) $(ARGS)) && ansible-playbook -i
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
-.PHONY: help deploy check verify status doctor logs password rotate rollback down backup drill restore test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
+.PHONY: help deploy check verify status doctor logs password rotate rollback down backup drill restore export test lint unit golden mutants prove bench docs build venv venv-dev requirements clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ drill: venv ## Bring the newest backup back into throw-away servers, and compare
 
 restore: venv ## Show what a restore would replace (ARGS="-e backup_restore_confirm=campaign" does it)
 	@$(PLAYBOOK) campaign.platform.restore $(ARGS)
+
+export: venv ## Write all that is stored into a directory that needs none of this (ARGS="-e backup_export_directory=/srv/export")
+	@$(PLAYBOOK) campaign.platform.export $(ARGS)
 
 test: venv-dev ## Run every test: lint, unit, application, Molecule, browser (ONLY=name runs what matches)
 	@tests/run $(ONLY)

@@ -23,20 +23,19 @@ options:
     type: str
     required: true
   image:
-    description: Reference of an image with restic, which has to be on the host.
+    description: Reference of an image with restic, which has to be on the host. Required with O(repository).
     type: str
-    required: true
   repository:
-    description: Directory of the host, or an address of restic's such as C(sftp:USER@HOST:/PATH) or C(s3:https://HOST/BUCKET), without credentials.
+    description:
+      - Directory of the host, or an address of restic's such as C(sftp:USER@HOST:/PATH) or C(s3:https://HOST/BUCKET), without credentials.
+      - Without it, the program is written, for what needs no repository, and backups stay as they were set up before, or not at all.
     type: str
-    required: true
   secrets:
     description: >-
       Contents of secret files by name. V(password) is the repository's and required. A changed one is added to the repository with the one on the
       host, and is in force once it opens it; then the old one is refused. V(aws_credentials), V(ssh_key), V(known_hosts) and V(ca) are for repositories
-      elsewhere. One that is not named is removed.
+      elsewhere. One that is not named is removed. Required with O(repository).
     type: dict
-    required: true
   settings:
     description: The program's other settings, without secrets, as the role P(campaign.platform.backup#role) has them.
     type: dict
@@ -106,7 +105,10 @@ from ansible_collections.campaign.platform.plugins.module_utils import compose, 
 from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     copies,
     docker,
+    making,
+    moving,
     password,
+    plain,
     postgres,
     program,
     redis,
@@ -118,7 +120,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
 )
 
 # Everything that the program consists of, which is written to the host as it is.
-SOURCES = (compose, engine, host, lock, manifest, copies, docker, password, postgres, program, redis, repository, s3, sets, state, swap)
+SOURCES = (compose, engine, host, lock, manifest, copies, docker, making, moving, password, plain, postgres, program, redis, repository, s3, sets, state, swap)
 # Of the container that runs restic.
 OWNER = 10010
 SECRETS = ("password", "aws_credentials", "ssh_key", "known_hosts", "ca")
@@ -169,13 +171,13 @@ def files_of(params: dict[str, Any], python: str) -> dict[str, tuple[bytes, int,
         found[f"backup/program/{name.replace('.', '/')}.py"] = (source if isinstance(source, bytes) else source.encode(), 0o644, 0)
     settings = {
         **params["settings"],
-        **{name: params[name] for name in ("project", "image", "repository", "socket")},
+        **{name: params[name] or "" for name in ("project", "image", "repository", "socket")},
     }
     text = RUN.format(directory=params["directory"], path=PATH, python=python, module=program.__name__)
     found["backup/config.json"] = ((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode(), 0o644, 0)
     found["backup/passwd"] = (PASSWD.encode(), 0o644, 0)
     found["backup/run"] = (text.encode(), 0o755, 0)
-    for name, content in params["secrets"].items():
+    for name, content in (params["secrets"] or {}).items():
         found[f"backup/secrets/{name}"] = (content.encode(), 0o400, OWNER)
     return found
 
@@ -299,6 +301,13 @@ class Setup:
             self.scheduler = "systemd" if os.path.isdir(SYSTEMD) else "cron"
         self.files = {os.path.join(self.directory, name): row for name, row in files_of(params, interpreter(params["python"])).items()}
         self.schedule = schedule_of(params, self.scheduler)
+        # What was set up for backups stays as it is.
+        self.is_program_only = not params["repository"]
+        if self.is_program_only:
+            self.schedule = {}
+            config = os.path.join(self.directory, "backup/config.json")
+            if os.path.exists(config):
+                del self.files[config]
 
     def wrong(self) -> list[str]:
         """Return the paths of what is not as it should be."""
@@ -308,6 +317,8 @@ class Setup:
 
     def unfinished(self) -> list[str]:
         """Return the files of a change of the password that did not end. Old ones are kept as long as there is no repository that could tell."""
+        if self.is_program_only:
+            return []
         place, secret_files = self.module.params["repository"], os.path.join(self.directory, "backup/secrets")
         is_there = not place.startswith("/") or os.path.exists(os.path.join(place, "config"))
         return [os.path.join(secret_files, name) for name in password.leftovers(secret_files) if is_there or name == password.NEXT]
@@ -332,6 +343,8 @@ class Setup:
 
     def surplus(self) -> list[str]:
         """Return the paths of what should not be there."""
+        if self.is_program_only:
+            return []
         secrets = [os.path.join(self.directory, "backup/secrets", name) for name in SECRETS if name not in self.module.params["secrets"]]
         return [path for path in secrets if os.path.lexists(path)] + [
             path for path in own_schedules(self.module.params["project"]) if path not in self.schedule
@@ -340,9 +353,9 @@ class Setup:
     def apply(self, wrong: list[str]) -> None:
         """Write and remove what is wrong."""
         make_directories(self.directory)
-        make_repository(self.module.params["repository"])
+        make_repository(self.module.params["repository"] or "")
         secret = os.path.join(self.directory, "backup/secrets", password.IN_FORCE)
-        is_changed = holds_another(secret, self.files[secret][0]) or bool(self.unfinished())
+        is_changed = not self.is_program_only and (holds_another(secret, self.files[secret][0]) or bool(self.unfinished()))
         for path, row in self.files.items():
             if path in wrong and not (path == secret and is_changed):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -362,7 +375,7 @@ class Setup:
             timers = [os.path.basename(path) for path in self.schedule if path.endswith(".timer")]
             if timers:
                 self.systemctl("enable", "--now", *timers)
-        if state.read(self.directory)["installed"] is None:
+        if not self.is_program_only and state.read(self.directory)["installed"] is None:
             state.update(self.directory, installed=sets.moment())
 
     def systemctl(self, *arguments: str) -> None:
@@ -378,9 +391,9 @@ def main() -> None:
         argument_spec={
             "directory": {"type": "path", "required": True},
             "project": {"type": "str", "required": True},
-            "image": {"type": "str", "required": True},
-            "repository": {"type": "str", "required": True},
-            "secrets": {"type": "dict", "required": True, "no_log": True},
+            "image": {"type": "str"},
+            "repository": {"type": "str"},
+            "secrets": {"type": "dict", "no_log": True},
             "settings": {"type": "dict", "default": {}},
             "times": {"type": "list", "elements": "str", "default": []},
             "drill_times": {"type": "list", "elements": "str", "default": []},
@@ -389,14 +402,16 @@ def main() -> None:
             "python": {"type": "path"},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},
         },
+        required_together=[("image", "repository", "secrets")],
         supports_check_mode=True,
     )
     params = module.params
-    if not set(params["secrets"]) <= set(SECRETS) or not params["secrets"].get("password"):
+    given = params["secrets"]
+    if params["repository"] and not (set(given) <= set(SECRETS) and given.get("password")):
         module.fail_json(msg=f"secrets must hold password, and may hold {', '.join(SECRETS[1:])}.")
     try:
         setup = Setup(module)
-        if problem := repository_problem(params["repository"]):
+        if problem := repository_problem(params["repository"] or ""):
             module.fail_json(msg=f"The repository cannot be used. Nothing was changed. {problem}")
         if setup.schedule and setup.scheduler == "cron" and not os.path.isdir(CRON):
             module.fail_json(msg=f"The host has neither systemd nor {CRON}, so nothing would call the backup. Install cron, or set backup_scheduler to none.")

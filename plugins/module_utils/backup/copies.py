@@ -141,7 +141,7 @@ class Copy:
             # A new volume is root's where the image has no directory of its own there.
             give(self.docker, service, self.volumes[service.name], target, name)
             with running(self.docker, name, [*options, "--network", network], service.image, service.command, ends_well=self.secrets is not None):
-                client = s3_client(self.docker, name, service, self._files_of_minio(service))
+                client = s3_client(self.docker, name, service, self.files_of_minio(service))
                 self._await_objects(client)
                 yield client
         finally:
@@ -149,7 +149,8 @@ class Copy:
                 client.close()
             self.docker.attempt("network", "rm", network)
 
-    def _files_of_minio(self, service: Service) -> dict[str, str]:
+    def files_of_minio(self, service: Service) -> dict[str, str]:
+        """Return the files of the host with the credentials of the MinIO that runs, by target."""
         if self.secrets is not None:
             return dict(self.secrets[service.name])
         return {target: os.path.join(self.private, f"{service.name}_{target}") for target in service.secrets}
@@ -206,21 +207,52 @@ class Copy:
             self._restore = postgres.Restore(self.docker, *self._postgres, database)
         self._restore.write(part)
 
-    def load(self, repository: Repository, snapshot: Snapshot) -> tuple[dict[str, Any], list[str]]:
-        """Write a set into the volumes, and return its manifest and what is not as it says; raise BackupError where the set is not whole."""
+    def sql(self, database: str, text: IO[bytes]) -> None:
+        """Take the SQL of a database."""
+        if self._postgres:
+            self.say(f"writing the database {database}")
+            postgres.restore_sql(self.docker, *self._postgres, database, text)
+
+    def rdb(self, size: int, content: IO[bytes]) -> None:
+        """Take all keys of Redis."""
+        service = self.servers.redis
+        if service:
+            self.redis(redis.RDB, size, content)
+            self._end_writing()
+            redis.read_rdb(self.docker, service, self.volumes["redis"], self._name("redis-rdb"))
+
+    def take(self, read: Callable[[Copy], sets.Read]) -> tuple[dict[str, Any], list[str]]:
+        """Have somebody write into the volumes what was stored elsewhere, and return its manifest and what is not as it says; raise BackupError."""
         started = time.monotonic()
         with contextlib.ExitStack() as stack:
             self._postgres = stack.enter_context(self.postgres(self.servers.postgres)) if self.servers.postgres else None
             self._client = stack.enter_context(self.minio(self.servers.minio)) if self.servers.minio else None
             stack.callback(self._abandon)
-            self.say(f"reading the set {snapshot.set}")
-            process = stack.enter_context(repository.reading(snapshot))
-            found = self._read(repository, process)
+            found = read(self)
+            self._end_writing()
             self.seconds["load"] = time.monotonic() - started
-            self.say("comparing what was written with what the set says")
+            self.say("comparing what was written with what it should be")
             problems = self._compare(found)
             self.seconds["compare"] = time.monotonic() - started - self.seconds["load"]
         return found.manifest, problems
+
+    def _end_writing(self) -> None:
+        if self._restore:
+            self._restore.close()
+            self._restore = None
+        if self._redis:
+            self._redis.close()
+            self._redis = None
+
+    def load(self, repository: Repository, snapshot: Snapshot) -> tuple[dict[str, Any], list[str]]:
+        """Write a set into the volumes, and return its manifest and what is not as it says; raise BackupError where the set is not whole."""
+
+        def read(_copy: Copy) -> sets.Read:
+            self.say(f"reading the set {snapshot.set}")
+            with repository.reading(snapshot) as process:
+                return self._read(repository, process)
+
+        return self.take(read)
 
     def _read(self, repository: Repository, process: Process) -> sets.Read:
         try:
@@ -234,12 +266,6 @@ class Copy:
             raise
         if (status := process.wait(600)) != 0:
             raise repository.failure("reading the set", status, process.error())
-        if self._restore:
-            self._restore.close()
-            self._restore = None
-        if self._redis:
-            self._redis.close()
-            self._redis = None
         return found
 
     def _abandon(self) -> None:

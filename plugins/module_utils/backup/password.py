@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A changed password of the repository. The new one opens it, as was seen, before the old one is let go, and an old one is forgotten once it is refused.
 
-Beside the file `password`, which is in force, lie `password.next`, which is to come into force, and `password.old-*`, which are to be refused. Whoever is killed
+Beside the file `password`, which is in force, lie `password.next`, which is to come into force, and `password.old-*`, which are to be refused. Who is killed
 leaves them there, and the next run goes on with what it finds. That is all the state there is: what a password opens is asked of the repository.
 """
 

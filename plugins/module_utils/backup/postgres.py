@@ -131,28 +131,54 @@ def facts(open_one: Session, columns: Mapping[str, Sequence[str]] | None = None)
     return found
 
 
-def roles(docker: Docker, container: str, user: str) -> bytes:
-    """Return the roles as SQL, without their passwords.
+def roles(docker: Docker, container: str, user: str, *, passwords: bool = False) -> bytes:
+    """Return the roles as SQL, without their passwords unless these are asked for.
 
     Those are the inventory's: the release's jobs set them after a restore, so an old one can neither come back nor be read in a backup.
     """
     status, output, _error = docker.attempt(
-        "exec", container, "pg_dumpall", "--roles-only", "--no-role-passwords", "--host=127.0.0.1", f"--username={user}", seconds=600
+        "exec", container, "pg_dumpall", "--roles-only", *([] if passwords else ["--no-role-passwords"]), "--host=127.0.0.1", f"--username={user}", seconds=600
     )
     if status != 0:
         raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}.")
     return output.encode()
 
 
-def dump(docker: Docker, container: str, user: str, database: str, snapshot: str) -> Process:
-    """Start the dump of a database as it is in an exported snapshot, in the custom format.
+def dump(docker: Docker, container: str, user: str, database: str, snapshot: str, plain: IO[bytes] | None = None) -> Process:
+    """Start the dump of a database as it is in an exported snapshot: in the custom format, or as SQL into a file.
 
     It is not compressed: the repository compresses, and finds what is the same as the day before.
     """
+    kind = ["--format=plain", "--create", "--encoding=UTF8"] if plain else ["--format=custom", "--compress=0"]
     return docker.start(
-        "exec", container, "pg_dump", "--format=custom", "--compress=0", f"--snapshot={snapshot}", "--lock-wait-timeout=60s", "--host=127.0.0.1",
-        f"--username={user}", f"--dbname={database}",
+        "exec", container, "pg_dump", *kind, f"--snapshot={snapshot}", "--lock-wait-timeout=60s", "--host=127.0.0.1",
+        f"--username={user}", f"--dbname={database}", stdout=plain or subprocess.PIPE,
     )  # fmt: skip
+
+
+def size(open_one: Session) -> int:
+    """Return how many bytes all databases of users take on the server's disk."""
+    return int(open_one.ask("SELECT coalesce(sum(pg_database_size(oid)), 0)::bigint FROM pg_database WHERE NOT datistemplate;")[0])
+
+
+def restore_sql(docker: Docker, container: str, user: str, database: str, text: IO[bytes]) -> None:
+    """Load the SQL of a database into a new server, in the place of an empty one of its name; raise BackupError."""
+    quoted = '"' + database.replace('"', '""') + '"'
+    docker.ask(
+        "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}", "--dbname=postgres",
+        stdin=f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE);".encode(),
+    )  # fmt: skip
+    process = docker.start(
+        "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1", f"--username={user}",
+        "--dbname=postgres", stdin=text.fileno(), stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        if (status := process.wait()) != 0:
+            code = re.findall(r":(\d+): ERROR:\s+([0-9A-Z]{5})\b", process.error())
+            where = f", line {code[-1][0]}, SQLSTATE {code[-1][1]}" if code else ""
+            raise BackupError(f"The SQL of the database {database} cannot be loaded: psql ended with exit code {status}{where}.")
+    finally:
+        process.kill()
 
 
 def objects_of(text: str) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import fcntl
 import getpass
-import hashlib
 import json
 import os
 import secrets
@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock, manifest
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, password, postgres, redis, s3, sets, state, swap
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, making, moving, password, plain, postgres, sets, state, swap
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Limits, Service, service_of, told
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, words
 from ansible_collections.campaign.platform.plugins.module_utils.compose import config_command
@@ -35,8 +35,6 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import En
 
 DONE, FAILED, NOT_CONFIRMED, MISSING = 0, 1, 3, 4
 RUNNING = "running"
-# How often a moment is taken again in which an object was just being removed.
-MOMENTS = 3
 STOP_SECONDS = 150
 PULSE_SECONDS = 5
 
@@ -176,6 +174,8 @@ class Backups:
 
     def open(self, *, create: bool) -> None:
         """Open the repository, after a change of its password that did not end has; raise BackupError."""
+        if not self.config.get("repository"):
+            raise BackupError("No backups were set up for this stack. Say where they are kept, and run the playbook backup. Nothing was changed.")
         secret_files = os.path.join(self.own, "secrets")
         if password.is_changing(secret_files):
             password.change(secret_files, self.repository)
@@ -278,7 +278,7 @@ class Backups:
         self.open(create=True)
         writing = self.repository.write(identifier)
         try:
-            made = _Set(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
+            made = making.Making(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
             found = made.write()
             summary = writing.finish()
         except BrokenPipeError:
@@ -345,29 +345,123 @@ class Backups:
             servers = self.servers(configuration)
             self.open(create=False)
             snapshot = self.repository.find(wanted)
-            print(f"The set {snapshot.set} (state: {snapshot.state}) would take the place of what is stored in {self.project} now.", flush=True)
-            print("All that was stored after the set was made would be lost to the stack; it stays in volumes of other names.", flush=True)
-            if confirmed != self.project:
-                print(f"Nothing was changed. To do it, say so: -e backup_restore_confirm={self.project} (on the host: --confirm {self.project})", flush=True)
-                return NOT_CONFIRMED
-            live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()}
-            names = {name: f"{volume}-{self.run.rpartition('-')[2]}" for name, volume in live.items()}
-            secret_files = {name: dict(service.secrets) for name, service in servers.present().items()}
-            with copies.private_directory(self.own) as private:
-                swap.begin(self.directory, sorted(names.values()))
-                for name in names.values():
-                    self.docker.create_volume(name, throw_away=False)
-                copy = copies.Copy(self.docker, servers, names, private, secret_files, self.say)
-                found, problems = copy.load(self.repository, snapshot)
-            database = servers.postgres.environment.get("POSTGRES_DB") if servers.postgres else None
-            if database and database not in found["databases"]:
-                problems.append(f"the set has no database {database}, which the present release uses")
-            if problems:
-                raise BackupError(f"The set {snapshot.set} did not come back whole. Nothing was changed. {'; '.join(problems[:5])}")
-            self._exchange(snapshot.set, {live[name]: names[name] for name in live}, written)
+            what = f"The set {snapshot.set} (state: {snapshot.state})"
+            return self._bring(what, snapshot.set, servers, written, confirmed, lambda copy: copy.load(self.repository, snapshot))
+
+    def _bring(
+        self,
+        what: str,
+        identifier: str,
+        servers: copies.Servers,
+        written: dict[str, Any],
+        confirmed: str | None,
+        load: Callable[[copies.Copy], tuple[dict[str, Any], list[str]]],
+    ) -> int:
+        """Load what was stored elsewhere into new volumes, compare it, and exchange these for the stack's; return an exit code."""
+        print(f"{what} would take the place of what is stored in {self.project} now.", flush=True)
+        print("All that was stored here after it was made would be lost to the stack; it stays in volumes of other names.", flush=True)
+        if confirmed != self.project:
+            print(f"Nothing was changed. To do it, say so: -e backup_restore_confirm={self.project} (on the host: --confirm {self.project})", flush=True)
+            return NOT_CONFIRMED
+        live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()}
+        names = {name: f"{volume}-{self.run.rpartition('-')[2]}" for name, volume in live.items()}
+        secret_files = {name: dict(service.secrets) for name, service in servers.present().items()}
+        with copies.private_directory(self.own) as private:
+            swap.begin(self.directory, sorted(names.values()))
+            for name in names.values():
+                self.docker.create_volume(name, throw_away=False)
+            found, problems = load(copies.Copy(self.docker, servers, names, private, secret_files, self.say))
+        database = servers.postgres.environment.get("POSTGRES_DB") if servers.postgres else None
+        if database and database not in found["databases"]:
+            problems.append(f"there is no database {database}, which the present release uses, among {', '.join(found['databases']) or 'none'}")
+        if problems:
+            raise BackupError(f"{what} did not come back whole. Nothing was changed. {'; '.join(problems[:5])}")
+        self._exchange(what, identifier, {live[name]: names[name] for name in live}, written)
         return DONE
 
-    def _exchange(self, identifier: str, volumes: dict[str, str], written: dict[str, Any]) -> None:
+    # --- Out and in
+
+    def export(self, target: str, *, passwords: bool) -> int:
+        """Write all that is stored into a directory that needs none of this; return an exit code."""
+        with self.alone():
+            written, configuration = self.release()
+            servers = self.servers(configuration)
+            if not servers.present():
+                raise BackupError("The release has none of the servers that keep data: they stand outside the stack. Nothing was written.")
+            plain.check_target(target, self.directory)
+            with plain.written_whole(target) as made:
+                plain.check_space(made, self._size(servers))
+                found = making.Exporting(self, servers, written, plain.Directory(made), self.run, sets.moment(), passwords).write()
+            self.say(f"{target} has the export: {found['bytes']} bytes. README.md in it says how to load it")
+        if found["missing"]:
+            missing = found["missing"]
+            print(f"{len(missing)} objects that the database names are not in the bucket, such as {missing[0]}. The rest is there.", file=sys.stderr)
+            return MISSING
+        return DONE
+
+    def _size(self, servers: copies.Servers) -> int:
+        """Return about how many bytes are stored."""
+        size = 0
+        if service := servers.postgres:
+            user = service.environment["POSTGRES_USER"]
+            with postgres.session(self.docker, self.container(service), user, service.environment.get("POSTGRES_DB") or user) as opened:
+                size += postgres.size(opened)
+        if service := servers.minio:
+            container = self.container(service)
+            with contextlib.closing(copies.s3_client(self.docker, container, service, service.secrets)) as client:
+                size += sum(listed.size for bucket in client.buckets() for listed in client.objects(bucket))
+        if service := servers.redis:
+            with contextlib.suppress(BackupError):
+                size += plain.size_of(swap.path_of(self.docker, copies.volume_of(service)[1]))
+        return size
+
+    def take_export(self, directory: str, confirmed: str | None) -> int:
+        """Bring an export into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
+        with self.alone():
+            self._undo()
+            written, configuration = self.release()
+            servers = self.servers(configuration)
+            found = plain.manifest_of(directory)
+            if missing := sorted(set(servers.present()) - set(found["parts"])):
+                raise BackupError(f"The export {directory} has no part of {', '.join(missing)}, which this stack keeps data in. Nothing was changed.")
+            if servers.postgres:
+                theirs = found["versions"]["postgres"].partition(".")[0]
+                ours = moving.major_of(self.docker, servers.postgres.image, f"{self.run}-version")
+                if int(theirs) > int(ours):
+                    raise BackupError(f"The export is of PostgreSQL {theirs}, and this stack's is {ours}, which is older. Nothing was changed.")
+            self._check_space(servers, 2 * plain.size_of(directory))
+            what = f"The export {directory} of {found['project']}, made {found['moments']['ended']},"
+            return self._bring(what, self.run, servers, written, confirmed, lambda copy: copy.take(lambda one: plain.read(directory, found, one)))
+
+    def move_in(self, other: str, given: dict[str, str | None], confirmed: str | None) -> int:
+        """Bring the data of another Compose project into the stack; return an exit code. Its volumes are only read."""
+        with self.alone():
+            self._undo()
+            written, configuration = self.release()
+            every = self.servers(configuration).present()
+            live = {name: copies.volume_of(service)[1] for name, service in every.items()}
+            volumes = moving.names_of(self.project, other, live, given)
+            servers = copies.Servers(*(every.get(name) if name in volumes else None for name in ("postgres", "redis", "minio")))
+            docker = dataclasses.replace(self.docker, run=f"{self.run}-other")
+
+            def check() -> dict[str, str]:
+                return moving.check(docker, other, volumes, live)
+
+            source = moving.Source(docker, self.directory, other, self.say, servers, volumes, check())
+            moving.look(source, servers.postgres.image if servers.postgres else "")
+            # The copies that are read, and what is made of them.
+            self._check_space(servers, 2 * sum(map(plain.size_of, source.paths.values())))
+            what = f"What the project {other} stores in {', '.join(volumes.values())}"
+            with copies.private_directory(self.own) as private:
+                return self._bring(what, self.run, servers, written, confirmed, lambda copy: copy.take(lambda one: source.read(written, private, check, one)))
+
+    def _check_space(self, servers: copies.Servers, needed: int) -> None:
+        """Raise BackupError where the Engine's volumes have not as many bytes left."""
+        for service in servers.present().values():
+            plain.check_space(swap.path_of(self.docker, copies.volume_of(service)[1]), needed)
+            return
+
+    def _exchange(self, what: str, identifier: str, volumes: dict[str, str], written: dict[str, Any]) -> None:
         """Stop the services, exchange the volumes and start the services over the new ones; put the old ones back where they do not come up."""
         with self.locked() as held:
             rows = swap.plan(self.docker, volumes)
@@ -382,7 +476,7 @@ class Backups:
                 self.say("that failed; the data from before is put back")
                 self.stop()
                 swap.undo(self.directory)
-                why = f"The stack does not come up over the set {identifier}. {error if isinstance(error, BackupError | OSError) else type(error).__name__}"
+                why = f"The stack does not come up over this: {what}. {error if isinstance(error, BackupError | OSError) else type(error).__name__}"
                 try:
                     self.start(written)
                 except BackupError as other:
@@ -391,7 +485,7 @@ class Backups:
             swap.commit(self.directory, self.run)
             held.record("restored", release=written["release"])
             self._write_down(last_restore={"set": identifier, "at": sets.moment(), "old_volumes": sorted(volumes.values())})
-        self.say(f"the set {identifier} is in use. The data from before is in {', '.join(sorted(volumes.values()))}")
+        self.say(f"{what} is in use. The data from before is in {', '.join(sorted(volumes.values()))}")
 
     def stop(self) -> None:
         """Stop all containers of the project, those that others need last."""
@@ -510,148 +604,12 @@ class Backups:
         return FAILED if any(row["severity"] == "failure" for row in found) else DONE
 
 
-@dataclass
-class _Set:
-    """A set while it is made."""
-
-    backups: Backups
-    servers: copies.Servers
-    release: dict[str, Any]
-    writer: sets.Writer
-    identifier: str
-    began: str
-
-    def write(self) -> dict[str, Any]:
-        """Write all members and return the manifest."""
-        say, docker = self.backups.say, self.backups.docker
-        moments = {"started": self.began}
-        objects, minio = sets.Objects(), self.servers.minio
-        found: dict[str, Any] = {
-            "schema": sets.SCHEMA, "set": self.identifier, "project": self.backups.project, "release": self.release["release"],
-            "layer": self.release.get("layer"), "images": self.release["images"], "parts": sorted(self.servers.present()), "moments": moments,
-            "databases": {}, "dumps": {}, "roles": None, "objects": None, "redis": None, "missing": [], "versions": {},
-        }  # fmt: skip
-        with contextlib.ExitStack() as stack:
-            client = None
-            buckets: dict[str, dict[str, str]] = {}
-            if minio:
-                client = copies.s3_client(docker, lambda: self.backups.container(minio), minio, minio.secrets)
-                stack.callback(client.close)
-                buckets = self._buckets(client)
-                self.writer.add_bytes(sets.BUCKETS, json.dumps(buckets, sort_keys=True).encode())
-                # Most of them, before anything has to wait for it.
-                say(f"{objects.copy(client, self.writer, say)} objects are in the set")
-                moments["objects"] = sets.moment()
-            with self.backups.locked():
-                self._in_one_moment(found, objects, client)
-            if self.servers.redis:
-                found["redis"] = self._redis_facts(self.servers.redis)
-            if client:
-                text, facts = objects.facts()
-                self.writer.add_bytes(sets.OBJECTS, text)
-                found["objects"] = {**facts, "buckets": buckets}
-        for path in [*self.release["compose_files"], self.release["env_file"], os.path.join(os.path.dirname(self.release["compose_files"][0]), manifest.NAME)]:
-            self._add_release_file(path)
-        for name in self.release["configs"]:
-            self._add_release_file(os.path.join(self.backups.directory, name), name)
-        moments["ended"] = sets.moment()
-        found["bytes"] = self.writer.written
-        self.writer.add_bytes(sets.MANIFEST, json.dumps(found, indent=1, sort_keys=True).encode())
-        self.writer.close()
-        return found
-
-    def _add_release_file(self, path: str | None, name: str | None = None) -> None:
-        if path:
-            with open(path, "rb") as file:
-                self.writer.add_bytes(f"release/{name or os.path.basename(path)}", file.read())
-
-    def _buckets(self, client: s3.Client) -> dict[str, dict[str, str]]:
-        found: dict[str, dict[str, str]] = {}
-        for bucket in client.buckets():
-            settings = {name: client.setting(bucket, name) for name in s3.SETTINGS}
-            found[bucket] = {name: text for name, text in settings.items() if text is not None}
-        return found
-
-    def _in_one_moment(self, found: dict[str, Any], objects: sets.Objects, client: s3.Client | None) -> None:
-        """Write what belongs together: the database as it is in one moment, the objects that came by then, and Redis."""
-        service, docker, say = self.servers.postgres, self.backups.docker, self.backups.say
-        moments = found["moments"]
-        with contextlib.ExitStack() as stack:
-            sessions: dict[str, postgres.Session] = {}
-            container, user = "", ""
-            if service:
-                container, user = self.backups.container(service), service.environment["POSTGRES_USER"]
-                main = service.environment.get("POSTGRES_DB") or user
-            missing: list[str] = []
-            for attempt in range(MOMENTS):
-                if service:
-                    for name in postgres.databases(docker, container, user, main):
-                        sessions[name] = stack.enter_context(postgres.session(docker, container, user, name))
-                    moments["database"] = sessions[main].ask("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');")[0]
-                else:
-                    moments["database"] = sets.moment()
-                if client:
-                    objects.copy(client, self.writer, say)
-                    moments["last_objects"] = sets.moment()
-                before, missing = missing, self._missing(sessions.get(main) if service else None, objects) if client else []
-                # The application removes an object before its row; of what is in both moments, that is not the reason.
-                if not missing or set(missing) & set(before) == set(missing) or attempt == MOMENTS - 1:
-                    break
-                say(f"{len(missing)} objects that the database names are not there; the moment is taken again")
-                stack.close()
-                sessions.clear()
-                time.sleep(1)
-            found["missing"] = missing[:100]
-            if self.servers.redis:
-                moments["redis"] = sets.moment()
-                self._redis_files(self.servers.redis)
-            if service:
-                found["versions"]["postgres"] = sessions[main].ask("SHOW server_version;")[0]
-                text = postgres.roles(docker, container, user)
-                found["roles"] = hashlib.sha256(text).hexdigest()
-                self.writer.add_bytes(sets.ROLES, text)
-                for name, opened in sessions.items():
-                    self._database(found, container, user, name, opened)
-
-    def _missing(self, opened: postgres.Session | None, objects: sets.Objects) -> list[str]:
-        """Return the objects that the database names in its moment and that are not in the set."""
-        query = self.backups.config.get("objects_query")
-        if not opened or not query:
-            return []
-        rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
-        return [f"{bucket}/{key}" for bucket, key in map(json.loads, rows) if (bucket, key) not in objects.lines]
-
-    def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
-        self.backups.say(f"dumping the database {name}")
-        snapshot = opened.ask("SELECT pg_export_snapshot();")[0]
-        process = postgres.dump(self.backups.docker, container, user, name, snapshot)
-        dumping = sets.Dumping(self.writer, name)
-        try:
-            dumping.take(postgres.copy_chunks(process.stdout, sets.PART))
-            if (status := process.wait(600)) != 0:
-                raise BackupError(f"pg_dump failed for the database {name} with exit code {status}: {postgres.objects_of(process.error())}.")
-        finally:
-            process.kill()
-        if not dumping.size:
-            raise BackupError(f"pg_dump gave nothing for the database {name}.")
-        found["dumps"][name] = dumping.facts()
-        self.backups.say(f"counting and hashing the rows of {name}")
-        found["databases"][name] = postgres.facts(opened)
-
-    def _redis_files(self, service: Service) -> None:
-        self.backups.say("copying Redis")
-        docker, run = self.backups.docker, self.backups.run
-        self.volume = docker.create_volume(f"{run}_redis-copy")
-        redis.copy(docker, service, copies.volume_of(service)[1], self.volume, f"{run}-redis-copy")
-        for path, size, content in redis.files(docker, service, self.volume, f"{run}-redis-files"):
-            self.writer.add(f"redis/{path}", size, content)
-
-    def _redis_facts(self, service: Service) -> dict[str, Any]:
-        docker, run = self.backups.docker, self.backups.run
-        try:
-            return redis.facts(docker, service, self.volume, f"{run}-redis")
-        finally:
-            docker.remove_volume(self.volume)
+def volumes_of(text: str) -> dict[str, str | None]:
+    """Return volumes by server from JSON; raise ValueError."""
+    found = json.loads(text)
+    if not isinstance(found, dict) or not all(isinstance(name, str | None) for name in found.values()):
+        raise ValueError(text)
+    return found
 
 
 def _stop(number: int, _frame: object) -> None:
@@ -668,6 +626,15 @@ def main(arguments: list[str]) -> int:
     one.add_argument("--drill", action="store_true", help="and try it")
     one = commands.add_parser("drill", help="bring a set back into throw-away servers and compare it")
     one.add_argument("--set", default="latest")
+    one = commands.add_parser("export", help="write all that is stored into a directory that needs none of this")
+    one.add_argument("--to", metavar="DIRECTORY", required=True, help="a new or empty one")
+    one.add_argument("--passwords", action="store_true", help="with the hashes of the roles' passwords")
+    one = commands.add_parser("move-in", help="bring the data of an export, or of another Compose project, into the stack")
+    where = one.add_mutually_exclusive_group(required=True)
+    where.add_argument("--export", metavar="DIRECTORY", help="what `export` has written")
+    where.add_argument("--project", metavar="OTHER", help="a Compose project of this host that is stopped")
+    one.add_argument("--volumes", metavar="JSON", type=volumes_of, default={}, help='volumes of it with other names, or none: {"redis": ""}')
+    one.add_argument("--confirm", metavar="PROJECT", help="the stack's project, typed by a person")
     one = commands.add_parser("restore", help="bring a set back into the stack")
     one.add_argument("--set", default="latest")
     one.add_argument("--confirm", metavar="PROJECT", help="the stack's project, typed by a person")
@@ -694,6 +661,12 @@ def main(arguments: list[str]) -> int:
             return backups.drill(given.set)
         if given.command == "restore":
             return backups.restore(given.set, given.confirm)
+        if given.command == "export":
+            return backups.export(given.to, passwords=given.passwords)
+        if given.command == "move-in" and given.export:
+            return backups.take_export(given.export, given.confirm)
+        if given.command == "move-in":
+            return backups.move_in(given.project, given.volumes, given.confirm)
         if given.command == "check":
             return backups.check(read_all=given.read_data)
         if given.command == "change-password":

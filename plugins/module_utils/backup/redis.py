@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tarfile
+import time
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -28,6 +29,8 @@ if [ -d appendonlydir ]; then cp -pR appendonlydir /to/; elif [ -f dump.rdb ]; t
 [ "$(list)" = "$before" ] || exit 9
 for name in $(printf '%s\n' "$before" | sed -n 's/^file \\([^ ]*\\) .*/\\1/p'); do [ -f "/to/appendonlydir/$name" ] || exit 9; done
 """
+RDB = "dump.rdb"
+LOAD_SECONDS = 600
 # Keys that end by themselves may be gone by the time of a comparison, so what is compared is what stays.
 _FORGET = """
 local cursor, left = '0', 0
@@ -134,6 +137,38 @@ class Writer:
         """Remove what the writing needed."""
         self.process.kill()
         self.docker.remove_container(self.name)
+
+
+def write_rdb(docker: Docker, service: Service, volume: str, name: str) -> None:
+    """Have a throw-away Redis write all that its append-only files hold in a volume into an RDB file beside them; raise BackupError."""
+    options = ["--network", "none", *service.options(), "--volume", f"{volume}:/data"]
+    command = ["redis-server", "--appendonly", "yes", "--dir", "/data", "--save", "", "--dbfilename", RDB, "--bind", "127.0.0.1"]
+    with running(docker, name, options, service.image, command):
+        await_answer(docker, name, "sh", "-c", "redis-cli ping | grep -qx PONG")
+        if docker.ask("exec", name, "redis-cli", "SAVE", seconds=LOAD_SECONDS).strip() != "OK":
+            raise BackupError("A throw-away Redis did not write an RDB file.")
+
+
+def read_rdb(docker: Docker, service: Service, volume: str, name: str) -> None:
+    """Have a throw-away Redis turn the RDB file in a volume into append-only files; raise BackupError.
+
+    A Redis that keeps append-only files starts empty where it finds none, whatever else is there.
+    """
+    options = ["--network", "none", *service.options(), "--volume", f"{volume}:/data"]
+    command = ["redis-server", "--appendonly", "no", "--dir", "/data", "--save", "", "--dbfilename", RDB, "--bind", "127.0.0.1"]
+    with running(docker, name, options, service.image, command, ends_well=True):
+        await_answer(docker, name, "sh", "-c", "redis-cli ping | grep -qx PONG", seconds=LOAD_SECONDS)
+        docker.ask("exec", name, "redis-cli", "CONFIG", "SET", "appendonly", "yes")
+        deadline = time.monotonic() + LOAD_SECONDS
+        while True:
+            found = dict(line.partition(":")[::2] for line in docker.ask("exec", name, "redis-cli", "INFO", "persistence").split())
+            if (found.get("aof_enabled"), found.get("aof_rewrite_in_progress"), found.get("aof_rewrite_scheduled")) == ("1", "0", "0"):
+                if found.get("aof_last_bgrewrite_status") != "ok":
+                    raise BackupError("A throw-away Redis could not write the append-only files. Look at the free space.")
+                return
+            if time.monotonic() >= deadline:
+                raise BackupError(f"A throw-away Redis did not write the append-only files within {LOAD_SECONDS} s.")
+            time.sleep(0.2)
 
 
 def facts(docker: Docker, service: Service, volume: str, name: str) -> dict[str, Any]:

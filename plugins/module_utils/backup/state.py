@@ -108,7 +108,8 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
 def summary(directory: str, now: float) -> dict[str, Any] | None:
     """Return what a stack's status tells of its backups, None where none were set up."""
     config = _loaded(path_of(directory, CONFIG))
-    if config is None:
+    # Without a repository, the program is there for an export only.
+    if not config or not config.get("repository"):
         return None
     found = read(directory)
     good, success = found["last_good_drill"] or {}, found["last_success"] or {}

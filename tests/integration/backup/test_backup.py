@@ -93,6 +93,38 @@ def test_the_playbooks_do_the_same_and_a_deploy_follows(stack):
     assert f"30 2 * * * root {stack.directory}/backup/run --quiet backup --drill >/dev/null" in crontab
 
 
+# --- Another password
+
+
+def test_a_changed_password_opens_what_the_old_one_made(stack):
+    stack.well("backup")
+    oldest = next(name for name, state in stack.sets() if state in ("complete", "verified"))
+    files = stack.directory / "backup/secrets"
+    old = (files / "password").read_text()
+    changed = stack.play("backup", backup_password="another horse battery staple")
+    assert changed.status == 0, changed.text[-3000:]
+    assert [path.name for path in files.iterdir()] == ["password"]
+    assert len(json.loads(stack.restic("key", "list", "--json"))) == 1
+    stack.well("drill", "--set", oldest)
+    new = (files / "password").read_text()
+    (files / "password").write_text(old)
+    try:
+        assert "does not open with this password" in stack.run("list").text
+    finally:
+        (files / "password").write_text(new)
+    # One that was never the repository's is refused, and what is in force stays.
+    (files / "password").write_text("of another repository\n")
+    refused = stack.play("backup", backup_password="of a third repository")
+    assert refused.status != 0
+    assert "does not open with this password, nor with one that the host had before" in refused.text
+    assert (files / "password").read_text() == "of another repository\n"
+    # Back, as after a mistake; the host has forgotten the right one.
+    (files / "password").write_text(new)
+    back = stack.play("backup")
+    assert back.status == 0, back.text[-3000:]
+    assert (files / "password").read_text() == old
+
+
 # --- What is not whole
 
 

@@ -186,3 +186,20 @@ def test_without_a_repository_a_new_password_is_in_force_and_the_old_one_is_kept
     assert (secret_files / "password").read_text() == changed["password"]
     assert sorted(path.read_text() for path in secret_files.iterdir()) == ["another horse battery\n", "correct horse battery\n"]
     assert not set_up(secrets=changed)["changed"]
+
+
+def test_without_a_repository_only_the_program_is_written(set_up, host, run_module):
+    """An export needs none, and leaves backups as they were set up."""
+    params = {"directory": str(host / "stack"), "project": "p", "settings": {"memory": "1g"}}
+    assert run_module(module, check_mode=True, **params)["changed"]
+    assert run_module(module, **params)["changed"]
+    assert not run_module(module, **params)["changed"]
+    assert json.loads((host / "stack/backup/config.json").read_text())["repository"] == ""
+    assert os.listdir(host / "stack/backup/secrets") == []
+    assert os.listdir(host / "cron") == []
+    assert set_up()["changed"]
+    kept = {path: path.read_bytes() for path in (host / "stack/backup").rglob("*") if path.is_file()}
+    assert not run_module(module, **params)["changed"]
+    assert {path: path.read_bytes() for path in (host / "stack/backup").rglob("*") if path.is_file()} == kept
+    assert os.listdir(host / "cron") == ["p-backup"]
+    assert not set_up()["changed"]

@@ -123,7 +123,7 @@ class Stranger(Keys):
     def __init__(self, directory):
         super().__init__(directory)
 
-    def opens(self, name):
+    def opens(self, _name):
         return False
 
 

@@ -1,0 +1,232 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""All that a stack stores, read in one moment: into a set, or into an export."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ansible_collections.campaign.platform.plugins.module_utils import manifest
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, plain, postgres, redis, s3, sets
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Service
+
+# How often a moment is taken again in which an object was just being removed.
+MOMENTS = 3
+
+
+class Stack(Protocol):
+    """Whose data it is."""
+
+    docker: Docker
+    directory: str
+    project: str
+    run: str
+    config: dict[str, Any]
+
+    def say(self, text: str) -> None:
+        """Tell who waits what is being done."""
+
+    def container(self, service: Service) -> str:
+        """Return the container of a server that runs; raise BackupError."""
+
+    def locked(self) -> AbstractContextManager[Any]:
+        """Have nobody deploy meanwhile."""
+
+
+@dataclass
+class Making:
+    """A set while it is made."""
+
+    backups: Stack
+    servers: copies.Servers
+    release: dict[str, Any]
+    writer: sets.Writer | plain.Directory
+    identifier: str
+    began: str
+    # Whether the roles have the hashes of their passwords.
+    with_passwords: bool = False
+
+    def write(self) -> dict[str, Any]:
+        """Write all members and return the manifest."""
+        say, docker = self.backups.say, self.backups.docker
+        moments = {"started": self.began}
+        objects, minio = sets.Objects(), self.servers.minio
+        found: dict[str, Any] = {
+            "schema": sets.SCHEMA, "set": self.identifier, "project": self.backups.project, "release": self.release["release"],
+            "layer": self.release.get("layer"), "images": self.release["images"], "parts": sorted(self.servers.present()), "moments": moments,
+            "databases": {}, "dumps": {}, "roles": None, "objects": None, "redis": None, "missing": [], "versions": {},
+        }  # fmt: skip
+        with contextlib.ExitStack() as stack:
+            client = None
+            buckets: dict[str, dict[str, str]] = {}
+            if minio:
+                client = copies.s3_client(docker, lambda: self.backups.container(minio), minio, minio.secrets)
+                stack.callback(client.close)
+                buckets = self._buckets(client)
+                self.writer.add_bytes(sets.BUCKETS, json.dumps(buckets, sort_keys=True).encode())
+                # Most of them, before anything has to wait for it.
+                say(f"{objects.copy(client, self.writer, say)} objects are in the set")
+                moments["objects"] = sets.moment()
+            with self.backups.locked():
+                self._in_one_moment(found, objects, client)
+            if self.servers.redis:
+                found["redis"] = self._redis_facts(self.servers.redis)
+            if client:
+                text, facts = objects.facts()
+                self.writer.add_bytes(sets.OBJECTS, text)
+                found["objects"] = {**facts, "buckets": buckets}
+        for path in [*self.release["compose_files"], self.release["env_file"], os.path.join(os.path.dirname(self.release["compose_files"][0]), manifest.NAME)]:
+            self._add_release_file(path)
+        for name in self.release["configs"]:
+            self._add_release_file(os.path.join(self.backups.directory, name), name)
+        moments["ended"] = sets.moment()
+        found["bytes"] = self.writer.written
+        self._describe(found)
+        self.writer.add_bytes(sets.MANIFEST, json.dumps(found, indent=1, sort_keys=True).encode())
+        self.writer.close()
+        return found
+
+    def _describe(self, found: dict[str, Any]) -> None:
+        """Say more of what was made than the manifest of a set does."""
+
+    def _add_release_file(self, path: str | None, name: str | None = None) -> None:
+        if path:
+            with open(path, "rb") as file:
+                self.writer.add_bytes(f"release/{name or os.path.basename(path)}", file.read())
+
+    def _buckets(self, client: s3.Client) -> dict[str, dict[str, str]]:
+        found: dict[str, dict[str, str]] = {}
+        for bucket in client.buckets():
+            settings = {name: client.setting(bucket, name) for name in s3.SETTINGS}
+            found[bucket] = {name: text for name, text in settings.items() if text is not None}
+        return found
+
+    def _in_one_moment(self, found: dict[str, Any], objects: sets.Objects, client: s3.Client | None) -> None:
+        """Write what belongs together: the database as it is in one moment, the objects that came by then, and Redis."""
+        service, docker, say = self.servers.postgres, self.backups.docker, self.backups.say
+        moments = found["moments"]
+        with contextlib.ExitStack() as stack:
+            sessions: dict[str, postgres.Session] = {}
+            container, user = "", ""
+            if service:
+                container, user = self.backups.container(service), service.environment["POSTGRES_USER"]
+                main = service.environment.get("POSTGRES_DB") or user
+            missing: list[str] = []
+            for attempt in range(MOMENTS):
+                if service:
+                    for name in postgres.databases(docker, container, user, main):
+                        sessions[name] = stack.enter_context(postgres.session(docker, container, user, name))
+                    moments["database"] = sessions[main].ask("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');")[0]
+                else:
+                    moments["database"] = sets.moment()
+                if client:
+                    objects.copy(client, self.writer, say)
+                    moments["last_objects"] = sets.moment()
+                before, missing = missing, self._missing(sessions.get(main) if service else None, objects) if client else []
+                # The application removes an object before its row; of what is in both moments, that is not the reason.
+                if not missing or set(missing) & set(before) == set(missing) or attempt == MOMENTS - 1:
+                    break
+                say(f"{len(missing)} objects that the database names are not there; the moment is taken again")
+                stack.close()
+                sessions.clear()
+                time.sleep(1)
+            found["missing"] = missing[:100]
+            if self.servers.redis:
+                moments["redis"] = sets.moment()
+                self._redis_files(self.servers.redis)
+            if service:
+                found["versions"]["postgres"] = sessions[main].ask("SHOW server_version;")[0]
+                text = postgres.roles(docker, container, user, passwords=self.with_passwords)
+                found["roles"] = hashlib.sha256(text).hexdigest()
+                self.writer.add_bytes(sets.ROLES, text)
+                for name, opened in sessions.items():
+                    self._database(found, container, user, name, opened)
+
+    def _missing(self, opened: postgres.Session | None, objects: sets.Objects) -> list[str]:
+        """Return the objects that the database names in its moment and that are not in the set."""
+        query = self.backups.config.get("objects_query")
+        if not opened or not query:
+            return []
+        rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
+        return [f"{bucket}/{key}" for bucket, key in map(json.loads, rows) if (bucket, key) not in objects.lines]
+
+    def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
+        self.backups.say(f"dumping the database {name}")
+        snapshot = opened.ask("SELECT pg_export_snapshot();")[0]
+        process = postgres.dump(self.backups.docker, container, user, name, snapshot)
+        dumping = sets.Dumping(self.writer, name)
+        try:
+            dumping.take(postgres.copy_chunks(process.stdout, sets.PART))
+            if (status := process.wait(600)) != 0:
+                raise BackupError(f"pg_dump failed for the database {name} with exit code {status}: {postgres.objects_of(process.error())}.")
+        finally:
+            process.kill()
+        if not dumping.size:
+            raise BackupError(f"pg_dump gave nothing for the database {name}.")
+        found["dumps"][name] = dumping.facts()
+        self.backups.say(f"counting and hashing the rows of {name}")
+        found["databases"][name] = postgres.facts(opened)
+
+    def _redis_files(self, service: Service) -> None:
+        self.backups.say("copying Redis")
+        docker, run = self.backups.docker, self.backups.run
+        self.volume = docker.create_volume(f"{run}_redis-copy")
+        redis.copy(docker, service, copies.volume_of(service)[1], self.volume, f"{run}-redis-copy")
+        for path, size, content in redis.files(docker, service, self.volume, f"{run}-redis-files"):
+            self.writer.add(f"redis/{path}", size, content)
+
+    def _redis_facts(self, service: Service) -> dict[str, Any]:
+        docker, run = self.backups.docker, self.backups.run
+        try:
+            return redis.facts(docker, service, self.volume, f"{run}-redis")
+        finally:
+            docker.remove_volume(self.volume)
+
+
+class Exporting(Making):
+    """An export while it is made."""
+
+    writer: plain.Directory
+
+    def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
+        self.backups.say(f"writing the SQL of the database {name}")
+        snapshot = opened.ask("SELECT pg_export_snapshot();")[0]
+        path = plain.sql_name(name)
+        with self.writer.create(path) as file:
+            process = postgres.dump(self.backups.docker, container, user, name, snapshot, plain=file)
+            try:
+                if (status := process.wait()) != 0:
+                    raise BackupError(f"pg_dump failed for the database {name} with exit code {status}: {postgres.objects_of(process.error())}.")
+            finally:
+                process.kill()
+            size = os.fstat(file.fileno()).st_size
+        if not size:
+            raise BackupError(f"pg_dump gave nothing for the database {name}.")
+        found["dumps"][name] = {"size": size, "sha256": self.writer.sums[path]}
+        self.backups.say(f"counting and hashing the rows of {name}")
+        found["databases"][name] = postgres.facts(opened)
+
+    def _redis_files(self, service: Service) -> None:
+        self.backups.say("copying Redis")
+        docker, run = self.backups.docker, self.backups.run
+        self.volume = docker.create_volume(f"{run}_redis-copy")
+        redis.copy(docker, service, copies.volume_of(service)[1], self.volume, f"{run}-redis-copy")
+
+    def _redis_facts(self, service: Service) -> dict[str, Any]:
+        docker, run = self.backups.docker, self.backups.run
+        redis.write_rdb(docker, service, self.volume, f"{run}-redis-rdb")
+        for path, size, content in redis.files(docker, service, self.volume, f"{run}-redis-files"):
+            if path == redis.RDB:
+                self.writer.add(plain.RDB, size, content)
+        return super()._redis_facts(service)
+
+    def _describe(self, found: dict[str, Any]) -> None:
+        found |= {"format": plain.FORMAT, "schema": plain.SCHEMA}
+        self.writer.add_bytes(plain.README, plain.page(found, passwords=self.with_passwords).encode())
