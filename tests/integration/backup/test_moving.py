@@ -30,7 +30,7 @@ def compared(found: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def export(stack, tmp_path_factory) -> Iterator[tuple[Path, dict]]:
+def export(stack, tmp_path_factory) -> tuple[Path, dict]:
     """An export, and what was stored when it was made."""
     stack.change()
     for key in KEYS:
@@ -44,7 +44,7 @@ def export(stack, tmp_path_factory) -> Iterator[tuple[Path, dict]]:
     before = stack.fingerprint()
     made = stack.play("export", backup_export_directory=str(target))
     assert made.status == 0, made.text[-3000:]
-    yield target, before
+    return target, before
 
 
 def test_an_export_is_whole_and_for_nobody_else(stack, export):
