@@ -256,7 +256,7 @@ _PAGE = """# Export of {project}
 Made {ended} from the release {release}. You need nothing but the usual tools to load it: psql, aws or mc, redis. This directory holds all that was
 stored, in plain text: keep it as you keep the data itself. `sha256sum --quiet -c {sums}` says whether it is still what was written.
 
-The database is as it was at {moment}. Most objects were copied before, the rest right after; an object that was removed meanwhile may be in here all the same.
+The database is as it was at {moment}. Most objects were copied before, the rest right after. One that was removed meanwhile may be in here.
 
 | Part | Files |
 | --- | --- |
@@ -267,8 +267,8 @@ The database is as it was at {moment}. Most objects were copied before, the rest
 _POSTGRES = """
 ## PostgreSQL
 
-Made by PostgreSQL {version}, extensions: {extensions}. Load it into the same major version or a later one that has these extensions. The SQL begins with
-`\\restrict`, which a psql of August 2025 or later knows (13.22, 14.19, 15.14, 16.10, 17.6, 18); with an older one remove the two lines.
+Made by PostgreSQL {version} with the extensions {extensions}. Load it into the same major version or a later one that has these
+extensions. The SQL begins with `\\restrict`, which a psql of August 2025 or later knows (13.22, 14.19, 15.14, 16.10, 17.6, 18); with an older one remove the two lines.
 
 ```sh
 psql -X -d postgres -f {roles}      # a role that is there already is told of, and stays as it is

@@ -141,12 +141,15 @@ class Writer:
 
 def write_rdb(docker: Docker, service: Service, volume: str, name: str) -> None:
     """Have a throw-away Redis write all that its append-only files hold in a volume into an RDB file beside them; raise BackupError."""
+    # A copy is in a directory of root's.
+    give(docker, service, volume, "/data", f"{name}-owner")
     options = ["--network", "none", *service.options(), "--volume", f"{volume}:/data"]
     command = ["redis-server", "--appendonly", "yes", "--dir", "/data", "--save", "", "--dbfilename", RDB, "--bind", "127.0.0.1"]
     with running(docker, name, options, service.image, command):
         await_answer(docker, name, "sh", "-c", "redis-cli ping | grep -qx PONG")
-        if docker.ask("exec", name, "redis-cli", "SAVE", seconds=LOAD_SECONDS).strip() != "OK":
-            raise BackupError("A throw-away Redis did not write an RDB file.")
+        said = docker.ask("exec", name, "redis-cli", "SAVE", seconds=LOAD_SECONDS).strip()
+        if said != "OK":
+            raise BackupError(f"A throw-away Redis did not write an RDB file: {told(said)}")
 
 
 def read_rdb(docker: Docker, service: Service, volume: str, name: str) -> None:
