@@ -118,7 +118,7 @@ def test_a_changed_password_opens_what_the_old_one_made(stack):
     assert refused.status != 0
     assert "does not open with this password, nor with one that the host had before" in refused.text
     assert (files / "password").read_text() == "of another repository\n"
-    # Back, as after a mistake; the host has forgotten the right one.
+    # Back to the first one, with the right one on the host again.
     (files / "password").write_text(new)
     back = stack.play("backup")
     assert back.status == 0, back.text[-3000:]
