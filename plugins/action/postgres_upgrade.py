@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -20,8 +19,6 @@ class ActionModule(ActionBase):
         """Return the module's result."""
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = task_vars or {}
-        # A task is a process of its own, and its parent is the run.
-        who = holder.holder(os.getppid(), str(variables.get("inventory_dir") or os.getcwd()))
-        arguments = {**self._task.args, "holder": who}
+        arguments = {**self._task.args, "holder": holder.of_this_run(variables)}
         module = self._execute_module(module_name="campaign.platform.postgres_upgrade", module_args=arguments, task_vars=variables)
         return {**result, **module}

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -35,16 +34,12 @@ class ActionModule(ActionBase):
                 arguments["plan"] = release.build(declared, renderer, arguments.pop("images"))
             except TextError as error:
                 raise inputs.RefusedError(inputs.told([str(error)])) from error
-        arguments["holder"] = self._holder(variables)
+        arguments["holder"] = holder.of_this_run(variables)
         module = self._module(arguments, variables)
         # Its own machine alone can know that a run was killed, and need not wait until its lock ends by itself.
         if (other := module.get("locked_by")) and holder.has_ended(other):
             module = self._module({**arguments, "ended_run": other["run"]}, variables)
         return {**result, **answers.verified(module)}
-
-    def _holder(self, variables: dict[str, Any]) -> dict[str, Any]:
-        # A task is a process of its own, and its parent is the run.
-        return holder.holder(os.getppid(), str(variables.get("inventory_dir") or os.getcwd()))
 
     def _module(self, arguments: dict[str, Any], variables: dict[str, Any]) -> dict[str, Any]:
         module: dict[str, Any] = self._execute_module(module_name="campaign.platform.release", module_args=arguments, task_vars=variables)

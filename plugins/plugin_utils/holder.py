@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import getpass
+import multiprocessing
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible.errors import AnsibleActionFail
 from ansible_collections.campaign.platform.plugins.module_utils import host
 
 _GIT_SECONDS = 5
@@ -54,6 +56,18 @@ def holder(pid: int, directory: str) -> dict[str, Any]:
         "run": f"{machine}-{pid}-{_started(pid)}",
         "commit": commit_of(directory),
     }
+
+
+def of_this_run(variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Return who works, from within a task of the run; raise AnsibleActionFail where the run was killed meanwhile.
+
+    A task is a process of its own, whose parent is the run, and it outlives a run that is killed. Whoever adopts it then must not be taken for the run: the
+    lock would be held as long as the machine is up.
+    """
+    run = multiprocessing.parent_process()
+    if run and run.pid != os.getppid():
+        raise AnsibleActionFail("Nothing was changed. The run that this task belongs to was killed.")
+    return holder(os.getppid(), str(variables.get("inventory_dir") or os.getcwd()))
 
 
 def has_ended(other: Mapping[str, Any]) -> bool:

@@ -39,7 +39,9 @@ COMPUTED = {"stack_images", "images_required", "images_definitions", "images_pla
 # And this is of the role images' own making: references, which are not looked at a second time.
 HANDED_ON = {"stack_images"}
 DEPLOYED = ("stack", "images", "docker_host")
-ALONE = ("images", "docker_host", "bundle", "backup")
+ALONE = ("images", "docker_host", "bundle", "backup", "upgrade_postgres")
+# Whose variables a playbook of their own takes.
+BY_THEMSELVES = ("backup", "upgrade_postgres")
 PROJECT = "campaign-bad-input"
 SECRETS = {name: f"{table.CANARY}-{name.replace('_', '-')}-of-the-test" for name in table.SECRETS}
 TLS = {"stack_tls_certificate": table.CERTIFICATE, "stack_server_name": table.NAME, "with_secrets": {"tls_private_key": table.KEY}}
@@ -65,10 +67,10 @@ def wrong_types() -> Iterator[Wrong]:
         for number in range(max(map(len, checked.values()))):
             chosen = {name: wrong[number] for name, wrong in checked.items() if number < len(wrong)}
             yield Wrong("campaign", {name: value for name, (value, _) in chosen.items()}, [((name,), remedy) for name, (_, remedy) in chosen.items()])
-    # Of its own playbooks.
-    for name, option in OPTIONS["backup"].items():
-        for value, remedy in table.WRONG_TYPES[option["type"]]:
-            yield alone({name: value}, name, remedy, "backup_alone")
+    for role in BY_THEMSELVES:
+        for name, option in OPTIONS[role].items():
+            for value, remedy in table.WRONG_TYPES[option["type"]]:
+                yield alone({name: value}, name, remedy, f"{role}_alone")
 
 
 def wrong_ports() -> Iterator[Wrong]:
@@ -137,6 +139,7 @@ def prepared(wrong: Wrong, directory: Path, number: int, vaults: dict[str, str])
 
     given = {"stack_variant": "local", "bundle_images": {"redis": ""}, "images_required": ["redis"]}
     given |= {"backup_directory": "/opt/campaign", "backup_project": PROJECT, "backup_image": "restic:1", "backup_repository": "/srv/sets"}
+    given |= {"upgrade_postgres_directory": "/opt/campaign", "upgrade_postgres_project": PROJECT, "upgrade_postgres_image": "postgis:18"}
     variables = given | {"backup_password": "of-the-test-and-long"} | wrong.variables
     variables = {name: tagged(value) for name, value in variables.items() if value != table.MISSING}
     if (changed := variables.pop("with_secrets", None)) is not None:

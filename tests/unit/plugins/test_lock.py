@@ -5,8 +5,10 @@ import datetime
 import fcntl
 import getpass
 import json
+import multiprocessing
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import threading
 import time
 
 import pytest
+from ansible.errors import AnsibleActionFail
 from ansible_collections.campaign.platform.plugins.module_utils import lock as module
 from ansible_collections.campaign.platform.plugins.plugin_utils import holder as controller
 
@@ -236,6 +239,34 @@ def far_from_greenwich(monkeypatch):
 def test_the_time_of_a_holder_is_that_of_the_world():
     said = datetime.datetime.strptime(module._now(), "%Y-%m-%dT%H:%M:%S%z")
     assert abs(said - datetime.datetime.now(datetime.UTC)) < datetime.timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_task_that_outlives_its_run_does_not_work_for_whoever_adopts_it(tmp_path, is_killed):
+    processes = multiprocessing.get_context("fork")
+    answers, said = processes.Pipe(duplex=False)
+
+    def task(run):
+        while is_killed and os.getppid() == run:
+            time.sleep(0.01)
+        try:
+            said.send(controller.of_this_run({"inventory_dir": str(tmp_path)})["pid"])
+        except AnsibleActionFail as error:
+            said.send(str(error))
+
+    def run():
+        child = processes.Process(target=task, args=(os.getpid(),))
+        child.start()
+        if is_killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        child.join()
+
+    process = processes.Process(target=run)
+    process.start()
+    assert answers.poll(20)
+    assert answers.recv() == ("Nothing was changed. The run that this task belongs to was killed." if is_killed else process.pid)
+    process.join()
 
 
 def test_a_holder_says_who_works_and_where():
