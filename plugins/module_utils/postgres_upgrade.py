@@ -13,7 +13,6 @@ counts, and the stack's lock refuses everybody else meanwhile.
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
@@ -24,12 +23,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import lock, replaced
+from ansible_collections.campaign.platform.plugins.module_utils import host, lock, replaced
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, postgres, program, sets, state, swap
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, Service, await_answer, told
+from ansible_collections.campaign.platform.plugins.module_utils.links import sync_directory
 
-# Where data of PostgreSQL may lie in a volume.
-PLACES = ("PG_VERSION", "data/PG_VERSION", "*/docker/PG_VERSION", "*/*/PG_VERSION")
 # Where an image expects its volume, and where one that keeps its data at the top of it does.
 MOUNT, TOP_MOUNT = "/var/lib/postgresql", "/var/lib/postgresql/data"
 STOP_SECONDS = 120
@@ -97,9 +95,6 @@ SELECT json_build_array(format('%I.%I', n.nspname, c.relname), (SELECT json_agg(
   WHERE a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped))
 FROM (SELECT unnest(extconfig) AS oid FROM pg_extension) x JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r';
 """
-_SCHEMA_OF_POSTGIS = (
-    "SELECT coalesce((SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'postgis'), '');"
-)
 
 
 class UpgradedError(BackupError):
@@ -107,16 +102,6 @@ class UpgradedError(BackupError):
 
 
 # --- What is decided
-
-
-def majors_in(root: str) -> dict[str, str]:
-    """Return where data of PostgreSQL lies in a directory, relative to it, and of which major version."""
-    found = {}
-    for place in PLACES:
-        for path in glob.glob(os.path.join(glob.escape(root), place)):
-            with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
-                found[os.path.relpath(os.path.dirname(path), root)] = file.readline().strip()
-    return found
 
 
 def place_of(found: Mapping[str, str], major: str, image: str, volume: str) -> str:
@@ -138,10 +123,10 @@ def entries_of(root: str, place: str, other: str) -> list[str]:
 
 def major_of(text: str) -> str:
     """Return the major version from what `postgres --version` prints; raise BackupError."""
-    found = re.match(r"postgres \(PostgreSQL\) (\d+)", text)
+    found = postgres.major_of(text)
     if not found:
         raise BackupError(f"`postgres --version` printed what is none: {told(text)}")
-    return found[1]
+    return found
 
 
 def initdb_arguments(row: Mapping[str, Any]) -> str:
@@ -207,16 +192,6 @@ def failed_statement(text: str, error: str) -> str:
     return f"`{words} ...` (SQLSTATE {found[2]})"
 
 
-def size_of(path: str) -> int:
-    """Return the bytes that a directory takes on its disk."""
-    total = 0
-    for directory, _directories, names in os.walk(path):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
-    return total
-
-
 # --- What is written down
 
 
@@ -239,11 +214,7 @@ def move(entries: list[str], source: str, target: str) -> None:
         if os.path.lexists(os.path.join(source, name)):
             os.rename(os.path.join(source, name), os.path.join(target, name))
     for path in (source, target):
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_directory(path)
 
 
 # --- What is done
@@ -310,7 +281,7 @@ class Upgrades:
         if int(old) > int(new):
             raise BackupError(f"PostgreSQL {old} cannot be brought back to {new}. Nothing was changed. A revert brings the data from before back.")
         root = self.root(live)
-        found = majors_in(root)
+        found = postgres.clusters_in(root)
         place = place_of(found, old, image, live)
         if new in found.values() or os.path.lexists(os.path.join(root, new)):
             raise BackupError(
@@ -389,7 +360,7 @@ class Upgrades:
 
     def check_room(self, source: _Source) -> None:
         """Raise BackupError where the disk has no room for another cluster."""
-        size = size_of(os.path.join(source.root, source.place))
+        size = host.size_of(os.path.join(source.root, source.place))
         about = os.statvfs(source.root)
         free = about.f_bavail * about.f_frsize
         self.say(f"the cluster has {size // 1024**2} MiB, and {free // 1024**2} MiB are free")
@@ -480,7 +451,7 @@ class Upgrades:
         """Take what was to be used away again, and start the release from before."""
         self.stack.stop()
         if journal["published"]:
-            tried = replaced.target(self.directory, "attempted") not in (None, journal["from"]["release"])
+            tried = host.link_target(self.directory, "attempted") not in (None, journal["from"]["release"])
             volume = journal["to"]["volume"]
             if tried and not journal["to"].get("release"):
                 # A release may have written to it while it was tried, so it stays to be looked at.
@@ -497,7 +468,7 @@ class Upgrades:
         os.unlink(os.path.join(self.directory, lock.UPGRADE))
 
     def _write(self, journal: Mapping[str, Any]) -> None:
-        state.write(os.path.join(self.directory, lock.UPGRADE), json.dumps(journal, indent=1, sort_keys=True))
+        swap.write(os.path.join(self.directory, lock.UPGRADE), journal)
 
     def _record(self, identifier: str, volume: str, upgrade: Mapping[str, Any]) -> None:
         path = os.path.join(self.directory, replaced.RECORDS)
@@ -511,7 +482,7 @@ class Upgrades:
         if not journal:
             return None
         with self.stack.alone(), self.stack.locked(repairs=True):
-            if replaced.target(self.directory, "current") == journal["from"]["release"]:
+            if host.link_target(self.directory, "current") == journal["from"]["release"]:
                 self.say(f"the exchange of {journal['at']} was cut off or failed; the release {journal['from']['release']} is started over its data")
                 self._withdraw(journal)
                 return f"{'revert' if journal['to'].get('release') else 'upgrade'} withdrawn"
@@ -557,7 +528,7 @@ class Upgrades:
             if copies.volume_of(service)[1] != live:
                 raise BackupError(f"The current release does not use the volume {live}, which was upgraded. Nothing was changed.")
             root = self.root(live)
-            present = [(place, version) for place, version in majors_in(root).items() if version != row["major"]]
+            present = [(place, version) for place, version in postgres.clusters_in(root).items() if version != row["major"]]
             if len(present) != 1:
                 raise BackupError(f"The volume {live} does not hold one cluster of another major than {row['major']}. Nothing was changed. Look at {root}.")
             place, version = present[0]
@@ -701,7 +672,7 @@ class _Copying:
             )
         if (version := installed.get("postgis")) and int(version.split(".")[0]) < 3:
             raise BackupError(f"The database {name} has PostGIS {version}, whose rasters are of another extension since 3.0. Upgrade PostGIS first.")
-        schema = opened.ask(_SCHEMA_OF_POSTGIS)[0]
+        schema = opened.ask(postgres.SCHEMA_OF_POSTGIS)[0]
         if schema:
             self._check_references(name, schema, opened)
 
@@ -730,7 +701,7 @@ class _Copying:
         """Bring extensions to the versions of the new image. A dump names none, so most are already."""
         with postgres.session(self.docker, self.new, self.user, name) as opened:
             outdated = [json.loads(line) for line in opened.ask(_OUTDATED)]
-            schema = opened.ask(_SCHEMA_OF_POSTGIS)[0]
+            schema = opened.ask(postgres.SCHEMA_OF_POSTGIS)[0]
         commands = [f'ALTER EXTENSION "{extension}" UPDATE' for extension, _version in outdated]
         if schema:
             commands.append(f"SELECT {schema}.postgis_extensions_upgrade()")

@@ -10,6 +10,7 @@ import json
 import os
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.module_utils.backup import state
 
 # One file for each restore or upgrade whose old data is still there.
@@ -28,17 +29,9 @@ def records(directory: str) -> list[dict[str, Any]]:
     return sorted(found, key=lambda row: str(row["at"]), reverse=True)
 
 
-def target(directory: str, name: str) -> str | None:
-    """Return the id of the release that a link of a stack points to, None where there is no such link."""
-    try:
-        return os.path.basename(os.readlink(os.path.join(directory, name)))
-    except OSError:
-        return None
-
-
 def mark(directory: str, major: str, usable: str) -> None:
     """Say of all releases but the current one that they are of a major version and cannot be gone back to, and no longer so of those of the usable one."""
-    current = target(directory, "current")
+    current = host.link_target(directory, "current")
     for path in glob.glob(os.path.join(glob.escape(directory), "releases", "*")):
         own = os.path.join(path, UNUSABLE)
         said = ""

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import engine as engines
-from ansible_collections.campaign.platform.plugins.module_utils import links, lock, obstacles, plan, registry, routes
+from ansible_collections.campaign.platform.plugins.module_utils import host, links, lock, obstacles, plan, registry, routes
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
 
@@ -45,12 +45,11 @@ INTERVAL = 0.5
 CUT_OFF = frozenset(["started", "not_rolled_back", "not_resumed"])
 # Docker Compose's name for a container that is about to take the place of another one.
 TEMPORARY = re.compile(r"[0-9a-f]{12}_(.+)\Z")
-_START = 19  # of the fields after the command's name in /proc/PID/stat, see proc(5)
 
 
 def program_files() -> dict[str, str]:
     """Return this program as files, by their paths below a stack's directory: this module, and those that it imports."""
-    parts = (sys.modules[__name__], engines, links, lock, manifests, obstacles, plan, registry, routes)
+    parts = (sys.modules[__name__], engines, host, links, lock, manifests, obstacles, plan, registry, routes)
     sources = {f"{part.__name__.replace('.', '/')}.py": inspect.getsource(part) for part in parts}
     return {f"{PROGRAM}/{name}": text for name, text in {"__main__.py": MAIN.format(module=__name__), **sources}.items()}
 
@@ -58,26 +57,16 @@ def program_files() -> dict[str, str]:
 def started_at() -> float:
     """Return when this machine was started, in seconds since the epoch, 0 where it does not say. A container that is a machine says when it was started."""
     try:
-        with open("/proc/1/stat", encoding="utf-8", errors="replace") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[_START])
-        with open("/proc/stat", encoding="ascii") as file:
-            booted = next(int(line.split()[1]) for line in file if line.startswith("btime "))
-    except (OSError, StopIteration, ValueError, IndexError):
+        ticks = int(host.started(1) or "")
+        booted = next(int(line.split()[1]) for line in host.read("/proc/stat").splitlines() if line.startswith("btime "))
+    except (StopIteration, ValueError, IndexError):
         return 0.0
     return booted + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def target(directory: str, name: str) -> str | None:
-    """Return the id of the release that a link of the stack points to, None where there is no such link."""
-    try:
-        return os.path.basename(os.readlink(os.path.join(directory, name)))
-    except OSError:
-        return None
-
-
 def is_cut_off(directory: str) -> bool:
     """Return whether the last deploy of a stack was cut off while there was a release in use."""
-    if not (target(directory, "current") and target(directory, "attempted")):
+    if not (host.link_target(directory, "current") and host.link_target(directory, "attempted")):
         return False
     # Whoever takes the lock over writes down that the holder is gone, which says nothing of what runs.
     events = [line["event"] for line in lock.history(directory) if line["event"] != "aborted"]
@@ -89,8 +78,8 @@ class Resumption:
 
     def __init__(self, directory: str, engine: Engine):
         self.directory, self.engine = directory, engine
-        host = socket.gethostname()
-        holder = {"user": getpass.getuser(), "controller": host, "machine": host, "pid": os.getpid(), "run": f"resume-{uuid.uuid4().hex}"}
+        name = socket.gethostname()
+        holder = {"user": getpass.getuser(), "controller": name, "machine": name, "pid": os.getpid(), "run": f"resume-{uuid.uuid4().hex}"}
         self.lock = lock.Lock(directory, holder)
         self.pulse = lock.Pulse(directory)
 
@@ -217,7 +206,7 @@ def main(directory: str) -> int:
     work = Resumption(directory, Engine(SOCKET, timeout=REQUEST_PATIENCE))
     if not work.take_lock():
         return 0
-    current, attempted = target(directory, "current"), target(directory, "attempted")
+    current, attempted = host.link_target(directory, "current"), host.link_target(directory, "attempted")
     print(f"The deploy of release {attempted} was cut off. Bringing release {current} up again.", flush=True)
     try:
         work.wait_for_engine()

@@ -101,7 +101,7 @@ import sys
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import compose, engine, host, lock, manifest
+from ansible_collections.campaign.platform.plugins.module_utils import compose, engine, host, links, lock, manifest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     copies,
     docker,
@@ -120,7 +120,28 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
 )
 
 # Everything that the program consists of, which is written to the host as it is.
-SOURCES = (compose, engine, host, lock, manifest, copies, docker, making, moving, password, plain, postgres, program, redis, repository, s3, sets, state, swap)
+SOURCES = (
+    compose,
+    engine,
+    host,
+    links,
+    lock,
+    manifest,
+    copies,
+    docker,
+    making,
+    moving,
+    password,
+    plain,
+    postgres,
+    program,
+    redis,
+    repository,
+    s3,
+    sets,
+    state,
+    swap,
+)
 # Of the container that runs restic.
 OWNER = 10010
 SECRETS = ("password", "aws_credentials", "ssh_key", "known_hosts", "ca")

@@ -5,17 +5,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, plain, postgres, redis, s3, sets
-from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Service
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, Service
 
 # How often a moment is taken again in which an object was just being removed.
 MOMENTS = 3
@@ -38,6 +40,17 @@ class Stack(Protocol):
 
     def locked(self) -> AbstractContextManager[Any]:
         """Have nobody deploy meanwhile."""
+
+
+@contextlib.contextmanager
+def _ended_well(database: str, process: Process, seconds: float | None = 600) -> Iterator[Process]:
+    """Yield a dump that runs, and raise BackupError where it does not end well within the seconds that it has after what is read of it."""
+    try:
+        yield process
+        if (status := process.wait(seconds)) != 0:
+            raise BackupError(f"pg_dump failed for the database {database} with exit code {status}: {postgres.objects_of(process.error())}.")
+    finally:
+        process.kill()
 
 
 @dataclass
@@ -158,29 +171,33 @@ class Making:
         return [f"{bucket}/{key}" for bucket, key in map(json.loads, rows) if (bucket, key) not in objects.lines]
 
     def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
-        self.backups.say(f"dumping the database {name}")
         snapshot = opened.ask("SELECT pg_export_snapshot();")[0]
-        process = postgres.dump(self.backups.docker, container, user, name, snapshot)
-        dumping = sets.Dumping(self.writer, name)
-        try:
-            dumping.take(postgres.copy_chunks(process.stdout, sets.PART))
-            if (status := process.wait(600)) != 0:
-                raise BackupError(f"pg_dump failed for the database {name} with exit code {status}: {postgres.objects_of(process.error())}.")
-        finally:
-            process.kill()
-        if not dumping.size:
+        about = self._dump(name, functools.partial(postgres.dump, self.backups.docker, container, user, name, snapshot))
+        if not about["size"]:
             raise BackupError(f"pg_dump gave nothing for the database {name}.")
-        found["dumps"][name] = dumping.facts()
+        found["dumps"][name] = about
         self.backups.say(f"counting and hashing the rows of {name}")
         found["databases"][name] = postgres.facts(opened)
 
+    def _dump(self, name: str, start: Callable[..., Process]) -> dict[str, Any]:
+        """Write the dump of a database that ``start`` begins, and return what the manifest says of it."""
+        self.backups.say(f"dumping the database {name}")
+        dumping = sets.Dumping(self.writer, name)
+        with _ended_well(name, start()) as process:
+            dumping.take(postgres.copy_chunks(process.stdout, sets.PART))
+        return dumping.facts()
+
     def _redis_files(self, service: Service) -> None:
+        """Copy Redis' files as they are in this moment, and write them."""
+        self._copy_redis(service)
+        for path, size, content in redis.files(self.backups.docker, service, self.volume, f"{self.backups.run}-redis-files"):
+            self.writer.add(f"redis/{path}", size, content)
+
+    def _copy_redis(self, service: Service) -> None:
         self.backups.say("copying Redis")
         docker, run = self.backups.docker, self.backups.run
         self.volume = docker.create_volume(f"{run}_redis-copy")
         redis.copy(docker, service, copies.volume_of(service)[1], self.volume, f"{run}-redis-copy")
-        for path, size, content in redis.files(docker, service, self.volume, f"{run}-redis-files"):
-            self.writer.add(f"redis/{path}", size, content)
 
     def _redis_facts(self, service: Service) -> dict[str, Any]:
         docker, run = self.backups.docker, self.backups.run
@@ -195,29 +212,18 @@ class Exporting(Making):
 
     writer: plain.Directory
 
-    def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
+    def _dump(self, name: str, start: Callable[..., Process]) -> dict[str, Any]:
         self.backups.say(f"writing the SQL of the database {name}")
-        snapshot = opened.ask("SELECT pg_export_snapshot();")[0]
         path = plain.sql_name(name)
         with self.writer.create(path) as file:
-            process = postgres.dump(self.backups.docker, container, user, name, snapshot, plain=file)
-            try:
-                if (status := process.wait()) != 0:
-                    raise BackupError(f"pg_dump failed for the database {name} with exit code {status}: {postgres.objects_of(process.error())}.")
-            finally:
-                process.kill()
+            with _ended_well(name, start(plain=file), seconds=None):
+                pass
             size = os.fstat(file.fileno()).st_size
-        if not size:
-            raise BackupError(f"pg_dump gave nothing for the database {name}.")
-        found["dumps"][name] = {"size": size, "sha256": self.writer.sums[path]}
-        self.backups.say(f"counting and hashing the rows of {name}")
-        found["databases"][name] = postgres.facts(opened)
+        return {"size": size, "sha256": self.writer.sums[path]}
 
     def _redis_files(self, service: Service) -> None:
-        self.backups.say("copying Redis")
-        docker, run = self.backups.docker, self.backups.run
-        self.volume = docker.create_volume(f"{run}_redis-copy")
-        redis.copy(docker, service, copies.volume_of(service)[1], self.volume, f"{run}-redis-copy")
+        # What is written of them is made when nobody has to wait for it.
+        self._copy_redis(service)
 
     def _redis_facts(self, service: Service) -> dict[str, Any]:
         docker, run = self.backups.docker, self.backups.run

@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import glob
 import json
 import os
 import re
@@ -20,12 +19,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, making, redis, sets
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, making, postgres, redis, sets, swap
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Service, await_answer, give, running
 
 _PARTS = ("postgres", "redis", "minio")
-# Where images keep a cluster below their volume: from 18 on by major version, before at the top, or in `data` where the volume is one level higher.
-_CLUSTERS = ("PG_VERSION", "data/PG_VERSION", "*/docker/PG_VERSION", "*/*/PG_VERSION")
 _SUPERUSER = b"SELECT rolname FROM pg_authid WHERE oid = 10;\n"
 _ROLE = re.compile(r'rolname = "(.+)"\t\(typeid')
 # Whatever the other stack asks of those who log in: nobody reaches this server.
@@ -83,13 +80,7 @@ def check(docker: Docker, other: str, volumes: Mapping[str, str], live: Mapping[
 
 def cluster_in(path: str, volume: str, major: str) -> str:
     """Return where a cluster of a major version lies in a volume, relative to it; raise BackupError where there is none, or not exactly one."""
-    found = {}
-    for pattern in _CLUSTERS:
-        for name in glob.glob(os.path.join(glob.escape(path), pattern)):
-            with open(name, encoding="ascii", errors="replace") as file:
-                found[os.path.relpath(os.path.dirname(name), path)] = file.read().strip()
-    # A cluster has a directory of that name in each of its databases.
-    found = {place: version for place, version in found.items() if os.path.isdir(os.path.join(path, place, "global"))}
+    found = postgres.clusters_in(path)
     if not found:
         raise _refused(f"The volume {volume} has no data of PostgreSQL.")
     if len(found) > 1:
@@ -135,10 +126,10 @@ def image_of(docker: Docker, volume: str, otherwise: str) -> str:
 def major_of(docker: Docker, image: str, name: str) -> str:
     """Return the major version of the PostgreSQL in an image; raise BackupError."""
     text = docker.ask("run", "--rm", "--name", name, *docker.confined(), "--network", "none", "--entrypoint", "postgres", image, "--version")
-    found = re.search(r"\) (\d+)", text)
+    found = postgres.major_of(text)
     if not found:
         raise BackupError(f"The PostgreSQL of {image} does not say which version it is.")
-    return found[1]
+    return found
 
 
 @dataclass
@@ -184,7 +175,7 @@ class Source:
         copied = {name: self.docker.create_volume(f"{self.run}_{name}") for name in self.volumes}
         for name, volume in copied.items():
             self.say(f"copying the volume {self.volumes[name]}")
-            target = json.loads(self.docker.ask("volume", "inspect", volume))[0]["Mountpoint"]
+            target = swap.path_of(self.docker, volume)
             done = subprocess.run(["cp", "--archive", "--reflink=auto", f"{self.paths[name]}/.", target], capture_output=True, check=False)
             if done.returncode != 0:
                 raise BackupError(f"The volume {self.volumes[name]} cannot be copied. Look at the free space.")

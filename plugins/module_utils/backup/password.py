@@ -14,6 +14,7 @@ import secrets
 from typing import Protocol
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
+from ansible_collections.campaign.platform.plugins.module_utils.links import sync_directory
 
 IN_FORCE, NEXT, OLD = "password", "password.next", "password.old-"
 # A password has one key. More come from runs of restic that were killed at a bad moment, and from people.
@@ -42,14 +43,6 @@ def _read(path: str) -> str | None:
             return file.read().strip()
     except FileNotFoundError:
         return None
-
-
-def _sync(directory: str) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def leftovers(directory: str) -> list[str]:
@@ -117,9 +110,9 @@ def _take_into_use(directory: str) -> None:
     if os.path.exists(current):
         # Never none: the name of the one in force is replaced in one step.
         os.link(current, os.path.join(directory, f"{OLD}{secrets.token_hex(4)}"))
-        _sync(directory)
+        sync_directory(directory)
     os.replace(following, current)
-    _sync(directory)
+    sync_directory(directory)
 
 
 def _refuse(directory: str, name: str, keys: Keys) -> None:
@@ -133,4 +126,4 @@ def _refuse(directory: str, name: str, keys: Keys) -> None:
         else:
             raise BackupError(f"The repository {keys.place} still opens with an old password, after {MOST_KEYS} of its keys were removed.")
     os.unlink(path)
-    _sync(directory)
+    sync_directory(directory)

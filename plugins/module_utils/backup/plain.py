@@ -150,11 +150,6 @@ def check_space(place: str, needed: int) -> None:
         raise BackupError(f"{place} has {free // 1024**2} MiB left, and about {(needed + MARGIN) // 1024**2} MiB are needed. Nothing was written.")
 
 
-def size_of(path: str) -> int:
-    """Return how many bytes lie in a directory."""
-    return sum(os.lstat(os.path.join(root, name)).st_size for root, _directories, names in os.walk(path) for name in names)
-
-
 @contextlib.contextmanager
 def written_whole(target: str) -> Iterator[str]:
     """Yield a directory beside a path that gets this name once all is written, and is removed where it is not."""

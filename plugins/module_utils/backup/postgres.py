@@ -9,7 +9,9 @@ so of it only what names an object is told.
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -18,6 +20,8 @@ from typing import IO, Any
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process
 
+# Where images keep a cluster below their volume: from 18 on by major version, before at the top, or in `data` where the volume is one level higher.
+_PLACES = ("PG_VERSION", "data/PG_VERSION", "*/docker/PG_VERSION", "*/*/PG_VERSION")
 # The same text of a row wherever it is asked, and no end before all is read.
 _SETTINGS = """SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0;
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'hex'; SET extra_float_digits = 1;
@@ -47,7 +51,7 @@ SELECT json_build_object('extensions', (SELECT coalesce(json_object_agg(extname,
 """
 # Two points a degree of longitude apart at the equator are 111.3 km apart.
 _SPATIAL = "SELECT round({0}.ST_DistanceSphere({0}.ST_MakePoint(0, 0), {0}.ST_MakePoint(1, 0)))::int;"
-_SCHEMA_OF_POSTGIS = (
+SCHEMA_OF_POSTGIS = (
     "SELECT coalesce((SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'postgis'), '');"
 )
 _DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY datname;"
@@ -126,7 +130,7 @@ def facts(open_one: Session, columns: Mapping[str, Sequence[str]] | None = None)
         statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format(text)}) FROM {row['name']} AS t {row['where']};"
         tables[row["name"]] = json.loads(open_one.ask(statement)[0])
     found = {"tables": tables, "large_objects": json.loads(open_one.ask(_LARGE_OBJECTS)[0]), **json.loads(open_one.ask(_POSTGIS)[0])}
-    schema = open_one.ask(_SCHEMA_OF_POSTGIS)[0]
+    schema = open_one.ask(SCHEMA_OF_POSTGIS)[0]
     found["spatial"] = int(open_one.ask(_SPATIAL.format(schema))[0]) if schema else None
     return found
 
@@ -179,6 +183,25 @@ def restore_sql(docker: Docker, container: str, user: str, database: str, text: 
             raise BackupError(f"The SQL of the database {database} cannot be loaded: psql ended with exit code {status}{where}.")
     finally:
         process.kill()
+
+
+def clusters_in(root: str) -> dict[str, str]:
+    """Return where in a volume's directory clusters lie, relative to it, and of which major version each is."""
+    found = {}
+    for pattern in _PLACES:
+        for path in glob.glob(os.path.join(glob.escape(root), pattern)):
+            place = os.path.dirname(path)
+            # Each database of a cluster has a file of that name too.
+            if os.path.isdir(os.path.join(place, "global")):
+                with contextlib.suppress(OSError), open(path, encoding="ascii", errors="replace") as file:
+                    found[os.path.relpath(place, root)] = file.readline().strip()
+    return found
+
+
+def major_of(text: str) -> str | None:
+    """Return the major version from what `postgres --version` prints, None where it says none."""
+    found = re.match(r"postgres \(PostgreSQL\) (\d+)", text)
+    return found[1] if found else None
 
 
 def objects_of(text: str) -> str:

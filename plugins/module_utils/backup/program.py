@@ -412,7 +412,7 @@ class Backups:
                 size += sum(listed.size for bucket in client.buckets() for listed in client.objects(bucket))
         if service := servers.redis:
             with contextlib.suppress(BackupError):
-                size += plain.size_of(swap.path_of(self.docker, copies.volume_of(service)[1]))
+                size += host.size_of(swap.path_of(self.docker, copies.volume_of(service)[1]))
         return size
 
     def take_export(self, directory: str, confirmed: str | None) -> int:
@@ -429,7 +429,7 @@ class Backups:
                 ours = moving.major_of(self.docker, servers.postgres.image, f"{self.run}-version")
                 if int(theirs) > int(ours):
                     raise BackupError(f"The export is of PostgreSQL {theirs}, and this stack's is {ours}, which is older. Nothing was changed.")
-            self._check_space(servers, 2 * plain.size_of(directory))
+            self._check_space(servers, 2 * host.size_of(directory))
             what = f"The export {directory} of {found['project']}, made {found['moments']['ended']},"
             return self._bring(what, self.run, servers, written, confirmed, lambda copy: copy.take(lambda one: plain.read(directory, found, one)))
 
@@ -450,7 +450,7 @@ class Backups:
             source = moving.Source(docker, self.directory, other, self.say, servers, volumes, check())
             moving.look(source, servers.postgres.image if servers.postgres else "")
             # The copies that are read, and what is made of them.
-            self._check_space(servers, 2 * sum(map(plain.size_of, source.paths.values())))
+            self._check_space(servers, 2 * sum(map(host.size_of, source.paths.values())))
             what = f"What the project {other} stores in {', '.join(volumes.values())}"
             with copies.private_directory(self.own) as private:
                 return self._bring(what, self.run, servers, written, confirmed, lambda copy: copy.take(lambda one: source.read(written, private, check, one)))

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker
+from ansible_collections.campaign.platform.plugins.module_utils.links import sync_directory
 from ansible_collections.campaign.platform.plugins.module_utils.lock import SWAP
 
 REPLACED, UNFINISHED = "replaced", "unfinished.json"
@@ -30,22 +31,15 @@ def exchange(one: str, other: str) -> None:
         raise OSError(number, os.strerror(number), one)
 
 
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write(path: str, content: Mapping[str, Any]) -> None:
+def write(path: str, content: Mapping[str, Any]) -> None:
+    """Write down what is being exchanged, so that it survives a power cut."""
     temporary = f"{path}.new"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump(content, file, indent=1, sort_keys=True)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    _sync(os.path.dirname(path))
+    sync_directory(os.path.dirname(path))
 
 
 def path_of(docker: Docker, volume: str) -> str:
@@ -73,11 +67,11 @@ def plan(docker: Docker, volumes: Mapping[str, str]) -> list[dict[str, Any]]:
 def swap(directory: str, rows: list[dict[str, Any]], about: Mapping[str, Any]) -> None:
     """Exchange volumes that nothing uses; raise OSError. ``directory`` is the stack's."""
     journal = os.path.join(directory, SWAP)
-    _write(journal, {**about, "volumes": rows})
+    write(journal, {**about, "volumes": rows})
     for row in rows:
         exchange(row["live_path"], row["new_path"])
-        _sync(os.path.dirname(row["live_path"]))
-        _sync(os.path.dirname(row["new_path"]))
+        sync_directory(os.path.dirname(row["live_path"]))
+        sync_directory(os.path.dirname(row["new_path"]))
 
 
 def commit(directory: str, identifier: str) -> None:
@@ -86,8 +80,8 @@ def commit(directory: str, identifier: str) -> None:
     target = os.path.join(os.path.dirname(journal), REPLACED)
     os.makedirs(target, mode=0o755, exist_ok=True)
     os.replace(journal, os.path.join(target, f"{identifier}.json"))
-    _sync(target)
-    _sync(os.path.dirname(journal))
+    sync_directory(target)
+    sync_directory(os.path.dirname(journal))
 
 
 def undo(directory: str) -> list[str]:
@@ -113,7 +107,7 @@ def undo(directory: str) -> list[str]:
         elif lies_there != row["live_inode"]:
             raise BackupError(f"{row['live_path']} is neither the old nor the new data of a restore that was cut off. Look at {journal} and at the volume.")
     os.unlink(journal)
-    _sync(os.path.dirname(journal))
+    sync_directory(os.path.dirname(journal))
     return done
 
 
@@ -138,7 +132,7 @@ def forget(directory: str, identifier: str) -> None:
 
 def begin(directory: str, volumes: list[str]) -> None:
     """Write down which new volumes a restore is about to create, so that they can be removed when it does not end."""
-    _write(os.path.join(os.path.dirname(os.path.join(directory, SWAP)), UNFINISHED), {"volumes": volumes})
+    write(os.path.join(os.path.dirname(os.path.join(directory, SWAP)), UNFINISHED), {"volumes": volumes})
 
 
 def unfinished(directory: str) -> list[str]:

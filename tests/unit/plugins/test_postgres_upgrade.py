@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils import lock, postgres_upgrade, replaced
+from ansible_collections.campaign.platform.plugins.module_utils import host, lock, postgres_upgrade, replaced
+from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 from ansible_collections.campaign.platform.plugins.modules import postgres_upgrade as module
 
@@ -21,7 +22,10 @@ def cluster(root: Path, place: str, major: str) -> Path:
     path = root / place
     path.mkdir(parents=True, exist_ok=True)
     (path / "PG_VERSION").write_text(f"{major}\n")
-    (path / "base").mkdir()
+    (path / "global").mkdir()
+    # Each database of a cluster has a file of that name too.
+    (path / "base/1").mkdir(parents=True)
+    (path / "base/1/PG_VERSION").write_text(f"{major}\n")
     return path
 
 
@@ -31,7 +35,7 @@ def cluster(root: Path, place: str, major: str) -> Path:
 @pytest.mark.parametrize("place", [".", "data", "17/docker", "17/main"])
 def test_data_is_found_wherever_it_lies_in_the_volume(tmp_path, place):
     cluster(tmp_path, place, "17")
-    found = postgres_upgrade.majors_in(str(tmp_path))
+    found = postgres.clusters_in(str(tmp_path))
     assert found == {place: "17"}
     assert postgres_upgrade.place_of(found, "17", "image", "volume") == place
     with pytest.raises(BackupError, match=f"no data of PostgreSQL 16, which the server image image has; it has: 17 in {place}"):
@@ -48,7 +52,7 @@ def test_what_is_moved_is_the_cluster_and_nothing_else(tmp_path):
     (tmp_path / "18").mkdir()
     assert postgres_upgrade.entries_of(str(tmp_path), "17/docker", "18") == ["17"]
     cluster(tmp_path, ".", "17")
-    assert postgres_upgrade.entries_of(str(tmp_path), ".", "18") == ["17", "PG_VERSION", "base"]
+    assert postgres_upgrade.entries_of(str(tmp_path), ".", "18") == ["17", "PG_VERSION", "base", "global"]
 
 
 @pytest.mark.parametrize(("text", "major"), [("postgres (PostgreSQL) 17.6 (Debian 17.6-0+deb13u1)\n", "17"), ("postgres (PostgreSQL) 18beta1", "18")])
@@ -101,7 +105,7 @@ def test_the_size_is_what_is_on_the_disk(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 10000)
     with (tmp_path / "hole").open("wb") as file:
         file.truncate(10**9)
-    assert 10000 <= postgres_upgrade.size_of(str(tmp_path)) < 10**6
+    assert 10000 <= host.size_of(str(tmp_path)) < 10**6
 
 
 # --- What differs, and what is told
@@ -182,7 +186,7 @@ class Engine(postgres_upgrade.Upgrades):
 
     def server(self):
         service = postgres_upgrade.Service("postgres", "i", "999:999", {}, [], [], "", {"/var/lib/postgresql": "live"}, {})
-        return {"release": replaced.target(self.directory, "current")}, service
+        return {"release": host.link_target(self.directory, "current")}, service
 
 
 def use(directory: Path, release: str, link: str = "current") -> None:
@@ -304,17 +308,17 @@ def test_a_cluster_at_the_top_is_moved_whole_even_when_that_was_cut_off(engine, 
     cluster(live, ".", "17")
     live.chmod(0o700)
     journal = begun(engine, published=True)
-    journal["from"]["entries"] = ["PG_VERSION", "base"]
+    journal["from"]["entries"] = ["PG_VERSION", "base", "global"]
     engine._write(journal)
     cluster(live, "18/docker", "18")
     use(tmp_path, "new")
     (engine.volumes / "live-17-1").mkdir()
     (live / "base").rename(engine.volumes / "live-17-1/base")
     assert engine.settle() == "settled"
-    assert inside(engine) == {"live": ["18"], "live-17-1": ["PG_VERSION", "base"]}
+    assert inside(engine) == {"live": ["18"], "live-17-1": ["PG_VERSION", "base", "global"]}
     assert (engine.volumes / "live-17-1").stat().st_mode & 0o777 == 0o700
     assert engine.revert("p") == "old"
-    assert inside(engine)["live"] == ["18", "PG_VERSION", "base"]
+    assert inside(engine)["live"] == ["18", "PG_VERSION", "base", "global"]
 
 
 def test_a_journal_that_cannot_be_read_is_nobodys_guess(engine):
