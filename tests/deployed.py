@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What tests of stacks that are really deployed have in common."""
 
+import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 
 @dataclass
@@ -18,3 +24,31 @@ def docker(*arguments: str, check: bool = True, stdin: str | None = None, second
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=seconds, input=stdin)
     assert not check or done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
+
+
+def write_inventory(path: Path, project: str, ports: Mapping[str, int], host: str = "this_machine", **more: Any) -> None:
+    """Write the inventory of a stack of its own on this machine: in a directory by the project's name, with secrets that are generated beside the inventory."""
+    variables = {
+        "ansible_connection": "local",
+        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
+        "stack_variant": "local",
+        "stack_project": project,
+        "stack_directory": f"/opt/{project}",
+        "stack_generate_secrets": True,
+        "stack_generated_secrets_file": str(path.parent / "secrets.json"),
+        "stack_settle_seconds": 1,
+        **{f"stack_{name}_port": port for name, port in ports.items()},
+        "images_source": "build",
+        **more,
+    }
+    path.write_text(yaml.safe_dump({"campaign": {"hosts": {host: None}, "vars": variables}}))
+
+
+def sweep(project: str) -> None:
+    """Remove a stack of its own with its data, and what backups and restores of it left on the Engine."""
+    for label in (f"com.docker.compose.project={project}", f"campaign.platform.backup={project}", f"campaign.platform.restore={project}"):
+        for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
+            every = ["--all"] if kind == "container" else []
+            if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label={label}").split():
+                docker(kind, "rm", *options, *found, seconds=200)
+    shutil.rmtree(f"/opt/{project}", ignore_errors=True)

@@ -7,7 +7,6 @@
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import threading
@@ -19,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import deployed
 import pytest
-import yaml
 from deployed import Result, docker
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,21 +86,7 @@ class Stack:
     def __init__(self, directory: Path, host: str = "this_machine", **more: Any):
         self.secrets = directory / "secrets.json"
         self.inventory = directory / "hosts.yml"
-        variables = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-            "stack_variant": "local",
-            "stack_project": PROJECT,
-            "stack_directory": str(DIRECTORY),
-            "stack_generate_secrets": True,
-            "stack_generated_secrets_file": str(self.secrets),
-            "stack_settle_seconds": 1,
-            "stack_health_timeout": 60,
-            **{f"stack_{name}_port": port for name, port in PORTS.items()},
-            "images_source": "build",
-            **more,
-        }
-        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {host: None}, "vars": variables}}))
+        deployed.write_inventory(self.inventory, PROJECT, PORTS, host, **{"stack_health_timeout": 60, **more})
 
     def command(self, playbook: str = "site", **variables: Any) -> list[str]:
         return ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
@@ -156,11 +141,7 @@ class Stack:
 
 
 def sweep() -> None:
-    for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
-        every = ["--all"] if kind == "container" else []
-        if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split():
-            docker(kind, "rm", *options, *found)
-    shutil.rmtree(DIRECTORY, ignore_errors=True)
+    deployed.sweep(PROJECT)
     for path in Path("/etc").glob(f"*.d/*docker-resume-{PROJECT}"):
         path.unlink()
 

@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from deployed import docker
+from deployed import docker, write_inventory
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = "campaign-accidents"
@@ -75,20 +74,8 @@ def inventory(tmp_path_factory) -> Iterator[Path]:
     sweep()
     subprocess.run(["rm", "-rf", str(DIRECTORY)], check=True)
     directory = tmp_path_factory.mktemp("accidents")
-    variables = {
-        "ansible_connection": "local",
-        "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-        "stack_variant": "local",
-        "stack_project": PROJECT,
-        "stack_directory": str(DIRECTORY),
-        "stack_generate_secrets": True,
-        "stack_settle_seconds": 1,
-        "stack_generated_secrets_file": str(directory / "secrets.json"),
-        **{f"stack_{name}_port": port for name, port in PORTS.items()},
-        "images_source": "build",
-    }
     path = directory / "hosts.yml"
-    path.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
+    write_inventory(path, PROJECT, PORTS)
     yield path
     sweep()
     subprocess.run(["rm", "-rf", str(DIRECTORY)], check=True)

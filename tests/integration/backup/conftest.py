@@ -18,7 +18,6 @@ from typing import Any
 
 import deployed
 import pytest
-import yaml
 from ansible_collections.campaign.platform.plugins.module_utils.backup import s3
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,23 +88,8 @@ class Stack:
     def __init__(self, directory: Path):
         self.private = directory
         self.inventory = directory / "hosts.yml"
-        variables = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-            "stack_variant": "local",
-            "stack_project": PROJECT,
-            "stack_directory": str(DIRECTORY),
-            "stack_generate_secrets": True,
-            "stack_generated_secrets_file": str(directory / "secrets.json"),
-            "stack_settle_seconds": 1,
-            "stack_health_timeout": 90,
-            **{f"stack_{name}_port": port for name, port in PORTS.items()},
-            "images_source": "build",
-            "backup_repository": str(REPOSITORY),
-            "backup_password": PASSWORD,
-            "backup_scheduler": "cron",
-        }
-        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
+        own = {"backup_repository": str(REPOSITORY), "backup_password": PASSWORD, "backup_scheduler": "cron"}
+        deployed.write_inventory(self.inventory, PROJECT, PORTS, stack_health_timeout=90, **own)
 
     def play(self, playbook: str, **variables: Any) -> deployed.Result:
         command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
@@ -228,13 +212,8 @@ class Stack:
 
 
 def sweep() -> None:
-    for label in (f"com.docker.compose.project={PROJECT}", f"campaign.platform.backup={PROJECT}", f"campaign.platform.restore={PROJECT}"):
-        for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
-            every = ["--all"] if kind == "container" else []
-            if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label={label}").split():
-                docker(kind, "rm", *options, *found)
-    for path in (DIRECTORY, REPOSITORY):
-        shutil.rmtree(path, ignore_errors=True)
+    deployed.sweep(PROJECT)
+    shutil.rmtree(REPOSITORY, ignore_errors=True)
     Path(f"/etc/cron.d/{PROJECT}-backup").unlink(missing_ok=True)
 
 

@@ -7,7 +7,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import threading
 import time
@@ -18,8 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import deployed
 import pytest
-import yaml
+from deployed import docker
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = "campaign-rotation"
@@ -41,12 +41,6 @@ def pytest_collection_modifyitems(config, items) -> None:
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
-
-
-def docker(*arguments: str, stdin: str | None = None) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=120, input=stdin)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip()
 
 
 @dataclass
@@ -121,22 +115,9 @@ class Stack:
         self.inventory = directory / "hosts.yml"
         self.kept = directory / "secrets.json"
         self.env_local = directory / "env.local"
-        variables = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-            "stack_variant": "local",
-            "stack_project": PROJECT,
-            "stack_directory": str(DIRECTORY),
-            "stack_generate_secrets": True,
-            "stack_generated_secrets_file": str(self.kept),
-            "stack_env_local": f"{{{{ lookup('campaign.platform.env_file', '{self.env_local}') }}}}",
-            "rotate_secrets_env_local": str(self.env_local),
-            "stack_settle_seconds": 1,
-            "stack_hot_reload": False,
-            **{f"stack_{name}_port": port for name, port in PORTS.items()},
-            "images_source": "build",
-        }
-        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
+        env_local = f"{{{{ lookup('campaign.platform.env_file', '{self.env_local}') }}}}"
+        given = {"stack_env_local": env_local, "rotate_secrets_env_local": str(self.env_local), "stack_hot_reload": False}
+        deployed.write_inventory(self.inventory, PROJECT, PORTS, **given)
 
     def secrets(self) -> dict[str, str]:
         return json.loads(self.kept.read_text())
@@ -219,21 +200,13 @@ def signs_in(stack):
     return ask
 
 
-def sweep() -> None:
-    for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
-        every = ["--all"] if kind == "container" else []
-        if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split():
-            docker(kind, "rm", *options, *found)
-    shutil.rmtree(DIRECTORY, ignore_errors=True)
-
-
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory) -> Iterator[Stack]:
-    sweep()
+    deployed.sweep(PROJECT)
     found = Stack(tmp_path_factory.mktemp("rotation"))
     found.well("site")
     yield found
-    sweep()
+    deployed.sweep(PROJECT)
 
 
 @pytest.fixture(scope="session")

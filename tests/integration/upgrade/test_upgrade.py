@@ -7,7 +7,6 @@ killed at each step, and upgraded and reverted three times; otherwise once.
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -17,7 +16,6 @@ from typing import Any
 
 import deployed
 import pytest
-import yaml
 from deployed import docker
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -71,21 +69,7 @@ class Stack:
 
     def __init__(self, directory: Path):
         self.inventory = directory / "hosts.yml"
-        variables = {
-            "ansible_connection": "local",
-            "ansible_python_interpreter": "{{ ansible_playbook_python }}",
-            "stack_variant": "local",
-            "stack_project": PROJECT,
-            "stack_directory": str(DIRECTORY),
-            "stack_generate_secrets": True,
-            "stack_generated_secrets_file": str(directory / "secrets.json"),
-            "stack_settle_seconds": 1,
-            "stack_health_timeout": 90,
-            "stack_postgres_port": 25480,
-            "stack_services": dict.fromkeys(LEFT_OUT),
-            "images_source": "build",
-        }
-        self.inventory.write_text(yaml.safe_dump({"campaign": {"hosts": {"this_machine": None}, "vars": variables}}))
+        deployed.write_inventory(self.inventory, PROJECT, {"postgres": 25480}, stack_health_timeout=90, stack_services=dict.fromkeys(LEFT_OUT))
 
     def start(self, playbook: str, **variables: Any) -> subprocess.Popen:
         command = ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
@@ -159,18 +143,9 @@ class Stack:
         return docker("ps", "-q", "--no-trunc", "--filter", f"name={PROJECT}-postgres-1")
 
 
-def sweep() -> None:
-    for label in (f"com.docker.compose.project={PROJECT}", f"campaign.platform.backup={PROJECT}", f"campaign.platform.restore={PROJECT}"):
-        for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
-            every = ["--all"] if kind == "container" else []
-            if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label={label}").split():
-                docker(kind, "rm", *options, *found)
-    shutil.rmtree(DIRECTORY, ignore_errors=True)
-
-
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory) -> Iterator[Stack]:
-    sweep()
+    deployed.sweep(PROJECT)
     found = Stack(tmp_path_factory.mktemp("upgrade"))
     found.well("site", **OLD)
     found.sql(SCHEMA)
@@ -179,7 +154,7 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     found.sql(CHANGE)
     assert found.version().startswith("17 3.5")
     yield found
-    sweep()
+    deployed.sweep(PROJECT)
 
 
 def test_a_bare_change_of_the_image_is_refused(stack):
