@@ -18,6 +18,14 @@ def pytest_addoption(parser) -> None:
     parser.addoption("--full", action="store_true", help="run everything and no sample, which takes hours")
 
 
+def pytest_collection_modifyitems(config, items) -> None:
+    """Leave out what runs with `--full` only, see `deployed.full_only`."""
+    left_out = [] if config.getoption("--full") else [item for item in items if getattr(getattr(item, "function", None), "full_only", False)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def full(request) -> bool:
     return request.config.getoption("--full")

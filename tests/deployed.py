@@ -3,12 +3,14 @@
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass
@@ -17,6 +19,12 @@ class Result:
 
     status: int
     text: str
+
+
+def full_only(function: Function) -> Function:
+    """Have a test run with `--full` only, and be left out otherwise."""
+    function.full_only = True  # type: ignore[attr-defined]
+    return function
 
 
 def docker(*arguments: str, check: bool = True, stdin: str | None = None, seconds: float = 120) -> str:

@@ -19,7 +19,7 @@ import re
 import stat
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -28,7 +28,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import co
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, Service, await_answer, told
 from ansible_collections.campaign.platform.plugins.module_utils.links import sync_directory
 
-# Where an image expects its volume, and where one that keeps its data at the top of it does.
+# Where images expect their volume, and where those before 18 did.
 MOUNT, TOP_MOUNT = "/var/lib/postgresql", "/var/lib/postgresql/data"
 STOP_SECONDS = 120
 # A server that ends with who started it, even if that is killed: two servers over one volume would destroy it.
@@ -114,6 +114,11 @@ def place_of(found: Mapping[str, str], major: str, image: str, volume: str) -> s
         f"The volume {volume} has {'several places with' if places else 'no'} data of PostgreSQL {major}, which the server image {image} has; it has: {there}. "
         "Nothing was changed. Name the image that wrote the data in upgrade_postgres_from_image."
     )
+
+
+def mount_of(place: str, declared: Collection[str]) -> str:
+    """Return where a volume is mounted whose cluster lies at a place in it, by the volumes that the image declares: some refuse one at another's place."""
+    return TOP_MOUNT if place == "." and TOP_MOUNT in declared else MOUNT
 
 
 def entries_of(root: str, place: str, other: str) -> list[str]:
@@ -288,7 +293,8 @@ class Upgrades:
                 f"The volume {live} has data of PostgreSQL {new} beside that of {old} already, so something made a cluster there: {os.path.join(root, new)}. "
                 "Nothing was changed. Look at it, move it away, and run this again."
             )
-        target = TOP_MOUNT if place == "." else MOUNT
+        declared = json.loads(self.docker.ask("image", "inspect", "--format", "{{json .Config.Volumes}}", image)) or {}
+        target = mount_of(place, declared)
         environment = {**service.environment, "PGDATA": os.path.normpath(os.path.join(target, place))}
         service = replace(service, image=image, environment=environment, volumes={target: live})
         return _Source(written, service, live, root, place, old, new)

@@ -30,19 +30,6 @@ RATE = 20
 SIGN_IN_EVERY = 80
 
 
-def full_only(function):
-    """Have a test run with `--full` only, and be left out otherwise."""
-    function.full_only = True
-    return function
-
-
-def pytest_collection_modifyitems(config, items) -> None:
-    left_out = [] if config.getoption("--full") else [item for item in items if getattr(getattr(item, "function", None), "full_only", False)]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
-
-
 @dataclass
 class Visitor:
     """Signs in and reads, RATE times a second, and remembers when there was no good answer."""

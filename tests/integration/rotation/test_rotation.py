@@ -20,8 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from deployed import full_only
 
-from .conftest import DIRECTORY, PROJECT, ROOT, Stack, Visitor, docker, full_only
+from .conftest import DIRECTORY, PROJECT, ROOT, Stack, Visitor, docker
 
 # Who signs in with a secret, and where: to ask what became of it.
 LOGINS = {

@@ -274,3 +274,23 @@ def test_it_is_upgraded_and_reverted_with_equal_hashes(stack, full):
         assert newer.startswith(f"{VOLUME}-18-")
         stack.well("upgrade_postgres", upgrade_postgres_old_volumes="remove")
         assert stack.volumes() == [VOLUME]
+
+
+@deployed.full_only
+def test_data_at_the_top_of_its_volume_is_upgraded_too(stack):
+    before = stack.fingerprint()
+    docker("stop", f"{PROJECT}-postgres-1")
+    top = Path(json.loads(docker("volume", "inspect", VOLUME))[0]["Mountpoint"])
+    cluster = top / "17/docker"
+    for path in cluster.iterdir():
+        path.rename(top / path.name)
+    top.chmod(0o700)
+    cluster.rmdir()
+    cluster.parent.rmdir()
+    refused = stack.play("site")
+    assert refused.status != 0
+    assert "holds data of PostgreSQL 17 (at its top), and this release has PostgreSQL 18" in refused.text
+    stack.well("upgrade_postgres")
+    assert stack.version().startswith("18 3.6")
+    assert stack.fingerprint() == before
+    assert stack.files() == ["18"]

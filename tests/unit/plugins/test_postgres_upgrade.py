@@ -42,6 +42,21 @@ def test_data_is_found_wherever_it_lies_in_the_volume(tmp_path, place):
         postgres_upgrade.place_of(found, "16", "image", "volume")
 
 
+@pytest.mark.parametrize(
+    ("place", "declared", "mount"),
+    [
+        (".", {"/var/lib/postgresql/data": {}}, "/var/lib/postgresql/data"),
+        # The collection's own images, whatever their version, and upstream's from 18 on.
+        (".", {}, "/var/lib/postgresql"),
+        (".", {"/var/lib/postgresql": {}}, "/var/lib/postgresql"),
+        ("data", {"/var/lib/postgresql/data": {}}, "/var/lib/postgresql"),
+        ("17/docker", {}, "/var/lib/postgresql"),
+    ],
+)
+def test_a_volume_is_mounted_where_its_image_takes_it(place, declared, mount):
+    assert postgres_upgrade.mount_of(place, declared) == mount
+
+
 def test_several_clusters_of_a_major_are_nobodys_guess():
     with pytest.raises(BackupError, match="several places with data of PostgreSQL 17"):
         postgres_upgrade.place_of({"data": "17", "17/docker": "17"}, "17", "image", "volume")

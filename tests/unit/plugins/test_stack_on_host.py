@@ -76,6 +76,10 @@ def test_data_of_another_major_is_told_with_both(tmp_path):
     (message,) = told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}})
     assert "p_postgres-data holds data of PostgreSQL 16 (data), and this release has PostgreSQL 18" in message
     assert "campaign.platform.upgrade_postgres" in message
+    # Each database of a cluster has a file of that name too.
+    files = {"PG_VERSION": "16", "base/1/PG_VERSION": "16", "base/16384/PG_VERSION": "16"}
+    (message,) = told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": files}})
+    assert "p_postgres-data holds data of PostgreSQL 16 (at its top), and this release has PostgreSQL 18" in message
     # With a server outside, the volume is not the release's.
     outside = {**NAMES, "volumes": {}}
     assert told(tmp_path, names=outside, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}}) == []
