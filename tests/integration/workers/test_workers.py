@@ -227,3 +227,19 @@ def test_the_newest_scheduler_says_how_long_an_interval_is(servers, eventually, 
         took = eventually(lambda: servers.ticks()[-1][1] == 2, 140, "the interval is the remaining one's", pause=1)
         print(f"the remaining scheduler took {took:.0f} s to have its way")
     new.stop()
+
+
+@pytest.mark.parametrize("length", [1, 3, 7])
+def test_intervals_that_nobody_did_before_their_length_changed_are_made_up(servers, eventually, length):
+    servers.sql("DELETE FROM campaign.ticks")
+    # As one left it that counted by another length, and was gone for a while.
+    border = int(time.time()) // length * length
+    servers.sql(f"INSERT INTO campaign.ticks (start, seconds) VALUES (to_timestamp({border - 5 * length}), {length})")
+    scheduler = servers.start("scheduler", SCHEDULER_TICK_SECONDS="2")
+    eventually(lambda: servers.ticks()[-1][1] == 2, 10, "it ticks")
+    scheduler.stop()
+    (before, _length, _late), *made_up = servers.ticks()
+    # From the first border of its own length after what was done, each interval.
+    first = -(-(before + length) // 2) * 2
+    assert [start for start, _seconds, _late in made_up] == list(range(first, made_up[-1][0] + 1, 2))
+    assert len(made_up) > 1

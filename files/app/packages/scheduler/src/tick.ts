@@ -25,7 +25,8 @@ export function intervalAt(milliseconds: number, seconds: number): number {
  * Do what is due in an interval, once: put every campaign that was never evaluated, or not for a while, on the queue.
  *
  * One transaction writes the interval down, does the work and commits. A second scheduler at the same interval waits at the key of its row, and then finds
- * it done or, when the first was killed, free. Intervals that nobody came to are written down with it, as the work for them is the same.
+ * it done or, when the first was killed, free. Intervals that nobody came to are written down with it, as the work for them is the same; also those since a
+ * change of the interval's length, from the first border of the new one after the last interval that was done.
  *
  * @param start - the interval's start, in seconds since 1970.
  * @param seconds - the interval's length.
@@ -50,7 +51,7 @@ export async function tick(
       `INSERT INTO campaign.ticks (start, seconds)
        SELECT to_timestamp(second), $2::int FROM generate_series(
          coalesce((
-           SELECT CASE WHEN seconds = $2::int THEN extract(epoch FROM start)::bigint + seconds END
+           SELECT least($1::bigint, ceil((extract(epoch FROM start) + seconds) / $2::bigint)::bigint * $2::bigint)
            FROM campaign.ticks
            WHERE start < to_timestamp($1::bigint) AND start >= to_timestamp($1::bigint) - $3::interval
            ORDER BY start DESC LIMIT 1
