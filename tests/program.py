@@ -60,10 +60,11 @@ def tables() -> declaration.Tables:
     return declaration.tables(role_variables())
 
 
-def secret_names(added: Mapping[str, Any] | None = None) -> list[str]:
-    """Return the names of the secrets that a catalogue needs, with an inventory's entries if there are any."""
+def secret_names(added: Mapping[str, Any] | None = None, *, asked: bool = False) -> list[str]:
+    """Return the names of the secrets that a catalogue needs, with an inventory's entries if there are any; ``asked`` with those of its options."""
     catalogue, problems = declaration.combined(tables(), added or {})
     assert problems == [], problems
+    catalogue = {name: entry for name, entry in catalogue.items() if asked or not entry.get("asked_by")}
     # As plain texts, which other YAML libraries than Ansible's know.
     return [str.__str__(name) for name in declaration.known_secrets(tables(), catalogue).needed]
 
@@ -102,7 +103,7 @@ def summary(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def build(given: Mapping[str, Any], images: Iterable[str] = ()) -> dict[str, Any]:
     """Return the release, with a placeholder for every secret that is not given. ``images`` are keys beside the collection's own."""
-    secrets = placeholders(secret_names(given.get("stack_services"))) | given.get("stack_secrets", {})
+    secrets = placeholders(secret_names(given.get("stack_services"), asked=bool(given.get("stack_point_in_time")))) | given.get("stack_secrets", {})
     secrets |= placeholders(["tls_private_key"] if "stack_tls_certificate" in given else [])
     declared, renderer, problems = declare({**given, "stack_secrets": secrets})
     assert declared is not None, problems

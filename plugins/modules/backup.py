@@ -54,6 +54,10 @@ options:
     description: Whether each backup on schedule is tried at once.
     type: bool
     default: false
+  point_in_time:
+    description: Whether PostgreSQL's log is shipped, twice a minute, so that any moment can be brought back.
+    type: bool
+    default: false
   scheduler:
     description: V(systemd) writes timers, V(cron) a file in C(/etc/cron.d), V(none) neither. V(auto) takes systemd where it runs, and cron elsewhere.
     type: str
@@ -106,6 +110,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     copies,
     docker,
     making,
+    moments,
     moving,
     password,
     plain,
@@ -117,6 +122,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     sets,
     state,
     swap,
+    wal,
 )
 
 # Everything that the program consists of, which is written to the host as it is.
@@ -130,6 +136,7 @@ SOURCES = (
     copies,
     docker,
     making,
+    moments,
     moving,
     password,
     plain,
@@ -141,6 +148,7 @@ SOURCES = (
     sets,
     state,
     swap,
+    wal,
 )
 # Of the container that runs restic.
 OWNER = 10010
@@ -155,6 +163,8 @@ exec env -i PATH={path} LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={dir
 # sshd's client asks for the name of its own user.
 PASSWD = f"root:x:0:0:root:/root:/sbin/nologin\nbackup:x:{OWNER}:{OWNER}:backup:/tmp:/sbin/nologin\n"
 WATCH = "hourly"
+# Each begins before what the one before it has brought is a minute old.
+SHIP = ("*-*-* *:*:00", "*-*-* *:*:30")
 SERVICE = """# Written by campaign.platform.
 [Unit]
 Description={description}
@@ -175,7 +185,7 @@ Description={description}, on schedule
 
 [Timer]
 {calendars}
-Persistent=true
+{precision}
 
 [Install]
 WantedBy=timers.target
@@ -193,6 +203,7 @@ def files_of(params: dict[str, Any], python: str) -> dict[str, tuple[bytes, int,
     settings = {
         **params["settings"],
         **{name: params[name] or "" for name in ("project", "image", "repository", "socket")},
+        **({"point_in_time": True} if params.get("point_in_time") else {}),
     }
     text = RUN.format(directory=params["directory"], path=PATH, python=python, module=program.__name__)
     found["backup/config.json"] = ((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode(), 0o644, 0)
@@ -225,23 +236,30 @@ def schedule_of(params: dict[str, Any], scheduler: str) -> dict[str, str]:
     if scheduler == "cron":
         lines = ["# Written by campaign.platform.", "SHELL=/bin/sh", f"PATH={PATH}"]
         lines += [f"{state.in_crontab(when)} root {command} >/dev/null" for _text, command, times in rows.values() for when in times]
+        if params.get("point_in_time"):
+            lines += [f"* * * * * root {wait}{run} --quiet ship >/dev/null 2>&1" for wait in ("", "sleep 30; ")]
         return {f"{CRON}/{project}-backup": "\n".join([*lines, f"17 * * * * root {run} watch >/dev/null", ""])}
     found = {}
     for name, (text, command, times) in rows.items():
         if times:
             calendars = "\n".join(f"OnCalendar={state.on_calendar(when)}" for when in times)
             found[f"{UNITS}/{name}.service"] = SERVICE.format(description=text, command=command)
-            found[f"{UNITS}/{name}.timer"] = TIMER.format(description=text, calendars=calendars)
+            found[f"{UNITS}/{name}.timer"] = TIMER.format(description=text, calendars=calendars, precision="Persistent=true")
+    if params.get("point_in_time"):
+        text = f"Log of {project}"
+        found[f"{UNITS}/{project}-backup-ship.service"] = SERVICE.format(description=text, command=f"{run} --quiet ship")
+        calendars = "\n".join(f"OnCalendar={when}" for when in SHIP)
+        found[f"{UNITS}/{project}-backup-ship.timer"] = TIMER.format(description=text, calendars=calendars, precision="AccuracySec=1s")
     text = f"Look at the backups of {project}"
     found[f"{UNITS}/{project}-backup-watch.service"] = SERVICE.format(description=text, command=f"{run} watch")
-    found[f"{UNITS}/{project}-backup-watch.timer"] = TIMER.format(description=text, calendars=f"OnCalendar={WATCH}")
+    found[f"{UNITS}/{project}-backup-watch.timer"] = TIMER.format(description=text, calendars=f"OnCalendar={WATCH}", precision="Persistent=true")
     return found
 
 
 def own_schedules(project: str) -> list[str]:
     """Return the files of this stack's schedule that are on the host."""
     names = [f"{CRON}/{project}-backup"]
-    names += [f"{UNITS}/{project}-backup{part}.{kind}" for part in ("", "-drill", "-watch") for kind in ("service", "timer")]
+    names += [f"{UNITS}/{project}-backup{part}.{kind}" for part in ("", "-drill", "-ship", "-watch") for kind in ("service", "timer")]
     return [name for name in names if os.path.lexists(name)]
 
 
@@ -419,6 +437,7 @@ def main() -> None:
             "times": {"type": "list", "elements": "str", "default": []},
             "drill_times": {"type": "list", "elements": "str", "default": []},
             "drill_after_backup": {"type": "bool", "default": False},
+            "point_in_time": {"type": "bool", "default": False},
             "scheduler": {"type": "str", "choices": ["auto", "systemd", "cron", "none"], "default": "auto"},
             "python": {"type": "path"},
             "socket": {"type": "path", "default": "/var/run/docker.sock"},

@@ -32,12 +32,13 @@ KEYS = {
     "metrics": "numbers to watch by name",
     "routes": "services that a proxy hands requests on to, by the proxy's container",
     "replaced_by": "variable whose presence takes the entry out",
+    "asked_by": "variable without which the entry is left out, with its secrets",
     "when": "condition without which the entry is left out",
     **dict.fromkeys(LAYERS, "a Compose fragment"),
 }
 KINDS = ("postgres", "redis", "s3")
 LOGIN_KEYS = {
-    "postgres": frozenset(["user", "password", "role", "schema", "grants", "admin"]),
+    "postgres": frozenset(["user", "password", "role", "schema", "grants", "admin", "replication"]),
     "redis": frozenset(["user", "password", "acl"]),
     "s3": frozenset(["access_key", "secret_key", "policy"]),
 }
@@ -440,7 +441,7 @@ def entry_problems(where: str, entry: Any, known: Entry | None = None) -> Iterat
         inner = f"{where}.{key}"
         if value is None or key not in KEYS:
             continue
-        if key in ("replaced_by", "when"):
+        if key in ("asked_by", "replaced_by", "when"):
             yield from _condition_problems(inner, value) if key == "when" else _variable_problems(inner, value)
             continue
         if not isinstance(value, Mapping):

@@ -496,6 +496,11 @@ def _secret_name_problems(declared: Declaration) -> Iterator[str]:
             )
 
 
+def _is_asked_for(entry: entries.Entry, arguments: Mapping[str, Any]) -> bool:
+    """Return whether the role's variables have an entry in the stack at all: nothing stands in its place, and what asks for it does."""
+    return entry.get("replaced_by") not in arguments and (entry.get("asked_by") is None or bool(arguments.get(entry["asked_by"])))
+
+
 def _is_wanted(name: str, entry: entries.Entry, declared: Declaration, renderer: Renderer) -> bool:
     """Return whether an entry's condition holds; one that cannot be evaluated is a problem."""
     if entry.get("when") is None:
@@ -525,7 +530,7 @@ def declare(
     and region; ``generate`` gives values for names, from a file that keeps them. Without ``with_secrets`` no secret is read, generated or asked for.
     """
     whole, problems = combined(tables, added)
-    kept = {name: entry for name, entry in whole.items() if entry.get("replaced_by") not in arguments}
+    kept = {name: entry for name, entry in whole.items() if _is_asked_for(entry, arguments)}
     declared = Declaration(arguments, tables, kept, added, servers(arguments), _by_kind(kept), problems=problems)
     _declare_settings(declared, renderer, whole)
     declared.servers = {

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -199,11 +200,11 @@ def _added(variables: Mapping[str, Any], renderer: AnsibleRenderer, tables: decl
 
 
 def _replaced_problems(added: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a message for every entry that is replaced by a variable that the role does not have."""
-    for name, entry in added.items():
-        variable = (entry or {}).get("replaced_by")
+    """Yield a message for every entry that is replaced, or asked for, by a variable that the role does not have."""
+    for name, key in itertools.product(added, ("replaced_by", "asked_by")):
+        variable = (added[name] or {}).get(key)
         if variable is not None and variable not in options:
-            yield f"{declaration.SOURCE}.{name}.replaced_by: {variable} is not a variable of the role stack. {did_you_mean(str(variable), options)}"
+            yield f"{declaration.SOURCE}.{name}.{key}: {variable} is not a variable of the role stack. {did_you_mean(str(variable), options)}"
 
 
 def _setting_problems(added: Mapping[str, Any], tables: declaration.Tables, options: Mapping[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ def named_in(description) -> set[str]:
 
 
 def test_the_argument_spec_names_the_secrets_that_there_are():
-    assert named_in(OPTIONS["stack_secrets"]["description"]) == {*secret_names(), "tls_private_key"}
+    assert named_in(OPTIONS["stack_secrets"]["description"]) == {*secret_names(asked=True), "tls_private_key"}
 
 
 def test_the_argument_spec_names_the_services_that_may_fetch_from_aws():

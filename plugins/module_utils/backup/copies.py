@@ -84,6 +84,8 @@ class Copy:
     # Secret files of the host by server and target; None for passwords that are made up and thrown away.
     secrets: Mapping[str, Mapping[str, str]] | None
     say: Callable[[str], None]
+    # Parts of a set that come from elsewhere.
+    without: frozenset[str] = frozenset()
     seconds: dict[str, float] = field(default_factory=dict)
     _restore: postgres.Restore | None = None
     _redis: redis.Writer | None = None
@@ -109,7 +111,8 @@ class Copy:
             found[target] = path
         return found
 
-    def _options(self, service: Service) -> list[str]:
+    def options(self, service: Service) -> list[str]:
+        """Return the options of a throw-away container over a server's new volume."""
         target, _name = volume_of(service)
         options = [*service.options(), "--volume", f"{self.volumes[service.name]}:{target}"]
         if service.name != "redis":
@@ -124,7 +127,7 @@ class Copy:
         # A set that is thrown away need not survive a power cut. One that is kept is written down when the server ends.
         settings = ["-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "max_wal_size=2GB", "-c", "fsync=off" if self.secrets is None else "fsync=on"]
         name = self._name("postgres")
-        options = ["--network", "none", *self._options(service)]
+        options = ["--network", "none", *self.options(service)]
         with running(self.docker, name, options, service.image, ["postgres", *settings], ends_well=self.secrets is not None):
             await_answer(self.docker, name, "pg_isready", "-q", "-h", "127.0.0.1", "-U", user, "-d", "postgres")
             yield name, user
@@ -134,7 +137,7 @@ class Copy:
         """Run MinIO in a network of its own that leads nowhere, and yield a client of it."""
         network, name = self._name("network"), self._name("minio")
         target, _volume = volume_of(service)
-        options = self._options(service)
+        options = self.options(service)
         self.docker.ask("network", "create", "--internal", *self.docker.labels(), network)
         client = None
         try:
@@ -279,7 +282,7 @@ class Copy:
     def _compare(self, found: sets.Read) -> list[str]:
         manifest, problems = found.manifest, []
         for part in ("postgres", "redis", "minio"):
-            if part in manifest["parts"] and part not in self.servers.present():
+            if part in manifest["parts"] and part not in self.servers.present() and part not in self.without:
                 raise BackupError(f"The set has {part}, which the present release does not have. Deploy one that has it.")
         if self._postgres:
             problems += self._compare_databases(manifest, *self._postgres)

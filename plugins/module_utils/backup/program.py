@@ -22,21 +22,36 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock, manifest
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, making, moving, password, plain, postgres, sets, state, swap
+from ansible_collections.campaign.platform.plugins.module_utils.backup import (
+    copies,
+    making,
+    moments,
+    moving,
+    password,
+    plain,
+    postgres,
+    s3,
+    sets,
+    state,
+    swap,
+    wal,
+)
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Limits, Service, service_of, told
-from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, words
+from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, Snapshot, words
 from ansible_collections.campaign.platform.plugins.module_utils.compose import config_command
 from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
 
 DONE, FAILED, NOT_CONFIRMED, MISSING = 0, 1, 3, 4
-RUNNING = "running"
+RUNNING, SHIPPING = "running", "shipping"
 STOP_SECONDS = 150
 PULSE_SECONDS = 5
+# After this time, a first base backup that failed is tried again.
+AGAIN_SECONDS = 600
 
 
 class BusyError(BackupError):
@@ -95,6 +110,21 @@ class Backups:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise BusyError(f"Another backup, drill or restore of {self.project} is at work. Nothing was changed.") from None
+            yield
+
+    @contextlib.contextmanager
+    def not_shipping(self, seconds: float = 600) -> Iterator[None]:
+        """Work while nobody ships the log, which may otherwise go on beside everything else; raise BusyError where that takes longer than some seconds."""
+        with open(os.path.join(self.own, SHIPPING), "a", encoding="ascii") as file:
+            deadline = time.monotonic() + seconds
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        raise BusyError(f"The log of {self.project} is being shipped. Nothing was changed.") from None
+                    time.sleep(0.2)
             yield
 
     @contextlib.contextmanager
@@ -239,6 +269,8 @@ class Backups:
                 success |= {"seconds": round(time.monotonic() - self.started, 1), "bytes": found["bytes"]}
                 # It holds all that there was to be had, and what is missing is told each time.
                 self._write_down(last_run=about, last_success=success)
+                if self.config.get("point_in_time"):
+                    self._base()
                 self._keep()
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             why = str(error) if isinstance(error, BackupError | lock.LockedError | EngineError) else f"{type(error).__name__}"
@@ -263,8 +295,15 @@ class Backups:
             print(f"Nobody was told of it: {wrong}.", file=sys.stderr)
 
     def _keep(self) -> None:
-        removed = self.repository.forget(self.config["keep"])
-        self.repository.check()
+        # restic has the repository to itself meanwhile.
+        with self.not_shipping():
+            self.repository.unlock("backup", "wal")
+            rows = self.repository.all_snapshots()
+            bases, pieces = moments.index(rows)
+            days, is_on = int(self.config.get("point_in_time_days") or 7), bool(self.config.get("point_in_time"))
+            also = moments.doomed(bases, pieces, time.time(), days, is_on=is_on) + moments.unfinished(rows)
+            removed = self.repository.forget(self.config["keep"], also)
+            self.repository.check()
         known = self.repository.sets()
         self._write_down(sets={"count": len(known), "verified": sum(one.state == VERIFIED for one in known)})
         self.say(f"{len(known)} sets are kept" + (f", {len(removed)} were removed" if removed else ""))
@@ -291,6 +330,96 @@ class Backups:
         self.repository.mark(identifier, COMPLETE)
         self.say(f"the set {identifier} is stored: {found['bytes']} bytes, of which {summary.get('data_added_packed', 0)} are new in the repository")
         return found
+
+    # --- The log of PostgreSQL
+
+    def _shipping(self) -> wal.Shipping:
+        """Return who ships the log, with a repository of its own whose locks are told from those of a backup."""
+        # Nobody who cleans up after a backup takes what ships the log for a backup's.
+        docker = dataclasses.replace(self.docker, project=f"{self.project}/wal", run=f"{self.project}-wal-{secrets.token_hex(4)}")
+        repository = dataclasses.replace(self.repository, docker=docker, worker="wal")
+        return wal.Shipping(self.directory, repository, wal.server_of(docker, self.project), self.say)
+
+    def ship(self) -> int:
+        """Bring what PostgreSQL has written since into the repository; return an exit code. It goes on beside a backup, a drill and a deploy."""
+        if not self.config.get("point_in_time"):
+            raise BackupError("Points in time are not set up for this stack. Set stack_point_in_time, deploy, and run the playbook backup.")
+        try:
+            with self.not_shipping(20):
+                return self._ship()
+        except BusyError:
+            # The one that is at work ships it.
+            return DONE
+
+    def _ship(self) -> int:
+        before, error = wal.read_state(self.directory), None
+        shipping = None
+        try:
+            shipping = self._shipping()
+            shipping.repository.docker.sweep()
+            self._ship_now(shipping)
+        except (BackupError, EngineError, OSError, KeyError, ValueError) as caught:
+            error = str(caught) if isinstance(caught, BackupError | EngineError) else type(caught).__name__
+            if shipping and not isinstance(caught, wal.BehindError) and shipping.spare():
+                error += " The volume of the service wal has grown too large, so the log in it was given up; a new base backup follows once it can be shipped."
+        known = {**wal.read_state(self.directory), "at": sets.moment(), "error": error}
+        if error:
+            known["failing_since"] = before.get("failing_since") or sets.moment()
+            print(error, file=sys.stderr)
+        else:
+            known.pop("failing_since", None)
+        wal.write_state(self.directory, known)
+        # Told once, and not twice a minute. A deploy stops the server for a moment, which is nothing to tell.
+        if error and not before.get("told") and state.seconds_since(known["failing_since"], time.time()) >= state.LOG_SECONDS:
+            self._tell("log_late", error)
+            wal.write_state(self.directory, {**known, "told": True})
+        elif not error and before.get("told"):
+            wal.write_state(self.directory, {**known, "told": False})
+        return FAILED if error else DONE
+
+    def _ship_now(self, shipping: wal.Shipping, *, seal: bool = False) -> None:
+        try:
+            shipping.ship(seal=seal)
+        except BackupError as caught:
+            if isinstance(caught, wal.BehindError) or "locked" not in str(caught):
+                raise
+            with self.one_at_a_time():
+                # Of a backup that was killed.
+                shipping.repository.unlock("backup", "wal")
+            shipping.ship(seal=seal)
+        shipping.forget()
+        if (shipping.known.get("base") or {}).get("line") == shipping.known.get("line"):
+            return
+        # The first one of a log that has just begun, also after a restore.
+        tried = shipping.known.get("base_tried")
+        if tried is None or time.time() - tried >= AGAIN_SECONDS:
+            shipping.note(base_tried=time.time())
+            shipping.base()
+            shipping.note(base_tried=None)
+            shipping.ship(seal=True)
+
+    def _base(self) -> None:
+        """Make a base backup, and have the log follow it."""
+        with self.not_shipping():
+            shipping = self._shipping()
+            self._ship_until_it_is_there(shipping)
+        shipping.base()
+        with self.not_shipping():
+            # What the timer has shipped meanwhile.
+            shipping.known = wal.read_state(self.directory)
+            shipping.ship(seal=True)
+
+    def _ship_until_it_is_there(self, shipping: wal.Shipping) -> None:
+        """Ship the log, and wait for a service that has only just been started."""
+        deadline = time.monotonic() + float(self.config["health_timeout"])
+        while True:
+            try:
+                shipping.ship()
+                return
+            except wal.BehindError:
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(2)
 
     # --- Drill
 
@@ -337,6 +466,103 @@ class Backups:
 
     # --- Restore
 
+    def restore_moment(self, wanted: str, confirmed: str | None) -> int:
+        """Bring a moment back into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
+        with self.alone():
+            self._undo()
+            written, configuration = self.release()
+            servers = self.servers(configuration)
+            if not servers.postgres:
+                raise BackupError("The release has no PostgreSQL of its own: it stands outside the stack, whose provider brings moments of it back.")
+            self.open(create=False)
+            bases, pieces = self._index()
+            way, moment = moments.choose(bases, pieces, wanted)
+            until = moment.timestamp() if moment else way.until
+            others = copies.Servers(None, servers.redis, servers.minio)
+            # Redis and the objects are not written down moment by moment.
+            snapshot = self.repository.newest_until(until) if others.present() else None
+            what = f"The database as it was at {moments.words(until)}"
+            if snapshot:
+                what += f", with {' and '.join(others.present())} of the set {snapshot.set}"
+            print(f"{what}, is brought back. The base backup {way.base.name} has {way.base.bytes // 1024**2} MiB.", flush=True)
+            if snapshot:
+                print("What came into them later is not in it; objects that the database names are taken from the bucket as it is.")
+
+            def load(copy: copies.Copy) -> tuple[dict[str, Any], list[str]]:
+                return self._load_moment(copy, bases, pieces, wanted, others, snapshot)
+
+            lost = f"All that was stored here after {moments.words(until)} would be lost to the stack; it stays in volumes of other names."
+            return self._bring(what, f"moment {moments.words(until)}", servers, written, confirmed, load, self._log_volume(configuration), lost)
+
+    def _index(self) -> tuple[list[moments.Base], list[moments.Piece]]:
+        """Return bases and pieces of the repository, with what this host knows better of them."""
+        bases, pieces = moments.index(self.repository.all_snapshots())
+        known = wal.read_state(self.directory)
+        if known.get("line") and known.get("open") and known.get("covered"):
+            pieces = moments.known_later(pieces, known["line"], known["open"], float(known["covered"]))
+        return bases, pieces
+
+    def _log_volume(self, configuration: dict[str, Any]) -> dict[str, str]:
+        """Return the volume of the log, which is not of another cluster after a restore and so begins anew."""
+        service = service_of(wal.SERVICE, configuration)
+        return {wal.SERVICE: copies.volume_of(service)[1]} if service else {}
+
+    def _load_moment(
+        self,
+        copy: copies.Copy,
+        bases: list[moments.Base],
+        pieces: list[moments.Piece],
+        wanted: str,
+        others: copies.Servers,
+        snapshot: Snapshot | None,
+    ) -> tuple[dict[str, Any], list[str]]:
+        problems: list[str] = []
+        if snapshot:
+            rest = dataclasses.replace(copy, servers=others, without=frozenset(["postgres"]))
+            _found, problems = rest.load(self.repository, snapshot)
+        while True:
+            way, moment = moments.choose(bases, pieces, wanted)
+            recovery = wal.Recovery(copy, self.repository, way, moment)
+            try:
+                found = recovery.run(self._fill if snapshot else None)
+            except wal.DamagedPieceError as error:
+                self.say(f"{error} Another way is looked for")
+                pieces = [piece for piece in pieces if piece != error.piece]
+                continue
+            return {"databases": found}, problems
+
+    def _fill(self, copy: copies.Copy, container: str, user: str) -> None:
+        """Take objects that the recovered database names and that are not in the set from the bucket as it is, and tell of those that are not there either."""
+        service, query = copy.servers.minio, self.config.get("objects_query")
+        database = copy.servers.postgres.environment.get("POSTGRES_DB") or user if copy.servers.postgres else user
+        if not service or not query:
+            return
+        with postgres.session(self.docker, container, user, database) as opened:
+            rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
+        wanted = {(bucket, key) for bucket, key in map(json.loads, rows)}
+        with copy.minio(service) as client:
+            there = {(one.bucket, one.key) for bucket in client.buckets() for one in client.objects(bucket)}
+            missing, found = wanted - there, 0
+            if missing:
+                with contextlib.suppress(BackupError):
+                    live = copies.s3_client(self.docker, self.container(service), service, service.secrets)
+                    with contextlib.closing(live):
+                        found = self._take_objects(live, client, missing)
+        lost = len(missing) - found
+        self.say(f"of {len(wanted)} objects that the database names, {found} came from the bucket as it is, and {lost} are lost")
+
+    def _take_objects(self, live: s3.Client, client: s3.Client, missing: set[tuple[str, str]]) -> int:
+        found = 0
+        for bucket in sorted({bucket for bucket, _key in missing} & set(live.buckets())):
+            for listed in list(live.objects(bucket)):
+                if (listed.bucket, listed.key) in missing:
+                    with live.opened(listed) as (answer, about):
+                        client.put(listed.bucket, listed.key, answer, about["size"], about["headers"])
+                    if about["tagged"]:
+                        client.put_tags(listed.bucket, listed.key, live.tags(listed.bucket, listed.key))
+                    found += 1
+        return found
+
     def restore(self, wanted: str, confirmed: str | None) -> int:
         """Bring a set back into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
         with self.alone():
@@ -346,7 +572,9 @@ class Backups:
             self.open(create=False)
             snapshot = self.repository.find(wanted)
             what = f"The set {snapshot.set} (state: {snapshot.state})"
-            return self._bring(what, snapshot.set, servers, written, confirmed, lambda copy: copy.load(self.repository, snapshot))
+            return self._bring(
+                what, snapshot.set, servers, written, confirmed, lambda copy: copy.load(self.repository, snapshot), self._log_volume(configuration)
+            )
 
     def _bring(
         self,
@@ -356,14 +584,19 @@ class Backups:
         written: dict[str, Any],
         confirmed: str | None,
         load: Callable[[copies.Copy], tuple[dict[str, Any], list[str]]],
+        empty: Mapping[str, str],
+        lost: str = "All that was stored here after it was made would be lost to the stack; it stays in volumes of other names.",
     ) -> int:
-        """Load what was stored elsewhere into new volumes, compare it, and exchange these for the stack's; return an exit code."""
+        """Load what was stored elsewhere into new volumes, compare it, and exchange these for the stack's; return an exit code.
+
+        ``empty`` are volumes by name that begin anew, ``lost`` says what would be lost.
+        """
         print(f"{what} would take the place of what is stored in {self.project} now.", flush=True)
-        print("All that was stored here after it was made would be lost to the stack; it stays in volumes of other names.", flush=True)
+        print(lost, flush=True)
         if confirmed != self.project:
             print(f"Nothing was changed. To do it, say so: -e backup_restore_confirm={self.project} (on the host: --confirm {self.project})", flush=True)
             return NOT_CONFIRMED
-        live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()}
+        live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()} | dict(empty)
         names = {name: f"{volume}-{self.run.rpartition('-')[2]}" for name, volume in live.items()}
         secret_files = {name: dict(service.secrets) for name, service in servers.present().items()}
         with copies.private_directory(self.own) as private:
@@ -431,7 +664,15 @@ class Backups:
                     raise BackupError(f"The export is of PostgreSQL {theirs}, and this stack's is {ours}, which is older. Nothing was changed.")
             self._check_space(servers, 2 * host.size_of(directory))
             what = f"The export {directory} of {found['project']}, made {found['moments']['ended']},"
-            return self._bring(what, self.run, servers, written, confirmed, lambda copy: copy.take(lambda one: plain.read(directory, found, one)))
+            return self._bring(
+                what,
+                self.run,
+                servers,
+                written,
+                confirmed,
+                lambda copy: copy.take(lambda one: plain.read(directory, found, one)),
+                self._log_volume(configuration),
+            )
 
     def move_in(self, other: str, given: dict[str, str | None], confirmed: str | None) -> int:
         """Bring the data of another Compose project into the stack; return an exit code. Its volumes are only read."""
@@ -453,7 +694,15 @@ class Backups:
             self._check_space(servers, 2 * sum(map(host.size_of, source.paths.values())))
             what = f"What the project {other} stores in {', '.join(volumes.values())}"
             with copies.private_directory(self.own) as private:
-                return self._bring(what, self.run, servers, written, confirmed, lambda copy: copy.take(lambda one: source.read(written, private, check, one)))
+                return self._bring(
+                    what,
+                    self.run,
+                    servers,
+                    written,
+                    confirmed,
+                    lambda copy: copy.take(lambda one: source.read(written, private, check, one)),
+                    self._log_volume(configuration),
+                )
 
     def _check_space(self, servers: copies.Servers, needed: int) -> None:
         """Raise BackupError where the Engine's volumes have not as many bytes left."""
@@ -463,7 +712,7 @@ class Backups:
 
     def _exchange(self, what: str, identifier: str, volumes: dict[str, str], written: dict[str, Any]) -> None:
         """Stop the services, exchange the volumes and start the services over the new ones; put the old ones back where they do not come up."""
-        with self.locked() as held:
+        with self.not_shipping(), self.locked() as held:
             rows = swap.plan(self.docker, volumes)
             try:
                 self.say("stopping the services")
@@ -583,6 +832,8 @@ class Backups:
         with self.alone():
             self.open(create=False)
             print("\n".join(words(self.repository.sets())) or "There is no set.")
+            for since, until in moments.ranges(*self._index()):
+                print(f"Every moment from {moments.words(since + 1)} to {moments.words(until)}")
         return DONE
 
     def check(self, *, read_all: bool) -> int:
@@ -635,10 +886,12 @@ def main(arguments: list[str]) -> int:
     where.add_argument("--project", metavar="OTHER", help="a Compose project of this host that is stopped")
     one.add_argument("--volumes", metavar="JSON", type=volumes_of, default={}, help='volumes of it with other names, or none: {"redis": ""}')
     one.add_argument("--confirm", metavar="PROJECT", help="the stack's project, typed by a person")
-    one = commands.add_parser("restore", help="bring a set back into the stack")
+    one = commands.add_parser("restore", help="bring a set or a moment back into the stack")
     one.add_argument("--set", default="latest")
+    one.add_argument("--moment", metavar="MOMENT", help="with its time zone, such as 2026-11-27T05:00:00Z; latest for the last one that was shipped")
     one.add_argument("--confirm", metavar="PROJECT", help="the stack's project, typed by a person")
-    commands.add_parser("list", help="show the sets")
+    commands.add_parser("ship", help="bring what PostgreSQL has written since into the repository")
+    commands.add_parser("list", help="show the sets, and which moments can be brought back")
     commands.add_parser("change-password", help="end a change of the repository's password, which the playbook begins")
     one = commands.add_parser("check", help="have restic check the repository")
     one.add_argument("--read-data", action="store_true", help="and read all of its data")
@@ -659,6 +912,10 @@ def main(arguments: list[str]) -> int:
             return code
         if given.command == "drill":
             return backups.drill(given.set)
+        if given.command == "ship":
+            return backups.ship()
+        if given.command == "restore" and given.moment:
+            return backups.restore_moment(given.moment, given.confirm)
         if given.command == "restore":
             return backups.restore(given.set, given.confirm)
         if given.command == "export":

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,6 +58,8 @@ class Repository:
     directory: str
     network: str = "bridge"
     compression: str = "auto"
+    # Whose locks are this run's: of backups, or of what ships the log beside them.
+    worker: str = "backup"
 
     @property
     def is_local(self) -> bool:
@@ -81,7 +84,7 @@ class Repository:
                 mounts[path] = f"/run/secrets/{name_of}"
         if path := self._secret("ca"):
             mounts[path] = "/run/secrets/ca"
-        found = ["run", "--rm", "--name", name, "--hostname", f"{self.project}-backup", *self.docker.confined(tmp="256m"), "--user", USER]
+        found = ["run", "--rm", "--name", name, "--hostname", f"{self.project}-{self.worker}", *self.docker.confined(tmp="256m"), "--user", USER]
         found += ["--network", "none" if self.is_local else self.network]
         for source, target in mounts.items():
             found += ["--mount", f"type=bind,source={source},target={target},readonly"]
@@ -169,7 +172,11 @@ class Repository:
             self.ask("init", "init")
         self._unlock()
 
-    def _unlock(self, password: str = "password") -> None:
+    def unlock(self, *workers: str) -> None:
+        """Remove the locks that killed runs of some workers of this stack left, none of which is at work."""
+        self._unlock(workers=workers)
+
+    def _unlock(self, password: str = "password", workers: Sequence[str] = ()) -> None:
         """Remove the locks that killed runs of this stack left; those of other hosts stay as long as restic takes them for alive."""
         listed = self.ask("locks", "--no-lock", "list", "locks", password=password).split()
         if not listed:
@@ -180,12 +187,17 @@ class Repository:
             with contextlib.suppress(ValueError):
                 owners.add(json.loads(output)["hostname"] if status == 0 else None)
         # One run at a time works for this stack, and it is this one.
-        self.ask("unlock", "unlock", *(["--remove-all"] if owners == {f"{self.project}-backup"} else []), password=password)
+        own = {f"{self.project}-{worker}" for worker in workers or [self.worker]}
+        self.ask("unlock", "unlock", *(["--remove-all"] if owners <= own else []), password=password)
+
+    def all_snapshots(self) -> list[dict[str, Any]]:
+        """Return all snapshots of this stack as restic lists them."""
+        return json.loads(self.ask("snapshots", "snapshots", "--json", "--host", self.project)) or []
 
     def snapshots(self) -> list[Snapshot]:
         """Return the sets of this stack, the oldest first."""
         found = []
-        for row in json.loads(self.ask("snapshots", "snapshots", "--json", "--host", self.project)) or []:
+        for row in self.all_snapshots():
             tags = row.get("tags") or []
             named = [match[1] for tag in tags if (match := _ID.match(tag))]
             states = [state for state in STATES if state in tags]
@@ -218,13 +230,25 @@ class Repository:
             raise BackupError(f"The set {found[0].set} is {found[0].state}, and is not used. Choose another one.")
         return found[0]
 
+    def newest_until(self, seconds: float) -> Snapshot:
+        """Return the newest good set that was begun by then (seconds since 1970), or the oldest good one where all are younger; raise BackupError."""
+        good = [snapshot for snapshot in self.sets() if snapshot.state in GOOD]
+        if not good:
+            raise BackupError(f"There is no whole set of {self.project} in {self.place}, so Redis and the objects cannot be brought back. Make a backup first.")
+        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+        earlier = [snapshot for snapshot in good if snapshot.set[: len(name)] <= name]
+        return earlier[-1] if earlier else good[0]
+
     def write(self, identifier: str) -> Writing:
         """Start writing a set."""
-        name = self._name("write")
-        tags = ["--tag", f"set={identifier},{INCOMPLETE}"]
+        return self.stream("write", FILE, f"set={identifier},{INCOMPLETE}")
+
+    def stream(self, what: str, file: str, tags: str) -> Writing:
+        """Start writing a snapshot of one file with tags."""
+        name = self._name(what)
         process = self.docker.start(
-            *("run", "--interactive", *self.options(name)[1:]), self.image, *self.arguments(), "backup", "--stdin", "--stdin-filename", FILE,
-            "--json", "--quiet", "--host", self.project, *tags, stdin=-1,
+            *("run", "--interactive", *self.options(name)[1:]), self.image, *self.arguments(), "backup", "--stdin", "--stdin-filename", file,
+            "--json", "--quiet", "--host", self.project, "--tag", tags, stdin=-1,
         )  # fmt: skip
         return Writing(self, name, process)
 
@@ -237,16 +261,25 @@ class Repository:
     @contextlib.contextmanager
     def reading(self, snapshot: Snapshot) -> Iterator[Process]:
         """Yield the process that prints a set, whose end has to be waited for: restic says only then that all of it was right."""
+        with self.dumping(snapshot.id, FILE) as process:
+            yield process
+
+    @contextlib.contextmanager
+    def dumping(self, identifier: str, file: str) -> Iterator[Process]:
+        """Yield the process that prints the file of a snapshot, whose end has to be waited for."""
         name = self._name("read")
-        process = self.docker.start(*self.options(name), self.image, *self.arguments(), "--no-lock", "dump", snapshot.id, f"/{FILE}")
+        process = self.docker.start(*self.options(name), self.image, *self.arguments(), "--no-lock", "dump", identifier, f"/{file}")
         try:
             yield process
         finally:
             process.kill()
             self.docker.remove_container(name)
 
-    def forget(self, policy: Mapping[str, int]) -> list[str]:
-        """Remove the sets that the policy does not keep and what is left of failed runs; return their ids. The last verified set always stays."""
+    def forget(self, policy: Mapping[str, int], also: Sequence[str] = ()) -> list[str]:
+        """Remove the sets that the policy does not keep and what is left of failed runs; return their ids. The last verified set always stays.
+
+        ``also`` are snapshots without a set that go with them.
+        """
         known = self.snapshots()
         good = [snapshot for snapshot in known if snapshot.state in GOOD]
         kept = {max((snapshot for snapshot in good if snapshot.state == VERIFIED), default=None, key=lambda one: one.set), good[-1] if good else None}
@@ -259,8 +292,8 @@ class Repository:
             named = {row["id"] for group in json.loads(answer) for row in group.get("remove") or []}
             doomed += [snapshot for snapshot in good if snapshot.id in named]
         doomed = [snapshot for snapshot in doomed if snapshot not in kept]
-        if doomed:
-            self.ask("forget", "forget", "--prune", *[snapshot.id for snapshot in doomed])
+        if doomed or also:
+            self.ask("forget", "forget", "--prune", *[snapshot.id for snapshot in doomed], *also)
         return [snapshot.set for snapshot in doomed]
 
     def check(self, *arguments: str) -> None:

@@ -13,7 +13,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-DIRECTORY, STATUS, CONFIG = "backup", "status.json", "config.json"
+DIRECTORY, STATUS, CONFIG, LOG = "backup", "status.json", "config.json", "wal.json"
+# From this age on, what was shipped last of PostgreSQL's log is late.
+LOG_SECONDS = 300
 SCHEMA = 1
 HOOK_SECONDS = 60
 _EMPTY: dict[str, Any] = {
@@ -68,14 +70,15 @@ def write(path: str, text: str, mode: int = 0o644) -> None:
 
 
 def read(directory: str) -> dict[str, Any]:
-    """Return what is known, with all keys."""
-    return {**_EMPTY, **(_loaded(path_of(directory, STATUS)) or {})}
+    """Return what is known, with all keys; `log` is what is known of PostgreSQL's log, which is written by who ships it."""
+    return {**_EMPTY, **(_loaded(path_of(directory, STATUS)) or {}), "log": _loaded(path_of(directory, LOG))}
 
 
 def update(directory: str, **rows: Any) -> dict[str, Any]:
     """Write down what is new, and return all of it."""
     found = {**read(directory), **rows}
-    write(path_of(directory, STATUS), json.dumps(found, indent=1, sort_keys=True) + "\n")
+    kept = {name: row for name, row in found.items() if name != "log"}
+    write(path_of(directory, STATUS), json.dumps(kept, indent=1, sort_keys=True) + "\n")
     return found
 
 
@@ -102,6 +105,14 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
         add("never restored", "warning", "No set was ever brought back and compared, so nobody knows whether one can be.")
     elif good is not None and good > 86400 * float(config.get("drill_days") or 8):
         add("drill late", "warning", f"The last set that came back whole in a drill is {good // 86400} days old.")
+    if config.get("point_in_time"):
+        log = found.get("log") or {}
+        covered, installed = log.get("covered"), seconds_since(found["installed"], now) or 0
+        why = f": {log['error']}" if log.get("error") else "."
+        if covered and now - covered > LOG_SECONDS:
+            add("log late", "failure", f"What was written in the last {int(now - covered)} s could not be brought back to its moment{why}")
+        elif (not covered or (log.get("base") or {}).get("line") != log.get("line")) and installed > LOG_SECONDS:
+            add("log late", "failure", f"No moment can be brought back yet{why}")
     return rows
 
 
@@ -122,6 +133,7 @@ def summary(directory: str, now: float) -> dict[str, Any] | None:
         "drill_age_seconds": seconds_since(good.get("at"), now),
         "recovery_seconds": good.get("seconds"),
         "sets": found["sets"],
+        "log": found["log"] if config.get("point_in_time") else None,
         "findings": findings(found, config, now),
     }
 
@@ -144,6 +156,8 @@ def metrics(found: Mapping[str, Any], project: str) -> str:
         "last_drill_failed": ("Whether the last drill failed.", int(bool(drill) and drill.get("result") != "ok")),
         "recovery_seconds": ("How long it took to bring the last set back and compare it.", good.get("seconds") or 0),
     }
+    if log := found.get("log"):
+        rows["log_shipped_timestamp_seconds"] = ("Until when all that PostgreSQL committed is in the repository.", log.get("covered") or 0)
     lines = []
     for name, (text, value) in rows.items():
         full = f"campaign_backup_{name}"

@@ -60,6 +60,7 @@ SAMPLE = (
     "test_a_drill_finds_a_wrong_row_and_objects_that_are_missing_or_changed",
     "test_no_secret_and_no_row_is_seen_from_outside",
     "test_an_export_comes_back",
+    "test_a_moment_comes_back_and_the_receiver_was_away",
 )
 
 

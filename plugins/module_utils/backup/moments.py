@@ -1,0 +1,209 @@
+# Copyright: campaign.platform contributors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which moments can be brought back: copies of PostgreSQL's cluster (bases), pieces of its log, and what of them leads to a moment.
+
+A line is a log without a gap: all that one volume of the service `wal` has received from one cluster. What belongs together says so in the tags of its
+snapshots, so the repository alone is enough to know what there is.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
+
+# What a file of the log is called: https://www.postgresql.org/docs/18/wal-internals.html
+SEGMENT = re.compile(r"[0-9A-F]{24}\Z")
+PARTIAL = re.compile(r"[0-9A-F]{24}\.partial\Z")
+HISTORY = re.compile(r"[0-9A-F]{8}\.history\Z")
+LATEST = "latest"
+DAY = 86400
+
+
+@dataclass(frozen=True)
+class Base:
+    """A copy of the cluster: restic's snapshot, the line and the segment of the log that it begins in, the bytes of a segment, its end (seconds since 1970)."""
+
+    snapshot: str
+    name: str
+    line: str
+    first: str
+    segment: int
+    end: float
+    bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A piece of the log, from a segment to another one. All that was committed until a moment is in it or before
+    (seconds since 1970; 0 where that is not known).
+
+    One that is not sealed ends with a segment that is still written to, and the next one takes its place.
+    """
+
+    snapshot: str
+    name: str
+    line: str
+    first: str
+    last: str
+    segment: int
+    until: float
+    is_sealed: bool
+
+
+@dataclass(frozen=True)
+class Way:
+    """What leads to a moment: a base, the pieces of the log that follow it, and the last moment that they lead to."""
+
+    base: Base
+    pieces: tuple[Piece, ...]
+    until: float
+
+
+def number(name: str, size: int) -> int:
+    """Return the number of a segment in its timeline."""
+    return int(name[8:16], 16) * (2**32 // size) + int(name[16:24], 16)
+
+
+def position(text: str) -> int:
+    """Return a position in the log, such as 0/24DE548, as a number."""
+    high, _slash, low = text.partition("/")
+    return (int(high, 16) << 32) + int(low, 16)
+
+
+def tags_of(one: Base | Piece) -> str:
+    """Return the tags of a snapshot as restic takes them."""
+    if isinstance(one, Base):
+        row: dict[str, Any] = {"base": one.name, "line": one.line, "first": one.first, "segment": one.segment, "end": f"{one.end:.3f}", "bytes": one.bytes}
+    else:
+        row = {"wal": one.name, "line": one.line, "first": one.first, "last": one.last, "segment": one.segment, "until": f"{one.until:.3f}"}
+        row["kind"] = "sealed" if one.is_sealed else "open"
+    return ",".join(f"{key}={value}" for key, value in row.items())
+
+
+def index(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Base], list[Piece]]:
+    """Return bases and pieces from restic's list of snapshots, the oldest first. A base that was not finished has no end, and is none."""
+    bases, pieces = [], []
+    for row in rows:
+        tags = dict(tag.split("=", 1) for tag in row.get("tags") or [] if "=" in tag)
+        try:
+            if "base" in tags:
+                bases.append(Base(row["id"], tags["base"], tags["line"], tags["first"], int(tags["segment"]), float(tags["end"]), int(tags.get("bytes", 0))))
+            elif "wal" in tags:
+                pieces.append(
+                    Piece(
+                        *(row["id"], tags["wal"], tags["line"], tags["first"], tags["last"]),
+                        segment=int(tags["segment"]),
+                        until=float(tags["until"]),
+                        is_sealed=tags["kind"] == "sealed",
+                    )
+                )
+        except (KeyError, ValueError):
+            continue
+    return sorted(bases, key=lambda base: base.end), sorted(pieces, key=lambda piece: (piece.line, piece.name))
+
+
+def unfinished(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Return the snapshots of bases whose run was killed before they were whole."""
+    named = [(row["id"], row.get("tags") or []) for row in rows]
+    return [identifier for identifier, tags in named if any(tag.startswith("base=") for tag in tags) and not any(tag.startswith("end=") for tag in tags)]
+
+
+def way(base: Base, pieces: Sequence[Piece]) -> Way | None:
+    """Return the way from a base to the last moment that the pieces lead to without a gap, None where they do not reach the base's own end."""
+    own = [piece for piece in pieces if piece.line == base.line]
+    following, used = number(base.first, base.segment), []
+    until = 0.0
+    for piece in sorted((one for one in own if one.is_sealed), key=lambda one: number(one.first, one.segment)):
+        if number(piece.first, piece.segment) <= following <= number(piece.last, piece.segment):
+            used.append(piece)
+            following, until = number(piece.last, piece.segment) + 1, max(until, piece.until)
+    last = [one for one in own if not one.is_sealed and number(one.first, one.segment) <= following <= number(one.last, one.segment) + 1]
+    if last:
+        newest = max(last, key=lambda one: (one.until, one.name))
+        used.append(newest)
+        until = max(until, newest.until)
+    return Way(base, tuple(used), until) if until >= base.end else None
+
+
+def ranges(bases: Sequence[Base], pieces: Sequence[Piece]) -> list[tuple[float, float]]:
+    """Return from when until when there are moments that can be brought back."""
+    found: dict[str, tuple[float, float]] = {}
+    for base in bases:
+        if one := way(base, pieces):
+            since, until = found.get(base.line, (base.end, one.until))
+            found[base.line] = (min(since, base.end), max(until, one.until))
+    return sorted(found.values())
+
+
+def known_later(pieces: Sequence[Piece], line: str, snapshot: str, covered: float) -> list[Piece]:
+    """Return the pieces with what the host knows better: nothing was written since the one in a snapshot, up to a moment."""
+    return [replace(piece, until=max(piece.until, covered)) if (piece.line, piece.snapshot) == (line, snapshot) else piece for piece in pieces]
+
+
+def parsed(text: str) -> datetime.datetime:
+    """Return a moment that a person wrote, with its time zone; raise ValueError with what is wrong with it."""
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError("it is not a moment. Write it such as 2026-11-27T05:00:00Z, or latest") from None
+    if found.tzinfo is None:
+        raise ValueError("it has no time zone, and would be another moment elsewhere. Write it such as 2026-11-27T05:00:00Z or 2026-11-27T06:00:00+01:00")
+    return found.astimezone(datetime.UTC)
+
+
+def words(seconds: float) -> str:
+    """Return a moment as a person reads it. Of a part of a second nothing is promised, so it is cut off."""
+    return datetime.datetime.fromtimestamp(int(seconds), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def choose(bases: Sequence[Base], pieces: Sequence[Piece], wanted: str) -> tuple[Way, datetime.datetime | None]:
+    """Return the shortest way to a moment, and the moment; that is None for the latest one. Raises BackupError, with which moments there are."""
+    ways = [one for base in bases if (one := way(base, pieces))]
+    if not ways:
+        raise BackupError("There is no moment to go back to: no whole base backup with the log that follows it is in the repository. Nothing was changed.")
+    if wanted == LATEST:
+        return max(ways, key=lambda one: (one.until, one.base.end)), None
+    try:
+        moment = parsed(wanted)
+    except ValueError as error:
+        raise BackupError(f"{wanted}: {error}. Nothing was changed.") from None
+    fitting = [one for one in ways if one.base.end <= moment.timestamp() <= one.until]
+    if not fitting:
+        there = ", and from ".join(f"{words(since + 1)} to {words(until)}" for since, until in ranges(bases, pieces))
+        raise BackupError(f"{wanted} cannot be brought back. There is every moment from {there}. Nothing was changed.")
+    return max(fitting, key=lambda one: one.base.end), moment
+
+
+def doomed(bases: Sequence[Base], pieces: Sequence[Piece], now: float, days: int, *, is_on: bool) -> list[str]:
+    """Return the snapshots that no moment of the last days needs.
+
+    The newest base from before that stays as well, without which the first of these days would have none. Once points in time are turned off, what there is
+    ends with its days.
+    """
+    horizon = now - days * DAY
+    before = [base for base in bases if base.end <= horizon]
+    kept = [base for base in bases if base.end > horizon] + (before[-1:] if is_on or len(before) < len(bases) else [])
+    gone = [base.snapshot for base in bases if base not in kept]
+    # Two of each line: the last one may be of a run that was killed while it wrote it.
+    newest: dict[str, list[Piece]] = {}
+    for piece in sorted((one for one in pieces if not one.is_sealed), key=lambda one: one.name):
+        newest[piece.line] = [*newest.get(piece.line, []), piece][-2:]
+    latest = max(pieces, key=lambda one: one.name).line if pieces else None
+    for piece in pieces:
+        needed = [base for base in kept if base.line == piece.line and number(piece.last, piece.segment) >= number(base.first, base.segment)]
+        # A line that is just beginning has no base yet.
+        is_young = is_on and piece.line == latest and not any(base.line == latest for base in bases)
+        if not (needed or is_young) or (not piece.is_sealed and piece not in newest[piece.line]):
+            gone.append(piece.snapshot)
+    return gone
+
+
+def unsealed(names: Collection[str], sealed: str | None) -> tuple[list[str], list[str], list[str]]:
+    """Return of the files of a volume: whole segments that are in no sealed piece yet, the ones that are still written to, and histories of timelines."""
+    whole = sorted(name for name in names if SEGMENT.match(name) and (sealed is None or name > sealed))
+    return whole, sorted(name for name in names if PARTIAL.match(name)), sorted(name for name in names if HISTORY.match(name))
