@@ -18,6 +18,7 @@ import os
 import secrets
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import threading
@@ -271,6 +272,8 @@ class Backups:
                 self._write_down(last_run=about, last_success=success)
                 if self.config.get("point_in_time"):
                     self._base()
+                elif wal.read_state(self.directory):
+                    self._end_log()
                 self._keep()
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             why = str(error) if isinstance(error, BackupError | lock.LockedError | EngineError) else f"{type(error).__name__}"
@@ -409,6 +412,15 @@ class Backups:
             shipping.known = wal.read_state(self.directory)
             shipping.ship(seal=True)
 
+    def _end_log(self) -> None:
+        """Have the server keep nothing any more for a service that is gone."""
+        _written, configuration = self.release()
+        if (service := service_of("postgres", configuration)) and not service_of(wal.SERVICE, configuration):
+            user = service.environment["POSTGRES_USER"]
+            with self.not_shipping():
+                wal.drop_slot_of(self.docker, self.container(service), user)
+                os.unlink(state.path_of(self.directory, state.LOG))
+
     def _ship_until_it_is_there(self, shipping: wal.Shipping) -> None:
         """Ship the log, and wait for a service that has only just been started."""
         deadline = time.monotonic() + float(self.config["health_timeout"])
@@ -484,9 +496,10 @@ class Backups:
             what = f"The database as it was at {moments.words(until)}"
             if snapshot:
                 what += f", with {' and '.join(others.present())} of the set {snapshot.set}"
-            print(f"{what}, is brought back. The base backup {way.base.name} has {way.base.bytes // 1024**2} MiB.", flush=True)
+            print(f"The base backup {way.base.name} ({way.base.bytes // 1024**2} MiB) is taken for it, and the log that follows it.", flush=True)
             if snapshot:
-                print("What came into them later is not in it; objects that the database names are taken from the bucket as it is.")
+                print(f"What came into {' and '.join(others.present())} after that set was made is not in it.", flush=True)
+                print("Objects that the database names and the set does not have are taken from the bucket as it is.", flush=True)
 
             def load(copy: copies.Copy) -> tuple[dict[str, Any], list[str]]:
                 return self._load_moment(copy, bases, pieces, wanted, others, snapshot)
@@ -603,6 +616,11 @@ class Backups:
             swap.begin(self.directory, sorted(names.values()))
             for name in names.values():
                 self.docker.create_volume(name, throw_away=False)
+            for name, volume in empty.items():
+                # Docker gives a new volume its owner for a new container only.
+                before, new = os.stat(swap.path_of(self.docker, volume)), swap.path_of(self.docker, names[name])
+                os.chown(new, before.st_uid, before.st_gid)
+                os.chmod(new, stat.S_IMODE(before.st_mode))
             found, problems = load(copies.Copy(self.docker, servers, names, private, secret_files, self.say))
         database = servers.postgres.environment.get("POSTGRES_DB") if servers.postgres else None
         if database and database not in found["databases"]:

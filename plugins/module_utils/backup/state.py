@@ -134,6 +134,7 @@ def summary(directory: str, now: float) -> dict[str, Any] | None:
         "recovery_seconds": good.get("seconds"),
         "sets": found["sets"],
         "log": found["log"] if config.get("point_in_time") else None,
+        "now": now,
         "findings": findings(found, config, now),
     }
 

@@ -75,6 +75,14 @@ def write_state(directory: str, found: dict[str, Any]) -> None:
     state.write(state.path_of(directory, STATE), json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
+def drop_slot_of(docker: Docker, container: str, user: str) -> None:
+    """Have the server in a container keep no log for the service that receives it, which does not run; raise BackupError."""
+    docker.ask(
+        "exec", container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}", "--dbname=postgres", "-c",
+        f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}';", seconds=60,
+    )  # fmt: skip
+
+
 @dataclass
 class Server:
     """The stack's PostgreSQL and the service that receives its log: their containers, the superuser, and the directory of the log on the host."""
@@ -179,8 +187,7 @@ class Shipping:
         docker, server = self.server.docker, self.server
         docker.ask("stop", "--time", "15", server.receiver)
         if drop_slot:
-            arguments = ["exec", server.postgres, "psql", "-XAtq", "--host=127.0.0.1", f"--username={server.user}", "--dbname=postgres"]
-            docker.ask(*arguments, "-c", f"SELECT pg_drop_replication_slot('{SLOT}');", seconds=60)
+            drop_slot_of(docker, server.postgres, server.user)
         self.empty()
         self._begin(told_of)
         docker.ask("start", server.receiver)

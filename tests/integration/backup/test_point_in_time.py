@@ -79,16 +79,18 @@ def test_a_moment_comes_back_and_the_receiver_was_away(stack, log):
     listed = stack.well("list")
     assert "Every moment from" in listed, listed
     said = stack.run("restore", "--moment", moment)
-    assert said.status == 3 and f"after {moment[:19]}Z would be lost" in said.text, said.text
+    assert said.status == 3, said.text
+    assert f"after {moment[:19]}Z would be lost" in said.text
     assert "Nothing was changed" in said.text
     for refused, why in (
-        ("2020-01-01T00:00:00Z", "Every moment from"),
+        ("2020-01-01T00:00:00Z", "every moment from"),
         ("2100-01-01T00:00:00+01:00", "every moment from"),
         (moment.removesuffix("Z"), "no time zone"),
         ("yesterday", "it is not a moment"),
     ):
         said = stack.run("restore", "--moment", refused, "--confirm", stack.project)
-        assert said.status == 1 and why.lower() in said.text.lower(), said.text
+        assert said.status == 1, said.text
+        assert why in said.text
     restored = stack.well("restore", "--moment", moment, "--confirm", stack.project)
     assert "replayed" in restored or "reading every row" in restored, restored
     assert log.rows() == wanted, restored
@@ -162,9 +164,11 @@ def test_a_slot_that_was_lost_begins_anew(stack, log):
         log.segment()
     stack.sql("CHECKPOINT")
     said = stack.run("ship")
-    assert said.status == 1 and "away for longer" in said.text, said.text
+    assert said.status == 1, said.text
+    assert "away for longer" in said.text
     time.sleep(3)
     stack.well("ship")
-    assert log.state()["line"] != line and log.state()["base"]["line"] == log.state()["line"]
+    assert log.state()["line"] != line
+    assert log.state()["base"]["line"] == log.state()["line"]
     done = subprocess.run(["docker", "exec", log.receiver, "sh", "/etc/campaign/wal.sh", "check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

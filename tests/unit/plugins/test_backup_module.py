@@ -113,6 +113,25 @@ def test_systemd_calls_it_where_it_runs(set_up, host, monkeypatch):
     assert os.listdir(host / "units") == []
 
 
+def test_the_log_is_shipped_twice_a_minute_where_that_is_asked_for(set_up, host, monkeypatch):
+    monkeypatch.setattr(module.Setup, "systemctl", lambda _self, *_arguments: None)
+    set_up(point_in_time=True)
+    run = f"{host}/stack/backup/run --quiet ship"
+    assert [line for line in (host / "cron/p-backup").read_text().splitlines() if "quiet ship" in line] == [
+        f"* * * * * root {run} >/dev/null 2>&1",
+        f"* * * * * root sleep 30; {run} >/dev/null 2>&1",
+    ]
+    assert json.loads((host / "stack/backup/config.json").read_text())["point_in_time"] is True
+    set_up(point_in_time=True, scheduler="systemd")
+    timer = (host / "units/p-backup-ship.timer").read_text()
+    assert "OnCalendar=*-*-* *:*:00\nOnCalendar=*-*-* *:*:30\nAccuracySec=1s\n" in timer
+    assert not (host / "cron/p-backup").exists()
+    # No longer.
+    set_up(scheduler="systemd")
+    assert not (host / "units/p-backup-ship.timer").exists()
+    assert "point_in_time" not in json.loads((host / "stack/backup/config.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("params", "told"),
     [

@@ -35,10 +35,39 @@ def known(**rows) -> dict:
         ({"last_drill": {"result": "failed", "set": "s", "at": ago(1), "error": "why"}}, ["drill failed"]),
         ({"last_drill": None, "last_good_drill": None}, ["never restored"]),
         ({"last_good_drill": {"at": ago(8 * 24 + 25)}}, ["drill late"]),
+        # Nobody asked for moments.
+        ({"log": {"covered": NOW - 1000, "error": "why"}}, []),
     ],
 )
 def test_what_is_wrong_is_found(rows, names):
     assert [row["name"] for row in state.findings(known(**rows), CONFIG, NOW)] == names
+
+
+@pytest.mark.parametrize(
+    ("log", "seen"),
+    [
+        ({"covered": NOW - 299, "line": "a", "base": {"line": "a"}}, None),
+        (
+            {"covered": NOW - 301, "line": "a", "base": {"line": "a"}, "error": "The service wal is away."},
+            "last 301 s could not be .*: The service wal is away",
+        ),
+        ({"covered": NOW - 1, "line": "b", "base": {"line": "a"}}, "No moment can be brought back yet"),
+        (None, "No moment can be brought back yet"),
+    ],
+)
+def test_a_log_that_is_late_is_found(log, seen):
+    found = state.findings(known(log=log), {**CONFIG, "point_in_time": True}, NOW)
+    assert [row["name"] for row in found] == (["log late"] if seen else [])
+    assert not seen or re.search(seen, found[0]["seen"])
+    # Set up a moment ago.
+    assert state.findings(known(log=None, installed=ago(0.05)), {**CONFIG, "point_in_time": True}, NOW) == []
+
+
+def test_what_ships_the_log_has_a_file_of_its_own(tmp_path):
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup/wal.json").write_text('{"covered": 1}')
+    assert state.update(str(tmp_path), sets=None)["log"] == {"covered": 1}
+    assert "log" not in json.loads((tmp_path / "backup/status.json").read_text())
 
 
 def test_a_stack_without_backups_has_no_summary(tmp_path):

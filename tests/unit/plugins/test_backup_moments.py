@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which moments can be brought back from what is in the repository, and what may be removed from it."""
+
+import datetime
+import itertools
+
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils.backup import moments
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
+from ansible_collections.campaign.platform.plugins.module_utils.backup.moments import Base, Piece
+
+SEGMENT = 16 * 1024 * 1024
+NOW = 1_795_000_000.0
+
+
+def segment(number: int) -> str:
+    return f"00000001{number // 256:08X}{number % 256:08X}"
+
+
+def base(first: int, end: float, line: str = "a", name: str = "") -> Base:
+    return Base(f"base-{line}-{first}", name or f"b{first:03}", line, segment(first), SEGMENT, end, 100)
+
+
+def piece(first: int, last: int, until: float = 0, line: str = "a", name: str = "") -> Piece:
+    kind = "open" if until else "sealed"
+    return Piece(f"{kind}-{line}-{first}-{last}-{until:g}", name or f"p{until:012.0f}{last:03}", line, segment(first), segment(last), SEGMENT, until, not until)
+
+
+BASES = [base(10, 100), base(20, 200)]
+PIECES = [piece(8, 15), piece(16, 25), piece(26, 26, 290, name="p1"), piece(26, 27, 300, name="p2")]
+
+
+def at(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat()
+
+
+def test_segments_are_numbered_across_files_of_the_log():
+    assert moments.number("0000000100000001000000FF", SEGMENT) + 1 == moments.number("000000010000000200000000", SEGMENT)
+    assert moments.number("000000010000000100000003", 1024**3) + 1 == moments.number("000000010000000200000000", 1024**3)
+    assert moments.position("1/0000000A") == 2**32 + 10
+
+
+def test_what_is_written_into_tags_is_read_from_them():
+    rows = [{"id": one.snapshot, "tags": moments.tags_of(one).split(",")} for one in [*BASES, *PIECES]]
+    others = [{"id": "x", "tags": ["set=1", "verified"]}, {"id": "y", "tags": None}, {"id": "z", "tags": ["base=b", "line=a"]}, {"id": "w", "tags": ["wal=b"]}]
+    bases, pieces = moments.index(rows + others)
+    assert bases == BASES
+    assert sorted(pieces, key=lambda one: one.snapshot) == sorted(PIECES, key=lambda one: one.snapshot)
+    assert moments.unfinished(rows + others) == ["z"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [(at(100), "base-a-10"), (at(199.9), "base-a-10"), (at(200), "base-a-20"), (at(300), "base-a-20"), ("latest", "base-a-20")],
+)
+def test_the_newest_base_before_a_moment_is_taken(wanted, expected):
+    way, moment = moments.choose(BASES, PIECES, wanted)
+    assert (way.base.snapshot, way.until) == (expected, 300)
+    assert moment is None if wanted == "latest" else moment is not None
+
+
+def test_only_the_pieces_that_follow_are_read_and_of_those_that_are_open_the_newest():
+    way, _moment = moments.choose(BASES, PIECES, at(250))
+    assert [one.snapshot for one in way.pieces] == ["sealed-a-16-25-0", "open-a-26-27-300"]
+
+
+@pytest.mark.parametrize("wanted", [at(99), at(301)])
+def test_a_moment_that_is_not_there_is_refused_with_those_that_are(wanted):
+    with pytest.raises(BackupError, match=r"There is every moment from 1970-01-01T00:01:41Z to 1970-01-01T00:05:00Z\. Nothing was changed"):
+        moments.choose(BASES, PIECES, wanted)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "why"), [("2026-11-27T05:00:00", "no time zone"), ("2026-11-27", "no time zone"), ("now", "is not a moment"), ("", "is not a moment")]
+)
+def test_a_moment_has_a_time_zone(wanted, why):
+    with pytest.raises(BackupError, match=why):
+        moments.choose(BASES, PIECES, wanted)
+
+
+def test_a_moment_of_another_time_zone_is_the_same_moment():
+    assert moments.parsed("2026-11-27T06:30:00+01:00") == moments.parsed("2026-11-27T05:30:00Z")
+
+
+def test_a_gap_ends_the_way():
+    without = [one for one in PIECES if one.snapshot != "sealed-a-16-25-0"]
+    assert [moments.way(one, without) for one in BASES] == [None, None]
+    with pytest.raises(BackupError, match="no moment to go back to"):
+        moments.choose(BASES, without, "latest")
+
+
+def test_a_base_without_the_log_of_its_own_end_leads_nowhere():
+    assert moments.way(base(26, 301), PIECES) is None
+    assert moments.way(base(26, 299), PIECES) is not None
+
+
+def test_a_line_is_not_mended_with_pieces_of_another_one():
+    bases, pieces = [base(10, 100), base(3, 1000, "b")], [*PIECES, piece(3, 4, 1100, "b")]
+    assert moments.ranges(bases, pieces) == [(100, 300), (1000, 1100)]
+    with pytest.raises(BackupError, match="00:01:41Z to 1970-01-01T00:05:00Z, and from 1970-01-01T00:16:41Z to 1970-01-01T00:18:20Z"):
+        moments.choose(bases, pieces, at(500))
+
+
+def test_where_the_last_piece_is_damaged_the_one_before_leads_less_far():
+    left = [one for one in PIECES if one.until != 300]
+    assert moments.choose(BASES, left, "latest")[0].until == 290
+
+
+def test_what_the_host_knows_of_a_database_that_nobody_writes_to_counts():
+    later = moments.known_later(PIECES, "a", "open-a-26-27-300", 900)
+    assert moments.choose(BASES, later, at(890))[0].until == 900
+    assert moments.known_later(PIECES, "a", "another", 900) == PIECES
+
+
+DAY = 86400
+
+
+def days_of(count: int) -> tuple[list[Base], list[Piece]]:
+    """Return a base each day, ten segments a day, and the log until now."""
+    bases = [base(10 * number, NOW - (count - number) * DAY + 10) for number in range(count)]
+    pieces = [piece(10 * number, 10 * number + 9) for number in range(count)]
+    return bases, [*pieces, piece(10 * count, 10 * count, NOW - 30, name="q1"), piece(10 * count, 10 * count, NOW, name="q2")]
+
+
+def test_what_the_last_days_need_stays_and_nothing_else():
+    bases, pieces = days_of(10)
+    gone = moments.doomed(bases, pieces, NOW, 7, is_on=True)
+    assert gone == ["base-a-0", "base-a-10", *(f"sealed-a-{number}-{number + 9}-0" for number in (0, 10))]
+    left = [one for one in bases if one.snapshot not in gone], [one for one in pieces if one.snapshot not in gone]
+    # The first of the seven days is whole.
+    assert moments.choose(*left, at(NOW - 7 * DAY))[0].until == NOW
+
+
+def test_pieces_that_others_have_replaced_go_and_two_stay():
+    bases, pieces = days_of(2)
+    more = [piece(20, 20, NOW - 60 - number, name=f"o{9 - number}") for number in range(3)]
+    assert moments.doomed(bases, [*pieces, *more], NOW, 7, is_on=True) == [one.snapshot for one in more]
+
+
+def test_turned_off_they_end_with_their_days():
+    bases, pieces = days_of(3)
+    assert moments.doomed(bases, pieces, NOW + 2 * DAY, 7, is_on=False) == []
+    assert set(moments.doomed(bases, pieces, NOW + 30 * DAY, 7, is_on=False)) == {one.snapshot for one in [*bases, *pieces]}
+    # Turned on, the last base stays however old it is.
+    assert "base-a-20" not in moments.doomed(bases, pieces, NOW + 30 * DAY, 7, is_on=True)
+
+
+def test_a_line_that_has_just_begun_stays_until_it_has_a_base():
+    bases, pieces = days_of(2)
+    young = piece(3, 3, NOW + 10, "b", name="z")
+    assert young.snapshot not in moments.doomed(bases, [*pieces, young], NOW + 20, 7, is_on=True)
+    later = piece(3, 3, NOW + 99, "c", name="zz")
+    assert young.snapshot in moments.doomed(bases, [*pieces, young, later], NOW + 99, 7, is_on=True)
+
+
+def test_of_a_volume_what_is_not_sealed_is_shipped():
+    names = [segment(3), segment(4), segment(5), segment(6) + ".partial", "00000002.history", "line.json", "x.new"]
+    assert moments.unsealed(names, segment(3)) == ([segment(4), segment(5)], [segment(6) + ".partial"], ["00000002.history"])
+    assert moments.unsealed(names, None)[0] == [segment(3), segment(4), segment(5)]
+
+
+def test_every_subset_of_pieces_gives_a_way_without_a_gap_or_none():
+    for count in range(len(PIECES) + 1):
+        for some in itertools.combinations(PIECES, count):
+            for one in BASES:
+                found = moments.way(one, some)
+                if found is None:
+                    continue
+                covered = {number for part in found.pieces for number in range(moments.number(part.first, SEGMENT), moments.number(part.last, SEGMENT) + 1)}
+                first = moments.number(one.first, SEGMENT)
+                assert covered >= set(range(first, max(covered) + 1))
