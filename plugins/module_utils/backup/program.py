@@ -59,6 +59,10 @@ class BusyError(BackupError):
     """Another backup, drill or restore of this stack is at work."""
 
 
+class ShippingError(BackupError):
+    """The log is being shipped, for longer than somebody waits for it."""
+
+
 def has_ended(other: dict[str, Any]) -> bool:
     """Return whether the holder of a lock is a process of this machine that is gone."""
     machine, pid = host.machine(), other.get("pid")
@@ -115,7 +119,7 @@ class Backups:
 
     @contextlib.contextmanager
     def not_shipping(self, seconds: float = 600) -> Iterator[None]:
-        """Work while nobody ships the log, which may otherwise go on beside everything else; raise BusyError where that takes longer than some seconds."""
+        """Work while nobody ships the log, which may otherwise go on beside everything else; raise ShippingError where that takes longer than some seconds."""
         with open(os.path.join(self.own, SHIPPING), "a", encoding="ascii") as file:
             deadline = time.monotonic() + seconds
             while True:
@@ -124,7 +128,9 @@ class Backups:
                     break
                 except BlockingIOError:
                     if time.monotonic() >= deadline:
-                        raise BusyError(f"The log of {self.project} is being shipped. Nothing was changed.") from None
+                        raise ShippingError(
+                            f"The log of {self.project} has been shipped for longer than {seconds:g} s, and was not waited for any more."
+                        ) from None
                     time.sleep(0.2)
             yield
 
@@ -350,7 +356,7 @@ class Backups:
         try:
             with self.not_shipping(20):
                 return self._ship()
-        except BusyError:
+        except ShippingError:
             # The one that is at work ships it.
             return DONE
 
@@ -472,6 +478,35 @@ class Backups:
                 raise
             about |= {"result": "failed", "error": str(error) if isinstance(error, BackupError | EngineError) else type(error).__name__}
             self._write_down(last_drill=about)
+            self._tell("drill_failed", about["error"])
+            raise
+        return DONE
+
+    def drill_moment(self, wanted: str) -> int:
+        """Bring the database of a moment back into a throw-away server, and read all of it; return an exit code."""
+        about: dict[str, Any] = {"moment": wanted, "at": sets.moment(), "result": "failed", "error": None, "seconds": None}
+        try:
+            with self.alone():
+                _written, configuration = self.release()
+                servers = copies.Servers(self.servers(configuration).postgres, None, None)
+                self.open(create=False)
+                bases, pieces = self._index()
+                way, moment = moments.choose(bases, pieces, wanted)
+                about["moment"] = moments.words(moment.timestamp() if moment else way.until)
+                started = time.monotonic()
+                with copies.private_directory(self.own) as private:
+                    name = self.docker.create_volume(f"{self.run}_postgres")
+                    copy = copies.Copy(self.docker, servers, {"postgres": name}, private, None, self.say)
+                    found = wal.Recovery(copy, self.repository, way, moment).run()
+                rows = sum(table["rows"] for database in found.values() for table in database["tables"].values())
+                about |= {"seconds": round(time.monotonic() - started, 1), "result": "ok"}
+                self._write_down(last_moment_drill=about)
+                self.say(f"the database of {about['moment']} came back in {about['seconds']:g} s, with {rows} rows")
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            if isinstance(error, BusyError):
+                raise
+            about["error"] = str(error) if isinstance(error, BackupError | EngineError) else type(error).__name__
+            self._write_down(last_moment_drill=about)
             self._tell("drill_failed", about["error"])
             raise
         return DONE
@@ -895,6 +930,7 @@ def main(arguments: list[str]) -> int:
     one.add_argument("--drill", action="store_true", help="and try it")
     one = commands.add_parser("drill", help="bring a set back into throw-away servers and compare it")
     one.add_argument("--set", default="latest")
+    one.add_argument("--moment", metavar="MOMENT", help="or the database of a moment, which is read as a whole")
     one = commands.add_parser("export", help="write all that is stored into a directory that needs none of this")
     one.add_argument("--to", metavar="DIRECTORY", required=True, help="a new or empty one")
     one.add_argument("--passwords", action="store_true", help="with the hashes of the roles' passwords")
@@ -929,13 +965,9 @@ def main(arguments: list[str]) -> int:
                 code = code or drilled
             return code
         if given.command == "drill":
-            return backups.drill(given.set)
-        if given.command == "ship":
-            return backups.ship()
-        if given.command == "restore" and given.moment:
-            return backups.restore_moment(given.moment, given.confirm)
+            return backups.drill_moment(given.moment) if given.moment else backups.drill(given.set)
         if given.command == "restore":
-            return backups.restore(given.set, given.confirm)
+            return backups.restore_moment(given.moment, given.confirm) if given.moment else backups.restore(given.set, given.confirm)
         if given.command == "export":
             return backups.export(given.to, passwords=given.passwords)
         if given.command == "move-in" and given.export:
@@ -946,7 +978,9 @@ def main(arguments: list[str]) -> int:
             return backups.check(read_all=given.read_data)
         if given.command == "change-password":
             return backups.change_password()
-        return int({"list": backups.list, "watch": backups.watch, "undo": backups.undo, "remove-old": backups.remove_old}[given.command]())
+        return int(
+            {"list": backups.list, "ship": backups.ship, "watch": backups.watch, "undo": backups.undo, "remove-old": backups.remove_old}[given.command]()
+        )
     except (BackupError, EngineError, lock.LockedError) as error:
         print(str(error), file=sys.stderr)
         return FAILED

@@ -25,6 +25,7 @@ _EMPTY: dict[str, Any] = {
     "last_success": None,
     "last_drill": None,
     "last_good_drill": None,
+    "last_moment_drill": None,
     "last_restore": None,
     "sets": None,
 }
@@ -105,6 +106,9 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
         add("never restored", "warning", "No set was ever brought back and compared, so nobody knows whether one can be.")
     elif good is not None and good > 86400 * float(config.get("drill_days") or 8):
         add("drill late", "warning", f"The last set that came back whole in a drill is {good // 86400} days old.")
+    tried = found["last_moment_drill"]
+    if tried and tried.get("result") != "ok":
+        add("drill failed", "failure", f"The moment {tried.get('moment')} did not come back in the drill of {tried.get('at')}: {tried.get('error')}")
     if config.get("point_in_time"):
         log = found.get("log") or {}
         covered, installed = log.get("covered"), seconds_since(found["installed"], now) or 0

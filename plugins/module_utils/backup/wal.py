@@ -223,7 +223,7 @@ class Shipping:
                 last = names[-1][:24] if names else first
                 made = self._write(Piece("", identifier(), line, first, last, segment, until, is_sealed=False), [*names, *histories])
                 self.known["pending"] = [*self.known.get("pending", []), *([self.known["open"]] if self.known.get("open") else [])]
-                self.known |= {"open": made, "print": print_now}
+                self.known |= {"open": made, "print": [row for row in print_now if row[0] in names]}
         self.known |= {"covered": until, "shipped": sets.moment()}
         self._save()
 

@@ -78,6 +78,7 @@ def test_a_moment_comes_back_and_the_receiver_was_away(stack, log):
     assert until - 2 < log.state()["covered"]
     listed = stack.well("list")
     assert "Every moment from" in listed, listed
+    assert "came back in" in stack.well("drill", "--moment", "latest")
     said = stack.run("restore", "--moment", moment)
     assert said.status == 3, said.text
     assert f"after {moment[:19]}Z would be lost" in said.text

@@ -383,6 +383,16 @@ def test_a_service_of_the_inventory_may_fetch_from_aws():
     assert problems_of(given) == []
 
 
+LOG = {"postgres_wal_password": "given-and-not-guessed"}
+
+
+def test_what_nobody_asks_for_needs_no_secret_and_what_somebody_does_needs_one():
+    assert problems_of(BASE) == []
+    (problem,) = problems_of(BASE | {"stack_point_in_time": True})
+    assert problem.startswith("stack_secrets.postgres_wal_password is missing.")
+    assert problems_of(BASE | {"stack_point_in_time": True, "stack_secrets": {**BASE["stack_secrets"], **LOG}}) == []
+
+
 # Rules between variables, each with what breaks it and nothing else.
 OWN = {"stack_generate_secrets": True, "stack_generated_secrets_file": "/nowhere/generated.json"}
 PROD = {"stack_variant": "prod", "stack_secrets": {name: f"{name[::-1]}-that-is-given-and-long" for name in GIVEN}}
@@ -392,6 +402,10 @@ REQUIREMENTS = [
     (PROD | {"stack_hot_reload": True}, "stack_hot_reload is for local only."),
     (BASE | {"stack_hot_reload": True, "stack_app_source": "/nowhere"}, "stack_app_source has no directory packages."),
     (PROD | {"stack_env_local": {"LOG_LEVEL": "info"}}, "stack_env_local is for local only."),
+    (
+        BASE | {"stack_point_in_time": True, "stack_postgres_external": {"host": "db.example.com"}, "stack_secrets": {**BASE["stack_secrets"], **LOG}},
+        "stack_point_in_time is for the stack's own PostgreSQL, and stack_postgres_external names another one",
+    ),
     (BASE | {"stack_aws_secret_id": "x"}, "stack_aws_region is missing, but a secret of AWS is named."),
     (BASE | {"stack_aws_runtime_secret_ids": {"api": "x"}}, "stack_aws_region is missing, but a secret of AWS is named."),
     (BASE | {"stack_aws_region": "eu-central-1"}, "stack_aws_region is set, but no secret of AWS is named."),

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is shipped of PostgreSQL's log, and what is read of it again, with a repository in memory."""
+
+import contextlib
+import io
+import json
+import os
+from types import SimpleNamespace
+
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils.backup import moments, sets, wal
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
+
+NAMES = [f"0000000100000000000000{number:02X}" for number in range(1, 40)]
+
+
+class Pipe(io.BytesIO):
+    """What was written into it stays when it is closed."""
+
+    def close(self) -> None:
+        self.content = self.getvalue()
+
+
+class Repository:
+    """Snapshots by id: tags and content."""
+
+    def __init__(self):
+        self.kept: dict[str, tuple[str, bytes]] = {}
+        self.is_away, self.forgotten = False, []
+
+    def stream(self, _what, _file, tags):
+        pipe = Pipe()
+
+        def finish():
+            if self.is_away:
+                raise BackupError("restic failed")
+            name = f"s{len(self.kept)}"
+            self.kept[name] = (tags, pipe.getvalue())
+            return {"snapshot_id": name}
+
+        return SimpleNamespace(process=SimpleNamespace(stdin=pipe), finish=finish, abandon=lambda: None)
+
+    def attempt(self, _what, *arguments):
+        self.forgotten += [name for name in arguments if name in self.kept]
+        return 0, "", ""
+
+    @contextlib.contextmanager
+    def dumping(self, name, _file):
+        yield SimpleNamespace(stdout=io.BytesIO(self.kept[name][1]), wait=lambda _seconds: 0, error=lambda: "")
+
+    def index(self):
+        return moments.index([{"id": name, "tags": tags.split(",")} for name, (tags, _content) in self.kept.items()])
+
+
+class Server:
+    """A server whose log has some segments."""
+
+    def __init__(self, volume):
+        self.volume, self.directory = str(volume), str(volume / "wal")
+        os.mkdir(self.directory)
+        self.now, self.is_behind, self.system, self.status = 1000.0, False, "77", "reserved"
+        self.docker, self.postgres, self.receiver, self.user = SimpleNamespace(ask=self.called), "p", "w", "u"
+        self.calls = []
+
+    def called(self, *arguments, seconds=None):  # noqa: ARG002
+        self.calls.append(arguments)
+
+    def caught_up(self):
+        self.now += 30
+        slot = {"active": not self.is_behind, "received": "0/0", "status": self.status}
+        return {"system": self.system, "segment": 16777216, "slot": slot}, None if self.is_behind else self.now
+
+    def write(self, *names, content=b"x"):
+        for name in names:
+            with open(os.path.join(self.directory, name), "wb") as file:
+                file.write(content)
+
+    def names(self):
+        return sorted(os.listdir(self.directory))
+
+
+@pytest.fixture
+def server(tmp_path):
+    (tmp_path / "stack/backup").mkdir(parents=True)
+    (tmp_path / "volume").mkdir()
+    return Server(tmp_path / "volume")
+
+
+@pytest.fixture
+def repository():
+    return Repository()
+
+
+@pytest.fixture
+def ship(tmp_path, server, repository):
+    def run(**options) -> wal.Shipping:
+        # Each time by another process.
+        shipping = wal.Shipping(str(tmp_path / "stack"), repository, server, lambda _text: None)
+        shipping.ship(**options)
+        return shipping
+
+    return run
+
+
+def test_what_is_new_is_shipped_and_nothing_where_nothing_is(ship, server, repository):
+    server.write(f"{NAMES[0]}.partial")
+    ship()
+    ship()
+    ((tags, _content),) = repository.kept.values()
+    assert f"first={NAMES[0]},last={NAMES[0]}" in tags
+    server.write(f"{NAMES[0]}.partial", content=b"more")
+    found = ship()
+    assert len(repository.kept) == 2
+    # What the host knows of a database that nobody writes to.
+    assert found.known["covered"] == server.now
+    _bases, pieces = repository.index()
+    assert [piece.until for piece in pieces if piece.snapshot == "s1"] == [server.now]
+
+
+def test_whole_segments_are_sealed_once_and_leave_the_volume(ship, server, repository):
+    server.write(*NAMES[: wal.SEALED], f"{NAMES[wal.SEALED]}.partial")
+    ship()
+    _bases, pieces = repository.index()
+    sealed, last = sorted(pieces, key=lambda piece: not piece.is_sealed)
+    assert (sealed.first, sealed.last) == (NAMES[0], NAMES[wal.SEALED - 1])
+    assert (last.first, last.last) == (NAMES[wal.SEALED], NAMES[wal.SEALED])
+    # The receiver goes on behind the last one.
+    assert server.names() == [NAMES[wal.SEALED - 1], f"{NAMES[wal.SEALED]}.partial"]
+    ship()
+    assert len(repository.kept) == 2
+
+
+def test_a_base_backup_has_a_piece_that_ends_before_it(ship, server, repository):
+    server.write(NAMES[0], f"{NAMES[1]}.partial")
+    ship(seal=True)
+    assert sorted((piece.is_sealed, piece.first, piece.last) for piece in repository.index()[1]) == [
+        (False, NAMES[1], NAMES[1]),
+        (True, NAMES[0], NAMES[0]),
+    ]
+
+
+def test_a_repository_that_is_away_loses_nothing(ship, server, repository):
+    server.write(NAMES[0], f"{NAMES[1]}.partial")
+    repository.is_away = True
+    with pytest.raises(BackupError):
+        ship(seal=True)
+    repository.is_away = False
+    ship(seal=True)
+    assert {piece.first for piece in repository.index()[1]} == {NAMES[0], NAMES[1]}
+
+
+def test_what_is_behind_is_shipped_and_covers_no_later_moment(ship, server, repository):
+    server.write(f"{NAMES[0]}.partial")
+    before = ship().known["covered"]
+    server.is_behind = True
+    server.write(f"{NAMES[0]}.partial", content=b"more")
+    with pytest.raises(wal.BehindError, match="is not connected"):
+        ship()
+    assert sorted(piece.until for piece in repository.index()[1]) == [before, before]
+
+
+@pytest.mark.parametrize(("change", "told"), [({"system": "78"}, "another cluster's"), ({"status": "lost"}, "away for longer")])
+def test_another_cluster_or_a_gap_begins_another_line(ship, server, change, told):
+    server.write(NAMES[0], f"{NAMES[1]}.partial")
+    line = ship().known["line"]
+    for name, value in change.items():
+        setattr(server, name, value)
+    with pytest.raises(wal.BehindError, match=told):
+        ship()
+    assert server.names() == []
+    assert [call[0] for call in server.calls if call[0] in ("stop", "start")] == ["stop", "start"]
+    assert any("pg_drop_replication_slot" in call[-1] for call in server.calls) is ("status" in change)
+    server.status = "reserved"
+    server.write(f"{NAMES[5]}.partial")
+    assert ship().known["line"] != line
+
+
+def test_pieces_that_others_have_replaced_are_forgotten_but_the_last(ship, server, repository):
+    for number in range(wal.FORGOTTEN + 1):
+        server.write(f"{NAMES[0]}.partial", content=b"x" * (number + 1))
+        found = ship()
+        found.forget()
+    assert repository.forgotten == [f"s{number}" for number in range(wal.FORGOTTEN - 1)]
+    assert found.known["pending"] == [f"s{wal.FORGOTTEN - 1}"]
+
+
+def test_a_volume_that_cannot_be_emptied_is_given_up_before_it_fills_the_disk(ship, server, monkeypatch):
+    server.write(*NAMES[:3], f"{NAMES[3]}.partial", content=b"x" * 100)
+    found = ship()
+    assert not found.spare()
+    monkeypatch.setattr(wal, "LARGEST", 300)
+    assert found.spare()
+    assert server.names() == [NAMES[2], f"{NAMES[3]}.partial"]
+    assert ship().known["line"] != found.known["line"]
+
+
+# --- In
+
+
+@pytest.fixture
+def recovery(repository):
+    found = object.__new__(wal.Recovery)
+    found.repository = repository
+    found.service = SimpleNamespace(user=f"{os.getuid()}:{os.getgid()}")
+    found.say = lambda _text: None
+    return found
+
+
+def test_what_was_shipped_is_read_again(ship, server, repository, recovery, tmp_path):
+    server.write(*NAMES[: wal.SEALED], "00000002.history", content=b"log")
+    server.write(f"{NAMES[wal.SEALED]}.partial", content=b"part")
+    ship()
+    recovery.way = SimpleNamespace(pieces=repository.index()[1])
+    target = tmp_path / "target"
+    target.mkdir()
+    recovery._read_log(str(target))
+    found = {path.name: path.read_bytes() for path in target.iterdir()}
+    assert found == {**dict.fromkeys([*NAMES[: wal.SEALED], "00000002.history"], b"log"), f"{NAMES[wal.SEALED]}.partial": b"part"}
+
+
+@pytest.mark.parametrize("cut", [1, 511, 512, 1024, 20000])
+def test_a_piece_of_a_run_that_was_killed_is_none(ship, server, repository, recovery, tmp_path, cut):
+    server.write(f"{NAMES[0]}.partial", content=os.urandom(30000))
+    ship()
+    tags, content = repository.kept["s0"]
+    # Without the last member, whose blocks are followed by the end of the archive.
+    last = content.rindex(wal.LAST.encode())
+    repository.kept["s0"] = (tags, content[: min(last + 512 * 2, len(content)) - cut])
+    recovery.way = SimpleNamespace(pieces=repository.index()[1])
+    with pytest.raises(wal.DamagedPieceError):
+        recovery._read_log(str(tmp_path))
+
+
+def test_a_piece_with_other_files_is_none(repository, recovery, tmp_path):
+    pipe = Pipe()
+    archive = sets.Writer(pipe)
+    archive.add_bytes("../evil", b"x")
+    archive.add_bytes(wal.LAST, json.dumps({}).encode())
+    archive.close()
+    piece = moments.Piece("s0", "p", "l", NAMES[0], NAMES[0], 16777216, 1.0, is_sealed=False)
+    repository.kept["s0"] = (moments.tags_of(piece), pipe.getvalue())
+    recovery.way = SimpleNamespace(pieces=[piece])
+    with pytest.raises(wal.DamagedPieceError):
+        recovery._read_log(str(tmp_path))
+    assert not (tmp_path.parent / "evil").exists()
+
+
+def test_a_copy_of_a_cluster_says_where_its_log_begins():
+    text = f"backup_label\0START WAL LOCATION: 0/2000028 (file {NAMES[1]})\nCHECKPOINT".encode()
+    shipping = object.__new__(wal.Shipping)
+    shipping.say = lambda _text: None
+    target = io.BytesIO()
+    process = SimpleNamespace(stdout=io.BytesIO(text), wait=lambda _seconds: 0)
+    assert shipping._copy(process, target, 10) == (NAMES[1], len(text))
+    assert target.getvalue() == text
+    with pytest.raises(BackupError, match="where its log begins"):
+        shipping._copy(SimpleNamespace(stdout=io.BytesIO(b"nothing"), wait=lambda _seconds: 0), io.BytesIO(), 10)

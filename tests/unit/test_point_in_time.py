@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The service that receives PostgreSQL's log is there where it is asked for, and nothing of the release is another one where it is not."""
+
+import subprocess
+
+import program
+import pytest
+import yaml
+
+PROD = {"stack_variant": "prod"}
+
+
+@pytest.fixture(scope="module")
+def plans() -> tuple[dict, dict]:
+    return program.build(PROD), program.build({**PROD, "stack_point_in_time": True})
+
+
+def composed(plan: dict) -> dict:
+    return yaml.safe_load(next(file["content"] for file in plan["files"] if file["name"] == "docker-compose.yml"))
+
+
+def test_it_is_a_service_with_a_volume_and_a_secret_of_its_own(plans):
+    without, with_it = map(composed, plans)
+    assert set(with_it["services"]) - set(without["services"]) == {"wal"}
+    assert set(with_it["volumes"]) - set(without["volumes"]) == {"wal-data"}
+    service = with_it["services"]["wal"]
+    assert service["restart"] == "unless-stopped"
+    assert (service["read_only"], service["cap_drop"]) == (True, ["ALL"])
+    texts = program.secret_texts(plans[1])
+    assert texts["wal_pgpass"].startswith("postgres:5432:*:campaign_wal_login:")
+    assert "wal_pgpass" not in program.secret_texts(plans[0])
+
+
+def test_no_other_service_is_recreated_for_it(plans):
+    without, with_it = map(composed, plans)
+    for name, body in without["services"].items():
+        # The job's SQL is another one, which is what creates the login.
+        if name != "postgres-bootstrap":
+            assert with_it["services"][name] == body
+
+
+def test_the_login_may_copy_the_cluster_and_nothing_else(plans):
+    without, with_it = (program.secret_texts(plan)["postgres-bootstrap_bootstrap_sql"] for plan in plans)
+    added = [line for line in with_it.splitlines() if line not in without.splitlines()]
+    own = [line for line in added if "campaign_wal_login" in line]
+    assert any("LOGIN REPLICATION NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS" in line for line in own)
+    assert not [line for line in own if line.startswith("GRANT")]
+    assert any("host replication campaign_wal_login samenet scram-sha-256" in line for line in own)
+    assert "ALTER SYSTEM SET max_slot_wal_keep_size = '1GB';" in added
+    assert not [line for line in without.splitlines() if "wal" in line.lower()]
+
+
+@pytest.fixture
+def script(plans, tmp_path):
+    """Run the receiver's script with an own psql, which knows a system and a slot."""
+    (text,) = [config["content"] for config in plans[1]["configs"] if config["name"] == "wal.sh"]
+    (tmp_path / "wal.sh").write_text(text)
+
+    def run(there: str, here: str, what: str = "check") -> subprocess.CompletedProcess:
+        answers = f"case \"$*\" in *IDENTIFY*) echo '77|1|{there}|' ;; *READ*) echo 'physical|{here}|1' ;; esac"
+        (tmp_path / "psql").write_text(f"#!/bin/sh\n{answers}\n")
+        (tmp_path / "psql").chmod(0o755)
+        path = f"{tmp_path}:/usr/bin:/bin"
+        return subprocess.run(["/bin/sh", str(tmp_path / "wal.sh"), what], capture_output=True, text=True, env={"PATH": path}, timeout=20)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("there", "here", "behind", "is_healthy"),
+    [
+        ("0/24DE548", "0/24DE548", 0, True),
+        ("0/24DE548", "0/24DE000", 0x548, True),
+        ("2/10", "1/FFFFFFF0", 32, True),
+        # The receiver is told later than it has it.
+        ("0/10", "0/20", 0, True),
+        ("0/8000000", "0/0", 134217728, False),
+    ],
+)
+def test_its_health_says_how_far_behind_it_is(script, there, here, behind, is_healthy):
+    done = script(there, here)
+    assert done.stdout == f"{behind} bytes behind\n"
+    assert (done.returncode == 0) is is_healthy
+    assert script(there, here, "behind").stdout == f"{behind}\n"
+
+
+def test_a_slot_that_is_gone_is_no_health(script):
+    done = script("0/10", "")
+    assert done.returncode != 0
+    assert "has no slot" in done.stderr
