@@ -403,8 +403,7 @@ class Backups:
         tried = shipping.known.get("base_tried")
         if tried is None or time.time() - tried >= AGAIN_SECONDS:
             shipping.note(base_tried=time.time())
-            shipping.base()
-            shipping.note(base_tried=None)
+            shipping.note_base(shipping.base())
             shipping.ship(seal=True)
 
     def _base(self) -> None:
@@ -412,10 +411,10 @@ class Backups:
         with self.not_shipping():
             shipping = self._shipping()
             self._ship_until_it_is_there(shipping)
-        shipping.base()
+        base = shipping.base()
         with self.not_shipping():
-            # What the timer has shipped meanwhile.
-            shipping.known = wal.read_state(self.directory)
+            # With what the timer has shipped meanwhile.
+            shipping.note_base(base)
             shipping.ship(seal=True)
 
     def _end_log(self) -> None:

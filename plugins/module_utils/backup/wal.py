@@ -166,7 +166,11 @@ class Shipping:
             marker = self._begin(told_of)
         if self.known.get("line") != marker["line"]:
             self.known = {"line": marker["line"], "pending": self.known.get("pending", [])}
-        self._pieces(marker["line"], int(told_of["segment"]), covered, seal=seal)
+        try:
+            self._pieces(marker["line"], int(told_of["segment"]), covered, seal=seal)
+        except FileNotFoundError:
+            # A segment that has just become whole, and has another name.
+            self._pieces(marker["line"], int(told_of["segment"]), covered, seal=seal)
         if covered is None:
             why = "has no slot at the server" if not slot else "is connected and behind" if slot["active"] else "is not connected to the server"
             raise BehindError(f"The service wal {why}, so what was written last is not in the repository. Read `docker compose logs wal`.")
@@ -313,10 +317,13 @@ class Shipping:
             raise BackupError("The cluster was exchanged while it was copied. Make another backup.")
         found = Base(snapshot, name, marker["line"], first, int(after["segment"]), float(after["now"]), size)
         self.repository.ask("tag", "tag", "--set", moments.tags_of(found), snapshot)
-        self.known = read_state(self.directory)
-        self.note(base={"name": name, "line": found.line, "end": found.end, "bytes": size})
         self.say(f"the base backup {name} is stored: {size} bytes")
         return found
+
+    def note_base(self, base: Base) -> None:
+        """Write down that the line has a base. Nobody else may ship meanwhile."""
+        self.known = read_state(self.directory)
+        self.note(base={"name": base.name, "line": base.line, "end": base.end, "bytes": base.bytes}, base_tried=None)
 
     def _copy(self, process: Process, target: IO[bytes], expected: int) -> tuple[str, int]:
         """Copy a base backup, and return the segment that it begins in and its size."""
