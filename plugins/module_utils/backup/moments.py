@@ -26,7 +26,10 @@ DAY = 86400
 
 @dataclass(frozen=True)
 class Base:
-    """A copy of the cluster: restic's snapshot, the line and the segment of the log that it begins in, the bytes of a segment, its end (seconds since 1970)."""
+    """A copy of the cluster: restic's snapshot, the line and the segment of the log that it begins in, the bytes of a segment, its end (seconds since 1970).
+
+    What is known at its end only stands at a snapshot of its own, ``mark``: to change tags, restic would need the repository for itself.
+    """
 
     snapshot: str
     name: str
@@ -35,6 +38,7 @@ class Base:
     segment: int
     end: float
     bytes: int = 0
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def position(text: str) -> int:
 def tags_of(one: Base | Piece) -> str:
     """Return the tags of a snapshot as restic takes them."""
     if isinstance(one, Base):
-        row: dict[str, Any] = {"base": one.name, "line": one.line, "first": one.first, "segment": one.segment, "end": f"{one.end:.3f}", "bytes": one.bytes}
+        row: dict[str, Any] = {"mark": one.name, "of": one.snapshot, "line": one.line, "first": one.first, "segment": one.segment}
+        row |= {"end": f"{one.end:.3f}", "bytes": one.bytes}
     else:
         row = {"wal": one.name, "line": one.line, "first": one.first, "last": one.last, "segment": one.segment, "until": f"{one.until:.3f}"}
         row["kind"] = "sealed" if one.is_sealed else "open"
@@ -86,13 +91,14 @@ def tags_of(one: Base | Piece) -> str:
 
 
 def index(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Base], list[Piece]]:
-    """Return bases and pieces from restic's list of snapshots, the oldest first. A base that was not finished has no end, and is none."""
+    """Return bases and pieces from restic's list of snapshots, the oldest first. A base that was not finished has no mark, and is none."""
     bases, pieces = [], []
     for row in rows:
         tags = dict(tag.split("=", 1) for tag in row.get("tags") or [] if "=" in tag)
         try:
-            if "base" in tags:
-                bases.append(Base(row["id"], tags["base"], tags["line"], tags["first"], int(tags["segment"]), float(tags["end"]), int(tags.get("bytes", 0))))
+            if "mark" in tags:
+                segment, end, size = int(tags["segment"]), float(tags["end"]), int(tags["bytes"])
+                bases.append(Base(tags["of"], tags["mark"], tags["line"], tags["first"], segment, end, size, mark=row["id"]))
             elif "wal" in tags:
                 pieces.append(
                     Piece(
@@ -110,7 +116,8 @@ def index(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Base], list[Piece]]:
 def unfinished(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """Return the snapshots of bases whose run was killed before they were whole."""
     named = [(row["id"], row.get("tags") or []) for row in rows]
-    return [identifier for identifier, tags in named if any(tag.startswith("base=") for tag in tags) and not any(tag.startswith("end=") for tag in tags)]
+    marked = {tag.removeprefix("of=") for _identifier, tags in named for tag in tags if tag.startswith("of=")}
+    return [identifier for identifier, tags in named if any(tag.startswith("base=") for tag in tags) and identifier not in marked]
 
 
 def way(base: Base, pieces: Sequence[Piece]) -> Way | None:
@@ -188,7 +195,7 @@ def doomed(bases: Sequence[Base], pieces: Sequence[Piece], now: float, days: int
     horizon = now - days * DAY
     before = [base for base in bases if base.end <= horizon]
     kept = [base for base in bases if base.end > horizon] + (before[-1:] if is_on or len(before) < len(bases) else [])
-    gone = [base.snapshot for base in bases if base not in kept]
+    gone = [snapshot for base in bases if base not in kept for snapshot in (base.snapshot, base.mark)]
     # Two of each line: the last one may be of a run that was killed while it wrote it.
     newest: dict[str, list[Piece]] = {}
     for piece in sorted((one for one in pieces if not one.is_sealed), key=lambda one: one.name):

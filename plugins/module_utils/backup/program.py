@@ -135,6 +135,22 @@ class Backups:
             yield
 
     @contextlib.contextmanager
+    def exclusively(self) -> Iterator[None]:
+        """Have the repository for this run alone, which restic wants where it changes what is there."""
+        if not self.config.get("point_in_time"):
+            yield
+            return
+        with self.not_shipping():
+            # Of runs that were killed; none is at work.
+            self.repository.unlock("backup", "wal")
+            yield
+
+    def mark(self, identifier: str, word: str) -> None:
+        """Say of a set what is known of it."""
+        with self.exclusively():
+            self.repository.mark(identifier, word)
+
+    @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """Work while no other backup, drill or restore of this stack does, and clean up what one that was killed left behind."""
         with self.one_at_a_time():
@@ -304,9 +320,7 @@ class Backups:
             print(f"Nobody was told of it: {wrong}.", file=sys.stderr)
 
     def _keep(self) -> None:
-        # restic has the repository to itself meanwhile.
-        with self.not_shipping():
-            self.repository.unlock("backup", "wal")
+        with self.exclusively():
             rows = self.repository.all_snapshots()
             bases, pieces = moments.index(rows)
             days, is_on = int(self.config.get("point_in_time_days") or 7), bool(self.config.get("point_in_time"))
@@ -336,7 +350,7 @@ class Backups:
         except BaseException:
             writing.abandon()
             raise
-        self.repository.mark(identifier, COMPLETE)
+        self.mark(identifier, COMPLETE)
         self.say(f"the set {identifier} is stored: {found['bytes']} bytes, of which {summary.get('data_added_packed', 0)} are new in the repository")
         return found
 
@@ -411,7 +425,8 @@ class Backups:
         with self.not_shipping():
             shipping = self._shipping()
             self._ship_until_it_is_there(shipping)
-        base = shipping.base()
+        # It goes on beside who ships the log, as a part of this backup.
+        base = wal.Shipping(self.directory, self.repository, shipping.server, self.say).base()
         with self.not_shipping():
             # With what the timer has shipped meanwhile.
             shipping.note_base(base)
@@ -459,14 +474,14 @@ class Backups:
                     try:
                         found, problems = copy.load(self.repository, snapshot)
                     except DamagedSetError:
-                        self.repository.mark(snapshot.set, DAMAGED)
+                        self.mark(snapshot.set, DAMAGED)
                         raise
                 about |= {"seconds": round(time.monotonic() - started, 1), "release": written["release"], "problems": problems[:20]}
                 problems += [f"{name} is named by the database and was not in the bucket" for name in found["missing"]]
                 if problems:
-                    self.repository.mark(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
+                    self.mark(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
                     raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}")
-                self.repository.mark(snapshot.set, VERIFIED)
+                self.mark(snapshot.set, VERIFIED)
                 about |= {"result": "ok", "error": None}
                 known = self.repository.sets()
                 counts = {"count": len(known), "verified": sum(one.state == VERIFIED for one in known)}

@@ -316,7 +316,13 @@ class Shipping:
         if after["system"] != marker["system"] or self._marker() != marker:
             raise BackupError("The cluster was exchanged while it was copied. Make another backup.")
         found = Base(snapshot, name, marker["line"], first, int(after["segment"]), float(after["now"]), size)
-        self.repository.ask("tag", "tag", "--set", moments.tags_of(found), snapshot)
+        mark = self.repository.stream("mark", "mark.json", moments.tags_of(found))
+        try:
+            mark.process.stdin.write(b"{}\n")
+            mark.finish()
+        except BaseException:
+            mark.abandon()
+            raise
         self.say(f"the base backup {name} is stored: {size} bytes")
         return found
 
@@ -358,7 +364,8 @@ class Recovery:
     moment: datetime.datetime | None
 
     def __post_init__(self) -> None:
-        assert self.copy.servers.postgres
+        if not self.copy.servers.postgres:
+            raise BackupError("The release has no PostgreSQL of its own: it stands outside the stack, whose provider brings moments of it back.")
         self.service, self.docker, self.say = self.copy.servers.postgres, self.copy.docker, self.copy.say
         self.target, _name = copies.volume_of(self.service)
         self.volume = self.copy.volumes["postgres"]

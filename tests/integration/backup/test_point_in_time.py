@@ -109,13 +109,15 @@ def test_after_a_restore_the_log_begins_anew(stack, log):
     stack.well("ship")
     found = log.state()
     assert found["base"]["line"] == found["line"] != line
+    # Nothing is written from then on, so no commit is later than the moment.
+    docker("stop", f"{stack.project}-scheduler-1", f"{stack.project}-rules-engine-1")
     log.tick(1)
     time.sleep(1.2)
     moment, wanted = log.now(), log.rows()
-    # Nothing is written from then on, so no commit is later than the moment.
     time.sleep(3)
     stack.well("ship")
-    stack.well("restore", "--moment", moment, "--confirm", stack.project)
+    restored = stack.well("restore", "--moment", moment, "--confirm", stack.project)
+    assert "nothing was written after that moment" in restored
     assert log.rows() == wanted
 
 

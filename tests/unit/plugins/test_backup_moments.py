@@ -18,7 +18,7 @@ def segment(number: int) -> str:
 
 
 def base(first: int, end: float, line: str = "a", name: str = "") -> Base:
-    return Base(f"base-{line}-{first}", name or f"b{first:03}", line, segment(first), SEGMENT, end, 100)
+    return Base(f"base-{line}-{first}", name or f"b{first:03}", line, segment(first), SEGMENT, end, 100, f"mark-{line}-{first}")
 
 
 def piece(first: int, last: int, until: float = 0, line: str = "a", name: str = "") -> Piece:
@@ -41,7 +41,8 @@ def test_segments_are_numbered_across_files_of_the_log():
 
 
 def test_what_is_written_into_tags_is_read_from_them():
-    rows = [{"id": one.snapshot, "tags": moments.tags_of(one).split(",")} for one in [*BASES, *PIECES]]
+    rows = [{"id": getattr(one, "mark", one.snapshot), "tags": moments.tags_of(one).split(",")} for one in [*BASES, *PIECES]]
+    rows += [{"id": one.snapshot, "tags": [f"base={one.name}", "line=a"]} for one in BASES]
     others = [{"id": "x", "tags": ["set=1", "verified"]}, {"id": "y", "tags": None}, {"id": "z", "tags": ["base=b", "line=a"]}, {"id": "w", "tags": ["wal=b"]}]
     bases, pieces = moments.index(rows + others)
     assert bases == BASES
@@ -125,7 +126,7 @@ def days_of(count: int) -> tuple[list[Base], list[Piece]]:
 def test_what_the_last_days_need_stays_and_nothing_else():
     bases, pieces = days_of(10)
     gone = moments.doomed(bases, pieces, NOW, 7, is_on=True)
-    assert gone == ["base-a-0", "base-a-10", *(f"sealed-a-{number}-{number + 9}-0" for number in (0, 10))]
+    assert gone == ["base-a-0", "mark-a-0", "base-a-10", "mark-a-10", *(f"sealed-a-{number}-{number + 9}-0" for number in (0, 10))]
     left = [one for one in bases if one.snapshot not in gone], [one for one in pieces if one.snapshot not in gone]
     # The first of the seven days is whole.
     assert moments.choose(*left, at(NOW - 7 * DAY))[0].until == NOW
@@ -140,7 +141,7 @@ def test_pieces_that_others_have_replaced_go_and_two_stay():
 def test_turned_off_they_end_with_their_days():
     bases, pieces = days_of(3)
     assert moments.doomed(bases, pieces, NOW + 2 * DAY, 7, is_on=False) == []
-    assert set(moments.doomed(bases, pieces, NOW + 30 * DAY, 7, is_on=False)) == {one.snapshot for one in [*bases, *pieces]}
+    assert set(moments.doomed(bases, pieces, NOW + 30 * DAY, 7, is_on=False)) == {one.snapshot for one in [*bases, *pieces]} | {one.mark for one in bases}
     # Turned on, the last base stays however old it is.
     assert "base-a-20" not in moments.doomed(bases, pieces, NOW + 30 * DAY, 7, is_on=True)
 
