@@ -11,6 +11,8 @@ from ledger import NOTHING, Ledger
 
 MOMENTS = 20
 SAMPLE = 1
+# Events after which another one is to come: that the lock was taken over, and that a release is being started.
+UNDER_WAY = ("aborted", "started")
 LEVELS = ("debug", "warn", "error")
 
 
