@@ -55,14 +55,31 @@ def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
+# What ends an exchange of PostgreSQL that was cut off.
+UPGRADING = "run the playbook upgrade_postgres again, which first starts what ran before, or go back to that with -e revert=true."
+
+
+def undoing(directory: str) -> str:
+    """Return what ends an exchange of volumes that was cut off."""
+    return f"Put the old ones back with `{directory}/backup/run undo` on the host, or restore again, which does it first."
+
+
+def unfinished(directory: str) -> dict[str, str] | None:
+    """Return an exchange of data that is at work or was cut off, as ``what`` and ``remedy``, None where there is none: meanwhile nobody else may start."""
+    if os.path.exists(os.path.join(directory, SWAP)):
+        return {"what": "A restore was cut off while it exchanged the volumes, so they may not belong together.", "remedy": undoing(directory)}
+    if os.path.exists(os.path.join(directory, UPGRADE)):
+        return {"what": "An upgrade of PostgreSQL was cut off.", "remedy": UPGRADING[0].upper() + UPGRADING[1:]}
+    return None
+
+
 class MixedVolumesError(LockedError):
     """A restore was cut off while it exchanged the volumes, so nobody may start anything over them."""
 
     def __init__(self, directory: str):
         Exception.__init__(
             self,
-            f"A restore was cut off while it exchanged the volumes of {directory}, so they may not belong together. Nothing was changed. "
-            f"Put the old ones back with `{directory}/backup/run undo` on the host, or restore again, which does it first.",
+            f"A restore was cut off while it exchanged the volumes of {directory}, so they may not belong together. Nothing was changed. {undoing(directory)}",
         )
         self.holder: dict[str, Any] = {}
 
@@ -73,8 +90,7 @@ class UpgradeError(MixedVolumesError):
     def __init__(self, directory: str):
         Exception.__init__(
             self,
-            f"An upgrade of the PostgreSQL of {directory} is at work, or was cut off. Nothing was changed. If it was cut off, run the playbook "
-            "upgrade_postgres again, which first starts what ran before, or go back to that with -e revert=true.",
+            f"An upgrade of the PostgreSQL of {directory} is at work, or was cut off. Nothing was changed. If it was cut off, {UPGRADING}",
         )
         self.holder: dict[str, Any] = {}
 

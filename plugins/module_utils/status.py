@@ -540,6 +540,7 @@ def gather(engine: Engine, directory: str, *, sizes: bool, now: float) -> dict[s
         "release": current,
         "attempted": attempted,
         "lock": lock_of(directory),
+        "unfinished": lock.unfinished(directory),
         "history": history_of(directory),
         "kept": kept(directory, current["id"] if current else None),
         "host": machine(),

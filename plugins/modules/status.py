@@ -89,6 +89,11 @@ status:
         Who works on the stack, with C(user), C(controller), C(machine), C(pid), C(run), C(since), C(release), C(age_seconds) (of the last sign of life) and
         C(is_alive), or null.
       type: dict
+    unfinished:
+      description: >-
+        A restore or an upgrade of PostgreSQL that is exchanging data, or was cut off while it did, with C(what) and C(remedy), or null. No other run may start
+        meanwhile.
+      type: dict
     history:
       description: The last ten events of the stack's history, the newest first, with C(time), C(event), C(release), C(user), C(controller) and C(commit).
       type: list

@@ -119,7 +119,10 @@ def _release(case: Case) -> Found:
 
 
 def _lock(case: Case) -> Found:
-    held = case.status["lock"]
+    held, unfinished = case.status["lock"], case.status["unfinished"]
+    # Who holds the lock may be at work on it.
+    if unfinished and not (held and held["is_alive"]):
+        yield unfinished["what"], FAILURE, unfinished["remedy"]
     if held is None:
         return
     holder = f"{who(held)}, process {held['pid']}"

@@ -214,6 +214,8 @@ def facts(status: Status) -> list[tuple[str, Cell]]:
     rows += list(_release("Attempted", status["attempted"], "since", ", which is being deployed" if works else ": its deploy did not end with success"))
     if status["lock"]:
         rows.append(("Lock", _lock(status["lock"])))
+    if status["unfinished"] and not works:
+        rows.append(("Unfinished", Cell(f"{status['unfinished']['what']} {status['unfinished']['remedy']}", is_bad=True)))
     if status["history"]:
         rows.append(("Last", _last(status["history"][0])))
     rows.append(("Kept", Cell(", ".join(row["id"] for row in status["kept"]) or "no other release")))

@@ -35,6 +35,7 @@ HEALTHY = {
     "release": {"id": "aaaaaaaaaaaa", "since": "2026-11-26T10:00:00Z", "variant": "prod", "error": None},
     "attempted": None,
     "lock": None,
+    "unfinished": None,
     "history": [],
     "kept": [{"id": "bbbbbbbbbbbb", "staged": "2026-11-25T10:00:00Z"}],
     "host": {
@@ -119,6 +120,13 @@ FAULTS = [
         "lock",
         WARNING,
         "ada@desk, process 19, held the lock since 2026-11-26T11:59:00Z and was silent for 5 min.",
+    ),
+    (lambda found: found.update(unfinished={"what": "An upgrade was cut off.", "remedy": "Go on."}), "lock", FAILURE, "An upgrade was cut off."),
+    (
+        lambda found: found.update(lock=LOCK, unfinished={"what": "An upgrade was cut off.", "remedy": "Go on."}),
+        "lock",
+        WARNING,
+        "ada@desk, process 19, works on the stack since 2026-11-26T11:59:00Z.",
     ),
     (
         lambda found: found.update(lock=LOCK, attempted=HEALTHY["release"]),

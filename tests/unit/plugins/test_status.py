@@ -8,9 +8,10 @@ import os
 from pathlib import Path
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils import certificate, host
+from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, lock
 from ansible_collections.campaign.platform.plugins.module_utils import status as gathering
 from ansible_collections.campaign.platform.plugins.modules import status as module
+from ansible_collections.campaign.platform.plugins.plugin_utils import status as texts
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -216,6 +217,19 @@ def test_who_works_on_the_stack_is_told(stack, age, is_alive):
     # Nobody holds it any more.
     path.write_text("")
     assert stack.status()["lock"] is None
+
+
+@pytest.mark.parametrize(("journal", "told"), [(lock.SWAP, "A restore was cut off"), (lock.UPGRADE, "An upgrade of PostgreSQL was cut off")])
+def test_an_exchange_of_data_that_was_cut_off_is_told(stack, journal, told):
+    assert stack.status()["unfinished"] is None
+    stack.file(journal, "{", 0o600)
+    found = stack.status()
+    assert found["unfinished"]["what"].startswith(told)
+    assert "again" in found["unfinished"]["remedy"]
+    assert dict(texts.facts(found))["Unfinished"].is_bad
+    # Who holds the lock is at work on it.
+    found["lock"] = {"user": "ada", "controller": "desk", "pid": 19, "since": found["at"], "release": None, "age_seconds": 1, "is_alive": True}
+    assert "Unfinished" not in dict(texts.facts(found))
 
 
 def test_the_last_events_are_told_the_newest_first(stack):
