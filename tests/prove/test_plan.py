@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 EDITS = 30
-SAMPLE = 2
+SAMPLE = 1
 ACTIONS = {"created": "create", "recreated": "recreate", "started": "start", "removed": "remove", "replaced": "recreate"}
 
 

@@ -16,6 +16,11 @@ UNDER_WAY = ("aborted", "started")
 LEVELS = ("debug", "warn", "error")
 
 
+def pytest_generate_tests(metafunc) -> None:
+    if "what" in metafunc.fixturenames:
+        metafunc.parametrize("what", ["machine", "engine"] if metafunc.config.getoption("--full") else ["machine"])
+
+
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory) -> Iterator[machines.Machine]:
     machines.remove()
@@ -48,7 +53,6 @@ def test_a_reboot_brings_everything_back_but_what_was_stopped_on_purpose(machine
     machine.wait_for("the page", machine.serves)
 
 
-@pytest.mark.parametrize("what", ["machine", "engine"])
 def test_a_deploy_that_is_cut_off_leaves_a_release_that_serves(machine, chance, moments, what):
     longest, resumed = 0.0, 0
     machine.deploy(stack_log_level=LEVELS[-1])
