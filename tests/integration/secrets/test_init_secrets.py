@@ -13,7 +13,7 @@ import yaml
 from program import secret_names
 
 ROOT = Path(__file__).resolve().parents[3]
-NAMES = secret_names()
+NAMES = secret_names(asked=True)
 VAULT = "group_vars/campaign/vault.yml"
 
 
