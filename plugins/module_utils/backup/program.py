@@ -43,7 +43,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     wal,
 )
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Limits, Service, service_of, told
-from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, Snapshot, words
+from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, Snapshot, whole, words
 from ansible_collections.campaign.platform.plugins.module_utils.compose import config_command
 from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
 
@@ -339,17 +339,10 @@ class Backups:
         self.say(f"opening the repository {self.repository.place}")
         self.open(create=True)
         writing = self.repository.write(identifier)
-        try:
+        with whole(writing):
             made = making.Making(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
             found = made.write()
             summary = writing.finish()
-        except BrokenPipeError:
-            why = writing.why()
-            writing.abandon()
-            raise why from None
-        except BaseException:
-            writing.abandon()
-            raise
         self.mark(identifier, COMPLETE)
         self.say(f"the set {identifier} is stored: {found['bytes']} bytes, of which {summary.get('data_added_packed', 0)} are new in the repository")
         return found
@@ -400,16 +393,16 @@ class Backups:
             wal.write_state(self.directory, {**known, "told": False})
         return FAILED if error else DONE
 
-    def _ship_now(self, shipping: wal.Shipping, *, seal: bool = False) -> None:
+    def _ship_now(self, shipping: wal.Shipping) -> None:
         try:
-            shipping.ship(seal=seal)
+            shipping.ship()
         except BackupError as caught:
             if isinstance(caught, wal.BehindError) or "locked" not in str(caught):
                 raise
             with self.one_at_a_time():
                 # Of a backup that was killed.
                 shipping.repository.unlock("backup", "wal")
-            shipping.ship(seal=seal)
+            shipping.ship()
         shipping.forget()
         if (shipping.known.get("base") or {}).get("line") == shipping.known.get("line"):
             return
@@ -455,74 +448,72 @@ class Backups:
 
     # --- Drill
 
-    def drill(self, wanted: str) -> int:
-        """Bring a set back into throw-away servers and compare it; return an exit code."""
-        about: dict[str, Any] = {"set": wanted, "at": sets.moment(), "result": "failed", "error": None, "problems": [], "seconds": None}
+    @contextlib.contextmanager
+    def _drilled(self, about: dict[str, Any], name: str) -> Iterator[None]:
+        """Work alone on a drill; where it fails, that is written down under a name of the status, and told."""
         try:
             with self.alone():
-                written, configuration = self.release()
-                self.open(create=False)
-                snapshot = self.repository.find(wanted)
-                about["set"] = snapshot.set
-                servers = self.servers(configuration)
-                started = time.monotonic()
-                names = {name: f"{self.run}_{name}" for name in servers.present()}
-                with copies.private_directory(self.own) as private:
-                    for name in names.values():
-                        self.docker.create_volume(name)
-                    copy = copies.Copy(self.docker, servers, names, private, None, self.say)
-                    try:
-                        found, problems = copy.load(self.repository, snapshot)
-                    except DamagedSetError:
-                        self.mark(snapshot.set, DAMAGED)
-                        raise
-                about |= {"seconds": round(time.monotonic() - started, 1), "release": written["release"], "problems": problems[:20]}
-                problems += [f"{name} is named by the database and was not in the bucket" for name in found["missing"]]
-                if problems:
-                    self.mark(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
-                    raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}")
-                self.mark(snapshot.set, VERIFIED)
-                about |= {"result": "ok", "error": None}
-                known = self.repository.sets()
-                counts = {"count": len(known), "verified": sum(one.state == VERIFIED for one in known)}
-                self._write_down(last_drill=about, last_good_drill=about, sets=counts)
-                self.say(f"the set {snapshot.set} came back whole in {about['seconds']:g} s")
+                yield
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             if isinstance(error, BusyError):
                 raise
             about |= {"result": "failed", "error": str(error) if isinstance(error, BackupError | EngineError) else type(error).__name__}
-            self._write_down(last_drill=about)
+            self._write_down(**{name: about})
             self._tell("drill_failed", about["error"])
             raise
+
+    def drill(self, wanted: str) -> int:
+        """Bring a set back into throw-away servers and compare it; return an exit code."""
+        about: dict[str, Any] = {"set": wanted, "at": sets.moment(), "result": "failed", "error": None, "problems": [], "seconds": None}
+        with self._drilled(about, "last_drill"):
+            written, configuration = self.release()
+            self.open(create=False)
+            snapshot = self.repository.find(wanted)
+            about["set"] = snapshot.set
+            servers = self.servers(configuration)
+            started = time.monotonic()
+            names = {name: f"{self.run}_{name}" for name in servers.present()}
+            with copies.private_directory(self.own) as private:
+                for name in names.values():
+                    self.docker.create_volume(name)
+                copy = copies.Copy(self.docker, servers, names, private, None, self.say)
+                try:
+                    found, problems = copy.load(self.repository, snapshot)
+                except DamagedSetError:
+                    self.mark(snapshot.set, DAMAGED)
+                    raise
+            about |= {"seconds": round(time.monotonic() - started, 1), "release": written["release"], "problems": problems[:20]}
+            problems += [f"{name} is named by the database and was not in the bucket" for name in found["missing"]]
+            if problems:
+                self.mark(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
+                raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}")
+            self.mark(snapshot.set, VERIFIED)
+            about |= {"result": "ok", "error": None}
+            known = self.repository.sets()
+            counts = {"count": len(known), "verified": sum(one.state == VERIFIED for one in known)}
+            self._write_down(last_drill=about, last_good_drill=about, sets=counts)
+            self.say(f"the set {snapshot.set} came back whole in {about['seconds']:g} s")
         return DONE
 
     def drill_moment(self, wanted: str) -> int:
         """Bring the database of a moment back into a throw-away server, and read all of it; return an exit code."""
         about: dict[str, Any] = {"moment": wanted, "at": sets.moment(), "result": "failed", "error": None, "seconds": None}
-        try:
-            with self.alone():
-                _written, configuration = self.release()
-                servers = copies.Servers(self.servers(configuration).postgres, None, None)
-                self.open(create=False)
-                bases, pieces = self._index()
-                way, moment = moments.choose(bases, pieces, wanted)
-                about["moment"] = moments.words(moment.timestamp() if moment else way.until)
-                started = time.monotonic()
-                with copies.private_directory(self.own) as private:
-                    name = self.docker.create_volume(f"{self.run}_postgres")
-                    copy = copies.Copy(self.docker, servers, {"postgres": name}, private, None, self.say)
-                    found = wal.Recovery(copy, self.repository, way, moment).run()
-                rows = sum(table["rows"] for database in found.values() for table in database["tables"].values())
-                about |= {"seconds": round(time.monotonic() - started, 1), "result": "ok"}
-                self._write_down(last_moment_drill=about)
-                self.say(f"the database of {about['moment']} came back in {about['seconds']:g} s, with {rows} rows")
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            if isinstance(error, BusyError):
-                raise
-            about["error"] = str(error) if isinstance(error, BackupError | EngineError) else type(error).__name__
+        with self._drilled(about, "last_moment_drill"):
+            _written, configuration = self.release()
+            servers = copies.Servers(self.servers(configuration).postgres, None, None)
+            self.open(create=False)
+            bases, pieces = self._index()
+            way, moment = moments.choose(bases, pieces, wanted)
+            about["moment"] = moments.words(moment.timestamp() if moment else way.until)
+            started = time.monotonic()
+            with copies.private_directory(self.own) as private:
+                name = self.docker.create_volume(f"{self.run}_postgres")
+                copy = copies.Copy(self.docker, servers, {"postgres": name}, private, None, self.say)
+                found = wal.Recovery(copy, self.repository, way, moment).run()
+            rows = sum(table["rows"] for database in found.values() for table in database["tables"].values())
+            about |= {"seconds": round(time.monotonic() - started, 1), "result": "ok"}
             self._write_down(last_moment_drill=about)
-            self._tell("drill_failed", about["error"])
-            raise
+            self.say(f"the database of {about['moment']} came back in {about['seconds']:g} s, with {rows} rows")
         return DONE
 
     # --- Restore

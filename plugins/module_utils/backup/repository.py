@@ -338,6 +338,20 @@ class Writing:
         return self.repository.failure("backup", status, self.process.error())
 
 
+@contextlib.contextmanager
+def whole(writing: Writing) -> Iterator[None]:
+    """Write a snapshot to its end, or give it up: nothing that was cut off is kept. Raises BackupError, with restic's reason where it takes no more."""
+    try:
+        yield
+    except BrokenPipeError:
+        why = writing.why()
+        writing.abandon()
+        raise why from None
+    except BaseException:
+        writing.abandon()
+        raise
+
+
 def _rows(text: str) -> Iterator[dict[str, Any]]:
     for line in text.splitlines():
         with contextlib.suppress(ValueError):

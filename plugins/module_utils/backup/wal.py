@@ -24,12 +24,12 @@ from typing import IO, Any
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, postgres, s3, sets, state, swap
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Process, await_answer, running, told
 from ansible_collections.campaign.platform.plugins.module_utils.backup.moments import Base, Piece, Way
-from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import Repository
+from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import Repository, whole
 
 SERVICE, SLOT, USER = "wal", "campaign_wal", "999:999"
 # Where the service keeps what it receives, below its volume.
 TARGET, PLACE = "/var/lib/postgresql", "wal"
-MARKER, STATE = "line.json", "wal.json"
+MARKER = "line.json"
 FILE, BASE_FILE, LAST = "wal.tar", "base.tar", "piece.json"
 # So many whole segments go into a sealed piece; until then they are written again with each open one, which costs the repository nothing.
 SEALED = 8
@@ -63,16 +63,12 @@ def identifier() -> str:
 
 def read_state(directory: str) -> dict[str, Any]:
     """Return what the host knows of the log that it ships, nothing where it knows nothing."""
-    with contextlib.suppress(OSError, ValueError), open(state.path_of(directory, STATE), encoding="utf-8") as file:
-        found = json.load(file)
-        if isinstance(found, dict):
-            return found
-    return {}
+    return state.read(directory)["log"] or {}
 
 
 def write_state(directory: str, found: dict[str, Any]) -> None:
     """Write down what the host knows of it."""
-    state.write(state.path_of(directory, STATE), json.dumps(found, indent=1, sort_keys=True) + "\n")
+    state.write(state.path_of(directory, state.LOG), json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
 def drop_slot_of(docker: Docker, container: str, user: str) -> None:
@@ -242,7 +238,7 @@ class Shipping:
     def _write(self, piece: Piece, names: list[str]) -> str:
         """Write a piece and return its snapshot; raise BackupError."""
         writing = self.repository.stream("wal", FILE, moments.tags_of(piece))
-        try:
+        with whole(writing):
             archive, sums = sets.Writer(writing.process.stdin), {}
             for name in names:
                 with open(os.path.join(self.server.directory, name), "rb") as file:
@@ -251,14 +247,8 @@ class Shipping:
                     sums[name] = content.digest.hexdigest()
             archive.add_bytes(LAST, json.dumps(sums, sort_keys=True).encode())
             archive.close()
-            return str(writing.finish()["snapshot_id"])
-        except BrokenPipeError:
-            why = writing.why()
-            writing.abandon()
-            raise why from None
-        except BaseException:
-            writing.abandon()
-            raise
+            summary = writing.finish()
+        return str(summary["snapshot_id"])
 
     def note(self, **rows: Any) -> None:
         """Write down what the host has to know later."""
@@ -299,17 +289,11 @@ class Shipping:
         )  # fmt: skip
         writing = self.repository.stream("base", BASE_FILE, f"base={name},line={marker['line']}")
         try:
-            first, size = self._copy(process, writing.process.stdin, int(before["size"]))
-            if (status := process.wait(600)) != 0:
-                raise BackupError(f"pg_basebackup ended with exit code {status}: {told(process.error())}")
-            snapshot = str(writing.finish()["snapshot_id"])
-        except BrokenPipeError:
-            why = writing.why()
-            writing.abandon()
-            raise why from None
-        except BaseException:
-            writing.abandon()
-            raise
+            with whole(writing):
+                first, size = self._copy(process, writing.process.stdin, int(before["size"]))
+                if (status := process.wait(600)) != 0:
+                    raise BackupError(f"pg_basebackup ended with exit code {status}: {told(process.error())}")
+                snapshot = str(writing.finish()["snapshot_id"])
         finally:
             process.kill()
         after = server.ask()
@@ -317,12 +301,9 @@ class Shipping:
             raise BackupError("The cluster was exchanged while it was copied. Make another backup.")
         found = Base(snapshot, name, marker["line"], first, int(after["segment"]), float(after["now"]), size)
         mark = self.repository.stream("mark", "mark.json", moments.tags_of(found))
-        try:
+        with whole(mark):
             mark.process.stdin.write(b"{}\n")
             mark.finish()
-        except BaseException:
-            mark.abandon()
-            raise
         self.say(f"the base backup {name} is stored: {size} bytes")
         return found
 
