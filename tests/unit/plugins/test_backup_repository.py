@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which sets are used, which are kept, and what never leaves the host in arguments or environment."""
 
+import contextlib
 import json
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import repository
@@ -174,3 +176,14 @@ def test_only_the_key_of_the_old_password_is_removed(tmp_path):
     restic.remove_key_of("password", "password.old-1")
     assert asked[0][2] == {"password": "password.old-1"}
     assert asked[1] == ("key", ("key", "remove", "mine"), {"password": "password"})
+
+
+@pytest.mark.parametrize(("error", "raised"), [(None, None), (BrokenPipeError(), BackupError), (KeyboardInterrupt(), KeyboardInterrupt), (OSError(), OSError)])
+def test_what_was_not_written_to_its_end_is_given_up(error, raised):
+    given_up = []
+    writing = SimpleNamespace(why=lambda: BackupError("restic says why"), abandon=lambda: given_up.append(True))
+    with pytest.raises(raised) if raised else contextlib.nullcontext() as found, repository.whole(writing):
+        if error:
+            raise error
+    assert given_up == ([True] if error else [])
+    assert raised is not BackupError or str(found.value) == "restic says why"
