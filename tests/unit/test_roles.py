@@ -301,3 +301,13 @@ def test_compose_is_called_without_the_environment_of_the_caller():
         given = defaults[module]
         assert given["docker_cli"] == "{{ stack_directory }}/client/docker", module
         assert (given["docker_host"], given["api_version"], given["tls"], given["validate_certs"]) == ("unix:///var/run/docker.sock", "auto", False, False)
+
+
+@pytest.mark.parametrize("scenario", sorted(path.parent for path in ROOT.glob("molecule/*/molecule.yml")), ids=lambda scenario: scenario.name)
+def test_no_step_of_a_scenario_registers_a_name_of_its_inventory(scenario):
+    variables = {name for folder in ("group_vars", "host_vars") for path in (scenario / "inventory" / folder).rglob("*.yml") for name in load(path) or {}}
+    files = [path for path in scenario.rglob("*.yml") if "inventory" not in path.parts and path.name != "molecule.yml"]
+    steps = [task for path in files for task in tasks_in(load(path))]
+
+    assert steps
+    assert {task["register"] for task in steps if "register" in task} & variables == set()
