@@ -145,7 +145,8 @@ status:
     backup:
       description: >-
         The backups of the stack with C(repository), C(last_run), C(last_success), C(age_seconds) (of the newest whole set), C(last_drill),
-        C(drill_age_seconds) and C(recovery_seconds) (of the last drill that went well), C(sets) and C(findings), or null where none were set up.
+        C(drill_age_seconds) and C(recovery_seconds) (of the last drill that went well), C(moment_drill_age_seconds) and C(moment_recovery_seconds) (of the
+        last drill of a moment that went well), C(sets) and C(findings), or null where none were set up.
       type: dict
     drift:
       description: >-

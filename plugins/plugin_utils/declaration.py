@@ -501,6 +501,14 @@ def _is_asked_for(entry: entries.Entry, arguments: Mapping[str, Any]) -> bool:
     return entry.get("replaced_by") not in arguments and (entry.get("asked_by") is None or bool(arguments.get(entry["asked_by"])))
 
 
+def _taken_out_problems(declared: Declaration) -> Iterator[str]:
+    """Yield a message for every entry that the inventory takes out while a variable of the role asks for it."""
+    for name, entry in declared.added.items():
+        asked_by = declared.tables.services.get(name, {}).get("asked_by")
+        if entry is None and asked_by and declared.arguments.get(asked_by):
+            yield f"{SOURCE}.{name} is empty, which takes an entry out, but {asked_by} asks for it. Set {asked_by}: false, or remove {SOURCE}.{name}."
+
+
 def _is_wanted(name: str, entry: entries.Entry, declared: Declaration, renderer: Renderer) -> bool:
     """Return whether an entry's condition holds; one that cannot be evaluated is a problem."""
     if entry.get("when") is None:
@@ -543,7 +551,7 @@ def declare(
     else:
         declared.secrets = known_secrets(tables, declared.catalogue)
         declared.secrets.values = dict.fromkeys(declared.secrets.rules, "not-read")
-    declared.problems += [*_needs_problems(declared), *_secret_name_problems(declared)]
+    declared.problems += [*_taken_out_problems(declared), *_needs_problems(declared), *_secret_name_problems(declared)]
     if not declared.problems:
         # A rule between values is checked only where each by itself is right.
         declared.problems += _requirement_problems(declared, renderer)

@@ -310,7 +310,7 @@ def _metrics(case: Case) -> Found:
 _BACKUP_REMEDIES = {
     "backup failed": "Put right what it says, and make one: the playbook backup.",
     "backup late": "See that the host still makes them: `systemctl list-timers`, or cron's log. The playbook backup makes one now.",
-    "drill failed": "That set is not used. Make another backup, try it (the playbook drill), and look at the repository: `backup/run check --read-data`.",
+    "drill failed": "Do not count on it. Make another backup, try that one (the playbook drill), and look at the repository: `backup/run check --read-data`.",
     "never restored": "Try one: the playbook drill.",
     "log late": "Read the log of the service wal (`make logs`), and of what ships it: `/opt/campaign/backup/run ship` says what is wrong.",
     "drill late": "Try the newest one: the playbook drill. backup_drill_after_backup does it each time.",

@@ -240,8 +240,10 @@ def _backup(backup: Status) -> Cell:
     if backup["drill_age_seconds"] is not None:
         tried = f"one was brought back {span(backup['drill_age_seconds'])} ago, in {span(backup['recovery_seconds'])}"
     log = (backup.get("log") or {}).get("covered")
-    moments = [f"every moment until {span(max(int(backup['now'] - log), 0))} ago can be brought back"] if log else []
-    wrong = [row["name"] for row in backup["findings"]]
+    moments = [f"every moment until {span(max(int(backup['now'] - log), 0))} ago is kept"] if log else []
+    if backup["moment_drill_age_seconds"] is not None:
+        moments.append(f"one was brought back {span(backup['moment_drill_age_seconds'])} ago, in {span(backup['moment_recovery_seconds'])}")
+    wrong = list(dict.fromkeys(row["name"] for row in backup["findings"]))
     return Cell("; ".join([made, tried, *moments, *wrong]), is_bad=bool(wrong))
 
 

@@ -495,6 +495,11 @@ class Backups:
             self.say(f"the set {snapshot.set} came back whole in {about['seconds']:g} s")
         return DONE
 
+    def drill_newest(self) -> int:
+        """Try the newest set and, where every moment is kept, the last moment; return an exit code."""
+        code = self.drill("latest")
+        return self.drill_moment("latest") if code == DONE and self.config.get("point_in_time") else code
+
     def drill_moment(self, wanted: str) -> int:
         """Bring the database of a moment back into a throw-away server, and read all of it; return an exit code."""
         about: dict[str, Any] = {"moment": wanted, "at": sets.moment(), "result": "failed", "error": None, "seconds": None}
@@ -512,7 +517,7 @@ class Backups:
                 found = wal.Recovery(copy, self.repository, way, moment).run()
             rows = sum(table["rows"] for database in found.values() for table in database["tables"].values())
             about |= {"seconds": round(time.monotonic() - started, 1), "result": "ok"}
-            self._write_down(last_moment_drill=about)
+            self._write_down(last_moment_drill=about, last_good_moment_drill=about)
             self.say(f"the database of {about['moment']} came back in {about['seconds']:g} s, with {rows} rows")
         return DONE
 
@@ -933,9 +938,10 @@ def main(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("backup", help="make a set")
     one.add_argument("--drill", action="store_true", help="and try it")
-    one = commands.add_parser("drill", help="bring a set back into throw-away servers and compare it")
-    one.add_argument("--set", default="latest")
-    one.add_argument("--moment", metavar="MOMENT", help="or the database of a moment, which is read as a whole")
+    one = commands.add_parser("drill", help="bring a set back into throw-away servers and compare it, and the last moment where every one is kept")
+    which = one.add_mutually_exclusive_group()
+    which.add_argument("--set", help="a set, and nothing else")
+    which.add_argument("--moment", metavar="MOMENT", help="the database of a moment, which is read as a whole, and nothing else")
     one = commands.add_parser("export", help="write all that is stored into a directory that needs none of this")
     one.add_argument("--to", metavar="DIRECTORY", required=True, help="a new or empty one")
     one.add_argument("--passwords", action="store_true", help="with the hashes of the roles' passwords")
@@ -966,11 +972,13 @@ def main(arguments: list[str]) -> int:
         if given.command == "backup":
             code = backups.backup()
             if given.drill:
-                drilled = backups.drill("latest")
+                drilled = backups.drill_newest()
                 code = code or drilled
             return code
         if given.command == "drill":
-            return backups.drill_moment(given.moment) if given.moment else backups.drill(given.set)
+            if given.moment:
+                return backups.drill_moment(given.moment)
+            return backups.drill(given.set) if given.set else backups.drill_newest()
         if given.command == "restore":
             return backups.restore_moment(given.moment, given.confirm) if given.moment else backups.restore(given.set, given.confirm)
         if given.command == "export":

@@ -26,6 +26,7 @@ _EMPTY: dict[str, Any] = {
     "last_drill": None,
     "last_good_drill": None,
     "last_moment_drill": None,
+    "last_good_moment_drill": None,
     "last_restore": None,
     "sets": None,
 }
@@ -101,11 +102,17 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
         add("backup late", "failure", f"The last backup is {what}, and one is expected every {late / 3600:g} hours.")
     if drill and drill.get("result") != "ok":
         add("drill failed", "failure", f"The set {drill.get('set')} did not come back whole in the drill of {drill.get('at')}: {drill.get('error')}")
-    good = seconds_since((found["last_good_drill"] or {}).get("at"), now)
-    if success and good is None:
-        add("never restored", "warning", "No set was ever brought back and compared, so nobody knows whether one can be.")
-    elif good is not None and good > 86400 * float(config.get("drill_days") or 8):
-        add("drill late", "warning", f"The last set that came back whole in a drill is {good // 86400} days old.")
+    tries = [("set", bool(success), found["last_good_drill"])]
+    # Until one can be brought back, that is what is told.
+    log = (found["log"] or {}) if config.get("point_in_time") else {}
+    has_moments = bool(log.get("covered")) and (log.get("base") or {}).get("line") == log.get("line")
+    tries.append(("moment", has_moments, found["last_good_moment_drill"]))
+    for what, is_there, last in tries:
+        good = seconds_since((last or {}).get("at"), now)
+        if is_there and good is None:
+            add("never restored", "warning", f"No {what} was ever brought back and compared, so nobody knows whether one can be.")
+        elif is_there and good is not None and good > 86400 * float(config.get("drill_days") or 8):
+            add("drill late", "warning", f"The last {what} that came back whole in a drill is {good // 86400} days old.")
     tried = found["last_moment_drill"]
     if tried and tried.get("result") != "ok":
         add("drill failed", "failure", f"The moment {tried.get('moment')} did not come back in the drill of {tried.get('at')}: {tried.get('error')}")
@@ -128,6 +135,7 @@ def summary(directory: str, now: float) -> dict[str, Any] | None:
         return None
     found = read(directory)
     good, success = found["last_good_drill"] or {}, found["last_success"] or {}
+    moment = (found["last_good_moment_drill"] or {}) if config.get("point_in_time") else {}
     return {
         "repository": config.get("repository"),
         "last_run": found["last_run"],
@@ -136,6 +144,8 @@ def summary(directory: str, now: float) -> dict[str, Any] | None:
         "last_drill": found["last_drill"],
         "drill_age_seconds": seconds_since(good.get("at"), now),
         "recovery_seconds": good.get("seconds"),
+        "moment_drill_age_seconds": seconds_since(moment.get("at"), now),
+        "moment_recovery_seconds": moment.get("seconds"),
         "sets": found["sets"],
         "log": found["log"] if config.get("point_in_time") else None,
         "now": now,
@@ -162,7 +172,10 @@ def metrics(found: Mapping[str, Any], project: str) -> str:
         "recovery_seconds": ("How long it took to bring the last set back and compare it.", good.get("seconds") or 0),
     }
     if log := found.get("log"):
+        tried = found["last_good_moment_drill"] or {}
         rows["log_shipped_timestamp_seconds"] = ("Until when all that PostgreSQL committed is in the repository.", log.get("covered") or 0)
+        rows["last_good_moment_drill_timestamp_seconds"] = ("When a moment last came back in a drill.", at(tried.get("at")))
+        rows["moment_recovery_seconds"] = ("How long it took to bring the last moment back and read all of it.", tried.get("seconds") or 0)
     lines = []
     for name, (text, value) in rows.items():
         full = f"campaign_backup_{name}"

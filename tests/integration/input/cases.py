@@ -170,6 +170,8 @@ VALUES = [
     ({"stack_project": VAULTED}, "stack_project", "--vault-password-file"),
     ({"stack_secrets": {"jwt_secret": BROKEN_VAULTED}}, "stack_secrets", "vault"),
     ({"images_registry_password": VAULTED, "images_registry_username": "me"}, "images_registry_password", "--vault-password-file"),
+    # What brings moments back.
+    ({"stack_point_in_time": True, "stack_services": {"wal": None}}, "stack_services.wal", "stack_point_in_time: false"),
     # Misspelt names.
     ({"stack_frontend_prot": 80}, "stack_frontend_prot", "stack_frontend_port"),
     ({"stack_secret": {"jwt_secret": CANARY}}, "stack_secret", "stack_secrets"),

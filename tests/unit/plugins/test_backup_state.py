@@ -56,11 +56,25 @@ def test_what_is_wrong_is_found(rows, names):
     ],
 )
 def test_a_log_that_is_late_is_found(log, seen):
-    found = state.findings(known(log=log), {**CONFIG, "point_in_time": True}, NOW)
+    found = state.findings(known(log=log, last_good_moment_drill={"at": ago(1)}), {**CONFIG, "point_in_time": True}, NOW)
     assert [row["name"] for row in found] == (["log late"] if seen else [])
     assert not seen or re.search(seen, found[0]["seen"])
     # Set up a moment ago.
     assert state.findings(known(log=None, installed=ago(0.05)), {**CONFIG, "point_in_time": True}, NOW) == []
+
+
+@pytest.mark.parametrize(
+    ("tried", "name"),
+    [({"at": ago(1), "seconds": 30.0}, None), ({"at": ago(8 * 24 + 25), "seconds": 30.0}, "drill late"), (None, "never restored")],
+)
+def test_a_moment_that_nobody_has_brought_back_is_found(tried, name):
+    log = {"covered": NOW - 1, "line": "a", "base": {"line": "a"}}
+    found = known(log=log, last_good_moment_drill=tried)
+    rows = state.findings(found, {**CONFIG, "point_in_time": True}, NOW)
+    assert [row["name"] for row in rows] == ([name] if name else [])
+    assert all("moment" in row["seen"] for row in rows)
+    # Not where moments are not kept any more.
+    assert state.findings(found, CONFIG, NOW) == []
 
 
 def test_what_ships_the_log_has_a_file_of_its_own(tmp_path):
