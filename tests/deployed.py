@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What tests of stacks that are really deployed have in common."""
 
+import contextlib
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -60,3 +62,41 @@ def sweep(project: str) -> None:
             if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label={label}").split():
                 docker(kind, "rm", *options, *found, seconds=200)
     shutil.rmtree(f"/opt/{project}", ignore_errors=True)
+
+
+_PLANTED = "canary-planted-5a"
+
+
+@contextlib.contextmanager
+def seen_in_processes(wanted: Mapping[str, str]) -> Iterator[dict[str, str]]:
+    """Give where values were seen meanwhile in arguments and environments of the machine's processes, by the names of the values, once the block has ended.
+
+    A canary in the environment of a process of its own has to be seen too, so nothing that is seen means something.
+    """
+    seen: dict[str, str] = {}
+    sought = {what: value.encode() for what, value in {**wanted, _PLANTED: _PLANTED}.items()}
+    ended = threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.05):
+            for process in Path("/proc").glob("[0-9]*"):
+                for name in ("cmdline", "environ"):
+                    try:
+                        text = (process / name).read_bytes()
+                    except OSError:
+                        continue
+                    for what, value in sought.items():
+                        if value in text:
+                            seen.setdefault(what, f"{name} of {text[:200]!r}")
+
+    thread = threading.Thread(target=look)
+    planted = subprocess.Popen(["sleep", "2"], env={"A": _PLANTED})
+    thread.start()
+    try:
+        yield seen
+        planted.wait()
+    finally:
+        ended.set()
+        thread.join()
+        planted.wait()
+    assert seen.pop(_PLANTED)

@@ -83,7 +83,7 @@ docker = functools.partial(deployed.docker, seconds=200)
 class Stack:
     """The stack, and the program of its backups."""
 
-    project, directory, repository = PROJECT, DIRECTORY, REPOSITORY
+    project, directory, repository, bucket = PROJECT, DIRECTORY, REPOSITORY, BUCKET
     docker = staticmethod(docker)
 
     def __init__(self, directory: Path):

@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from deployed import seen_in_processes
+
 ROUNDS, SAMPLE_ROUNDS = 30, 1
 
 
@@ -472,36 +474,12 @@ def test_two_at_once_are_one(stack):
 
 
 def test_no_secret_and_no_row_is_seen_from_outside(stack):
-    """Canaries: what looks for them finds one that is planted."""
     row = "canary-row-7d1f"
     stack.sql(f"""INSERT INTO public."Odd Name" (t) VALUES ('{row}')""")
     password = (stack.directory / "backup/secrets/password").read_text().strip()
     wanted = {"password": password, "row": row, **stack.files()}
-    seen: dict[str, str] = {}
-    ended = threading.Event()
-
-    def look() -> None:
-        while not ended.wait(0.05):
-            for process in Path("/proc").glob("[0-9]*"):
-                for name in ("cmdline", "environ"):
-                    try:
-                        text = (process / name).read_bytes()
-                    except OSError:
-                        continue
-                    for what, value in {**wanted, "planted": "canary-planted-5a"}.items():
-                        if value.encode() in text:
-                            seen.setdefault(what, f"{name} of {text[:200]!r}")
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        planted = subprocess.Popen(["sleep", "2", "--", "3"], env={"A": "canary-planted-5a"})
+    with seen_in_processes(wanted) as seen:
         printed = stack.well("backup", "--drill")
-        planted.wait()
-    finally:
-        ended.set()
-        thread.join()
-    assert seen.pop("planted")
     assert seen == {}
     assert [name for name, value in wanted.items() if value in printed] == []
     places = [path for path in (stack.directory / "backup").rglob("*") if path.is_file() and path.parent.name != "secrets"]

@@ -52,6 +52,7 @@ SELECT topology.AddEdge('streets', ST_GeomFromText('LINESTRING(0 0, 1 1)', 4326)
 CREATE DATABASE "other data" TEMPLATE template0 ENCODING 'LATIN1' LOCALE_PROVIDER libc LOCALE 'C'; ALTER DATABASE "other data" SET work_mem = '6MB';
 """
 OTHER = "CREATE TABLE kept (t text); INSERT INTO kept VALUES (E'caf\\u00e9')"
+ROW = "canary-row-91c2"
 IN_POSTGRES = "CREATE TABLE beside (n int); INSERT INTO beside VALUES (1)"
 CHANGE = """
 INSERT INTO public."Odd Name" (t, f, at, b, h)
@@ -126,6 +127,16 @@ class Stack:
         found["other"] = self.sql("SET client_encoding = 'UTF8'; SELECT * FROM kept; SHOW work_mem", "other data")
         found["in postgres"] = self.sql("SELECT * FROM beside", "postgres")
         return found
+
+    def secrets(self) -> dict[str, str]:
+        """Return what nobody may see: the passwords, and the hash of one that only the cluster has."""
+        (reader,) = self.sql("SELECT rolpassword FROM pg_authid WHERE rolname = 'reader'").splitlines()
+        return {**json.loads((self.inventory.parent / "secrets.json").read_text()), "the reader's hash": reader}
+
+    def told(self) -> list[Path]:
+        """Return the files that upgrades leave on the host for people to read."""
+        private = {DIRECTORY / "secrets", DIRECTORY / "backup/secrets"}
+        return [path for path in DIRECTORY.rglob("*") if path.is_file() and not private & set(path.parents)]
 
     def volumes(self) -> list[str]:
         return sorted(name for name in docker("volume", "ls", "--quiet").split() if name.startswith((f"{PROJECT}_", f"{PROJECT}-")))
@@ -242,8 +253,14 @@ def test_who_is_killed_has_lost_nothing(stack, moment):
 def test_it_is_upgraded_and_reverted_with_equal_hashes(stack, full):
     for _round in range(3 if full else 1):
         stack.sql(CHANGE)
+        stack.sql(f"INSERT INTO public.empty VALUES (1, '{ROW}')")
         before, volumes = stack.fingerprint(), stack.volumes()
-        text = stack.well("upgrade_postgres")
+        private = {"row": ROW, **stack.secrets()}
+        with deployed.seen_in_processes(private) as seen:
+            text = stack.well("upgrade_postgres")
+        assert seen == {}
+        written = text + "".join(path.read_text(errors="replace") for path in stack.told())
+        assert [name for name, value in private.items() if value in written] == []
         assert "the extension postgis goes from 3.5" in text
         assert stack.version().startswith("18 3.6")
         assert stack.fingerprint() == before
