@@ -40,6 +40,8 @@ CATCH_UP_SECONDS = 10
 LARGEST = 4 * 1024**3
 CHUNK = 1024 * 1024
 TOLD_SECONDS = 10
+# The log ends where there is no file (1). Where one cannot be copied, as on a full disk, PostgreSQL has to give up and not to take that for the end: above 125.
+RESTORE_COMMAND = 'for f in "/wal/%f" "/wal/%f.partial"; do if test -e "$f"; then cp "$f" "%p" || exit 255; exit 0; fi; done; exit 1'
 _NOT_REACHED = "recovery ended before configured recovery target was reached"
 _START = re.compile(rb"START WAL LOCATION: [0-9A-F]+/[0-9A-F]+ \(file ([0-9A-F]{24})\)")
 _REPLAYING = re.compile(r"recovering ([0-9A-F]{24})")
@@ -481,11 +483,13 @@ class Recovery:
         with open(os.open(signal, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600), "wb") as file:
             os.fchown(file.fileno(), *self._owner())
         with contextlib.ExitStack() as stack:
-            if not self._started(stack, log, self.moment):
+            if not (is_reached := self._started(stack, log, self.moment)):
                 # Nothing was committed after the moment and before the log's end, which is later.
                 self.say("nothing was written after that moment")
                 if not self._started(stack, log, None):
                     raise BackupError("PostgreSQL does not come to the end of its log.")
+            if not (is_reached and self.moment):
+                self._has_all()
             found = self._look()
             if self.look:
                 self.look(self.copy, self._name("postgres"), self.user)
@@ -500,7 +504,7 @@ class Recovery:
     def _started(self, outer: contextlib.ExitStack, log: str, moment: datetime.datetime | None) -> bool:
         """Start the server, and return once it serves; False where it has come to the end of the log before the moment. Raises BackupError."""
         settings = {
-            "restore_command": 'test -f "/wal/%f" && cp "/wal/%f" "%p" || cp "/wal/%f.partial" "%p"',
+            "restore_command": RESTORE_COMMAND,
             "recovery_target_action": "promote",
             "recovery_target_timeline": "current",
             # It asks for no more than the cluster itself did.
@@ -549,6 +553,15 @@ class Recovery:
         base, last = self.way.base, self.way.pieces[-1].last
         first, now, end = (moments.number(one, base.segment) for one in (base.first, found[1], last))
         return f"PostgreSQL recovers: {max(now - first, 0)} of {max(end - first, 0) + 1} segments of the log are replayed"
+
+    def _has_all(self) -> None:
+        """Raise BackupError where PostgreSQL took something before the log's end for it, as it does with a record that is damaged."""
+        with postgres.session(self.docker, self._name("postgres"), self.user, "postgres") as opened:
+            (replayed,) = opened.ask("SELECT pg_last_wal_replay_lsn();")
+        last, segment = self.way.pieces[-1].last, self.way.base.segment
+        # Of the last one there may be nothing yet but the rest of a record.
+        if moments.position(replayed) < (moments.number(last, segment) - 1) * segment:
+            raise BackupError(f"PostgreSQL ended its recovery at {replayed}, before the last segment of the log ({last}). Nothing was changed.")
 
     def _look(self) -> dict[str, Any]:
         """Return what every database has; every table is read for it."""

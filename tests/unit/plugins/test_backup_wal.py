@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -255,3 +256,37 @@ def test_a_copy_of_a_cluster_says_where_its_log_begins():
     assert target.getvalue() == text
     with pytest.raises(BackupError, match="where its log begins"):
         shipping._copy(SimpleNamespace(stdout=io.BytesIO(b"nothing"), wait=lambda _seconds: 0), io.BytesIO(), 10)
+
+
+@pytest.mark.parametrize(
+    ("files", "target", "code", "copied"),
+    [
+        (["A"], "here", 0, "A"),
+        (["A.partial"], "here", 0, "A.partial"),
+        (["A", "A.partial"], "here", 0, "A"),
+        # The end of the log.
+        (["B"], "here", 1, None),
+        # Which is no end: PostgreSQL gives up above 125.
+        (["A"], "nowhere/here", 255, None),
+        (["A.partial"], "nowhere/here", 255, None),
+    ],
+)
+def test_a_segment_that_cannot_be_copied_is_not_the_end_of_the_log(tmp_path, files, target, code, copied):
+    for name in files:
+        (tmp_path / name).write_text(name)
+    command = wal.RESTORE_COMMAND.replace("/wal/%f", f"{tmp_path}/A").replace("%p", f"{tmp_path}/{target}")
+    assert subprocess.run(["sh", "-c", command], capture_output=True).returncode == code
+    assert copied is None or (tmp_path / target).read_text() == copied
+
+
+@pytest.mark.parametrize(("replayed", "is_all"), [("0/5000028", True), ("0/4FFFFD8", True), ("0/4000000", True), ("0/3FFFFB0", False), ("0/2000100", False)])
+def test_a_recovery_that_ends_before_the_log_does_is_none(recovery, monkeypatch, replayed, is_all):
+    @contextlib.contextmanager
+    def session(*_where):
+        yield SimpleNamespace(ask=lambda _statement: [replayed])
+
+    monkeypatch.setattr(wal.postgres, "session", session)
+    recovery.docker, recovery.user = SimpleNamespace(run="r"), "u"
+    recovery.way = SimpleNamespace(pieces=(SimpleNamespace(last="000000010000000000000005"),), base=SimpleNamespace(segment=16 * 1024**2))
+    with contextlib.nullcontext() if is_all else pytest.raises(BackupError, match="before the last segment of the log"):
+        recovery._has_all()
