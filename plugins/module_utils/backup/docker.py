@@ -165,9 +165,9 @@ class Process:
         return self.popen.stdout
 
     def error(self) -> str:
-        """Return what the call has said is wrong."""
-        self.errors.seek(0)
-        return self.errors.read(65536).decode(errors="replace")
+        """Return what the call has said is wrong so far."""
+        # Not by seeking: the call writes where this descriptor stands.
+        return os.pread(self.errors.fileno(), 65536, 0).decode(errors="replace")
 
     def wait(self, seconds: float | None = None) -> int:
         """Return the exit status."""

@@ -43,7 +43,16 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     wal,
 )
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Limits, Service, service_of, told
-from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import COMPLETE, DAMAGED, VERIFIED, Repository, Snapshot, whole, words
+from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import (
+    COMPLETE,
+    DAMAGED,
+    PATIENCE_SECONDS,
+    VERIFIED,
+    Repository,
+    Snapshot,
+    whole,
+    words,
+)
 from ansible_collections.campaign.platform.plugins.module_utils.compose import config_command
 from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
 
@@ -87,7 +96,13 @@ class Backups:
         limits = Limits(self.config["memory"], str(self.config["cpus"]))
         self.docker = Docker(self.project, os.path.join(self.directory, "client"), self.run, self.config["socket"], limits)
         self.repository = Repository(
-            self.docker, self.config["image"], self.config["repository"], self.project, self.own, self.config.get("network") or "bridge"
+            self.docker,
+            self.config["image"],
+            self.config["repository"],
+            self.project,
+            self.own,
+            self.config.get("network") or "bridge",
+            patience=float(self.config.get("patience") or PATIENCE_SECONDS),
         )
         self.started = time.monotonic()
 

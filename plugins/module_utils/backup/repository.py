@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.module_utils.backup import remote
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, told
 
 USER = "10010:10010"
@@ -21,7 +22,14 @@ FILE = "set.tar"
 INCOMPLETE, COMPLETE, VERIFIED, DAMAGED = "incomplete", "complete", "verified", "damaged"
 STATES = (INCOMPLETE, COMPLETE, VERIFIED, DAMAGED)
 GOOD = (COMPLETE, VERIFIED)
-_SSH = "-i /run/secrets/ssh_key -o UserKnownHostsFile=/run/secrets/known_hosts -o StrictHostKeyChecking=yes -o BatchMode=yes"
+# A server that is gone is noticed within two minutes, also where nothing says so: https://github.com/restic/restic/issues/4876
+_SSH = (
+    *("-i", "/run/secrets/ssh_key", "-o", "UserKnownHostsFile=/run/secrets/known_hosts", "-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes"),
+    *("-o", "ConnectTimeout=30", "-o", "ServerAliveInterval=30", "-o", "ServerAliveCountMax=4"),
+)
+# How long a server may take for its first answer.
+PATIENCE_SECONDS = 120
+_NO_SESSION = "unable to start the sftp session"
 _ID = re.compile(r"set=([0-9A-Za-z-]+)\Z")
 # https://restic.readthedocs.io/en/stable/075_scripting.html#exit-codes
 _NO_REPOSITORY, _LOCKED, _WRONG_PASSWORD = 10, 11, 12
@@ -60,6 +68,7 @@ class Repository:
     compression: str = "auto"
     # Whose locks are this run's: of backups, or of what ships the log beside them.
     worker: str = "backup"
+    patience: float = PATIENCE_SECONDS
 
     @property
     def is_local(self) -> bool:
@@ -104,7 +113,7 @@ class Repository:
         if self._secret("ca"):
             found += ["--cacert", "/run/secrets/ca"]
         if self._secret("ssh_key"):
-            found += ["--option", f"sftp.args={_SSH}"]
+            found += ["--option", f"sftp.args={' '.join(_SSH)}"]
         return found
 
     def _name(self, what: str) -> str:
@@ -127,20 +136,61 @@ class Repository:
 
     def failure(self, what: str, status: int, error: str) -> BackupError:
         """Return why a call of restic failed."""
+        said = remote.said(error)
         if status == _NO_REPOSITORY:
             return NoRepositoryError(f"There is no repository at {self.place}.")
         if _is_refused(status, error):
             return BackupError(f"The repository {self.place} does not open with this password. Give the one that it was made with in backup_password.")
         if status == _LOCKED:
-            return BackupError(f"The repository {self.place} is locked by another host for longer than five minutes: {told(error)}")
-        return BackupError(f"restic failed ({what}, exit code {status}): {told(error) or 'it printed nothing'}")
+            return BackupError(
+                f"The repository {self.place} is locked by another host for longer than five minutes. Where a run was killed there, its lock goes by itself: "
+                f"run this again half an hour after that. ({told(said, 200)})"
+            )
+        if not self.is_local and (meaning := remote.meaning(said)):
+            return BackupError(f"The repository {self.place} cannot be used. {meaning} ({what}: {told(said, 200)})")
+        return BackupError(f"restic failed ({what}, exit code {status}): {told(said) or 'it printed nothing'}")
+
+    def _look(self, password: str = "password") -> tuple[int, str]:
+        """Return exit status and error of the first call of restic. It takes no lock, which would wait for one that a killed run left.
+
+        It is ended where another attempt cannot go otherwise, or where there is no answer for too long, and the error is that of the last attempt then.
+        """
+        name = self._name("open")
+        process = self.docker.start(*self.options(name, password), self.image, *self.arguments(), "--no-lock", "cat", "config")
+        deadline = time.monotonic() + self.patience
+        try:
+            while (status := process.popen.poll()) is None:
+                tried = remote.last_attempt(process.error())
+                if remote.is_for_good(tried):
+                    return 1, tried
+                if time.monotonic() >= deadline:
+                    return 1, tried or f"timeout: no answer within {self.patience:g} s"
+                time.sleep(0.1)
+            error = process.error()
+        finally:
+            process.kill()
+            self.docker.remove_container(name)
+        if status != 0 and _NO_SESSION in error:
+            # restic may end before it has passed on what ssh said.
+            error = self._ssh_error() or error
+        return status, error
+
+    def _ssh_error(self) -> str:
+        """Return what ssh says where it does not come to a session, an empty text where it does."""
+        name = self._name("ssh")
+        command = ["--entrypoint", "ssh", self.image, *_SSH, "-s", remote.ssh_target(self.place), "sftp"]
+        try:
+            status, _output, error = self.docker.attempt(*self.options(name), *command, seconds=PATIENCE_SECONDS)
+        finally:
+            self.docker.remove_container(name)
+        return error if status != 0 else ""
 
     def opens(self, name: str) -> bool | None:
         """Return whether the password in a file opens the repository, None where there is no repository; raise BackupError where that cannot be known."""
         if self.is_local and not os.path.exists(os.path.join(self.place, "config")):
             return None
         # What it decrypts is the proof: a key may be there and hold another repository's.
-        status, _output, error = self.attempt("open", "--no-lock", "cat", "config", password=name)
+        status, error = self._look(name)
         if status == _NO_REPOSITORY:
             return None
         if status != 0 and not _is_refused(status, error):
@@ -164,12 +214,11 @@ class Repository:
 
     def open(self, *, create: bool) -> None:
         """Check that the repository opens; make a new one with ``create`` where there is none, never over one that is there."""
-        try:
-            self.ask("open", "cat", "config")
-        except NoRepositoryError:
-            if not create:
-                raise
+        status, error = self._look()
+        if status == _NO_REPOSITORY and create:
             self.ask("init", "init")
+        elif status != 0:
+            raise self.failure("open", status, error)
         self._unlock()
 
     def unlock(self, *workers: str) -> None:

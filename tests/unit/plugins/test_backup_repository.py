@@ -2,12 +2,16 @@
 """Which sets are used, which are kept, and what never leaves the host in arguments or environment."""
 
 import contextlib
+import io
 import json
+import os
+import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import repository
-from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process
 
 
 class Restic(repository.Repository):
@@ -124,17 +128,11 @@ def test_a_new_repository_is_made_only_where_there_is_none(tmp_path, monkeypatch
     restic = Restic(tmp_path)
     monkeypatch.setattr(repository.Repository, "_unlock", lambda _self: None)
 
-    def ask(what, *arguments):
-        restic.asked.append(arguments)
-        if what == "open":
-            raise error
-        return ""
-
-    monkeypatch.setattr(restic, "ask", ask)
-    error = BackupError("wrong password")
-    with pytest.raises(BackupError, match="wrong password"):
+    monkeypatch.setattr(restic, "_look", lambda: answer)
+    answer = (1, "something else")
+    with pytest.raises(BackupError, match="something else"):
         restic.open(create=True)
-    error = repository.NoRepositoryError("none")
+    answer = (10, "")
     with pytest.raises(repository.NoRepositoryError):
         restic.open(create=False)
     assert ("init",) not in restic.asked
@@ -149,7 +147,7 @@ def test_a_new_repository_is_made_only_where_there_is_none(tmp_path, monkeypatch
 def test_whether_a_password_opens_it_is_known_or_told(tmp_path, status, error, expected):
     """A key may be there and belong to another repository: https://github.com/restic/restic/issues/3430"""
     restic = Restic(tmp_path, place="s3:https://s3.example.com/bucket")
-    restic.attempt = lambda *_arguments, password: (status, "", error) if password == "password.next" else None
+    restic._look = lambda password: (status, error) if password == "password.next" else None
     if expected is BackupError:
         with pytest.raises(BackupError, match="ciphertext"):
             restic.opens("password.next")
@@ -159,7 +157,7 @@ def test_whether_a_password_opens_it_is_known_or_told(tmp_path, status, error, e
 
 def test_where_the_directory_is_empty_there_is_no_repository(tmp_path):
     restic = Restic(tmp_path, place=str(tmp_path))
-    restic.attempt = None
+    restic._look = None
     assert restic.opens("password") is None
 
 
@@ -187,3 +185,124 @@ def test_what_was_not_written_to_its_end_is_given_up(error, raised):
             raise error
     assert given_up == ([True] if error else [])
     assert raised is not BackupError or str(found.value) == "restic says why"
+
+
+# --- A repository on another machine
+
+
+class Scripted(Docker):
+    """Has a shell's script take the place of restic."""
+
+    script = ""
+
+    def start(self, *arguments, **_options):
+        self.arguments = arguments
+        errors = io.FileIO(os.memfd_create("errors"), "r+b")
+        return Process(subprocess.Popen(["sh", "-c", self.script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors), errors)
+
+    def attempt(self, *arguments, **_options):
+        if "ssh" in arguments:
+            self.ssh = arguments
+            return 255, "", "ssh: connect to host h port 22: Connection refused"
+        return 0, "", ""
+
+
+def remote_one(tmp_path, script: str, place: str = "s3:https://s3.example.com/bucket", patience: float = 5.0) -> repository.Repository:
+    docker = Scripted("p", str(tmp_path), "p-backup-1")
+    docker.script = script
+    return repository.Repository(docker, "campaign/backup:1", place, "p", str(tmp_path), patience=patience)
+
+
+RETRY = "echo 'Stat(<config/>) returned error, retrying after 1.5s: {}' >&2; sleep 30"
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("Stat: The request signature we calculated does not match", "Check backup_s3_access_key"),
+        ("Stat: Get: tls: failed to verify certificate: x509: unknown authority", "backup_ca"),
+    ],
+)
+def test_what_cannot_go_well_is_not_waited_for(tmp_path, said, told):
+    """https://github.com/restic/restic/issues/4876"""
+    restic = remote_one(tmp_path, RETRY.format(said), patience=25)
+    before = time.monotonic()
+    with pytest.raises(BackupError, match=told):
+        restic.open(create=True)
+    assert time.monotonic() - before < 20
+
+
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        (RETRY.format("Stat: Get: dial tcp 192.0.2.1:443: connect: connection refused"), "does not answer"),
+        ("sleep 30", "no answer within 1 s"),
+    ],
+)
+def test_a_server_that_does_not_answer_is_not_waited_for_as_long_as_restic_would(tmp_path, script, told):
+    restic = remote_one(tmp_path, script, patience=1)
+    before = time.monotonic()
+    with pytest.raises(BackupError, match=told):
+        restic.open(create=True)
+    assert time.monotonic() - before < 20
+
+
+def test_a_server_that_answers_late_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(repository.Repository, "_unlock", lambda _self: None)
+    restic = remote_one(tmp_path, "echo 'Stat(<config/>) returned error, retrying after 1s: dial tcp: connection refused' >&2; sleep 0.5; exit 0")
+    restic.open(create=False)
+    # A lock that a killed run of this stack left does not keep it out: https://github.com/restic/restic/issues/2736
+    assert "--no-lock" in restic.docker.arguments
+
+
+@pytest.mark.parametrize(
+    ("place", "target"),
+    [
+        ("sftp:keeper@host.example.com:/srv/sets", "keeper@host.example.com"),
+        ("sftp://keeper@host.example.com:2222//srv/sets", "ssh://keeper@host.example.com:2222"),
+        ("sftp://keeper@[2001:db8::1]/sets", "ssh://keeper@[2001:db8::1]"),
+    ],
+)
+def test_ssh_is_asked_why_there_is_no_session(tmp_path, place, target):
+    """restic may end before it has passed that on."""
+    restic = remote_one(tmp_path, "echo 'Fatal: unable to open: unable to start the sftp session, error: EOF' >&2; exit 1", place)
+    with pytest.raises(BackupError, match="does not answer") as found:
+        restic.open(create=False)
+    assert "Connection refused" in str(found.value)
+    assert restic.docker.ssh[-3:] == ("-s", target, "sftp")
+    assert "StrictHostKeyChecking=yes" in restic.docker.ssh
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("Stat: The Access Key Id you provided does not exist in our records.", "backup_s3_secret_key"),
+        ("The difference between the request time and the server's time is too large.", "NTP"),
+        ("Stat: Access Denied.", "Create the bucket"),
+        ("Stat: The specified bucket does not exist", "There is no such bucket"),
+        ("server gave HTTP response to HTTPS client", "no TLS at this port"),
+        ("Client sent an HTTP request to an HTTPS server.", "Write s3:https://"),
+        ("Host key verification failed.", "backup_ssh_known_hosts"),
+        ("keeper@host: Permission denied (publickey).", "authorized_keys"),
+        ('Load key "/run/secrets/ssh_key": error in libcrypto keeper@host: Permission denied (publickey).', "backup_ssh_key is not a whole private key"),
+        ("MkdirAll /srv/closed: permission denied", "cannot be written to"),
+        ("ssh: Could not resolve hostname h: Name or service not known", "name of the server is not known"),
+        ("ssh command exited: exit status 255", "does not answer"),
+        ('{"message_type":"exit_error","code":1,"message":"Fatal: connection refused"}', "(backup: Fatal: connection refused)"),
+        ("something new", "restic failed (backup, exit code 1): something new"),
+    ],
+)
+def test_what_is_wrong_elsewhere_is_told_with_a_remedy(tmp_path, error, told):
+    assert told in str(Restic(tmp_path, place="sftp:u@h:/p").failure("backup", 1, error))
+    # What a directory of the host says means what it says.
+    assert "cannot be used" not in str(Restic(tmp_path).failure("backup", 1, error))
+
+
+def test_what_a_call_has_said_so_far_is_read_beside_it(tmp_path):
+    """Reading does not move where the call writes."""
+    docker = Scripted("p", str(tmp_path), "p")
+    docker.script = "for n in 1 2 3 4 5 6 7 8 9; do echo $n >&2; sleep 0.02; done"
+    process = docker.start()
+    while process.popen.poll() is None:
+        process.error()
+    assert process.error().split() == list("123456789")
