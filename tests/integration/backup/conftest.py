@@ -61,6 +61,8 @@ SAMPLE = (
     "test_no_secret_and_no_row_is_seen_from_outside",
     "test_an_export_comes_back",
     "test_a_moment_comes_back_and_the_receiver_was_away",
+    "test_a_round_trip_over_the_network_brings_everything_back",
+    "test_what_is_wrong_with_a_repository_elsewhere_is_said",
 )
 
 
