@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Service, await_answer, give, running, told
+from ansible_collections.campaign.platform.plugins.module_utils.backup.sets import Ending
 
 # A rewrite of the log that starts while files are copied gives other files; then they are copied again.
 ATTEMPTS = 10
@@ -100,7 +101,7 @@ class Writer:
         self.owner = (int(uid or 0), int(gid or 0))
         docker.ask("create", "--name", name, *docker.labels(), "--network", "none", "--volume", f"{volume}:/data", service.image, "true")
         self.process = docker.start("cp", "-", f"{name}:/data", stdin=-1)
-        self.archive = tarfile.TarFile.open(fileobj=self.process.stdin, mode="w|", format=tarfile.PAX_FORMAT)
+        self.archive = tarfile.TarFile.open(fileobj=Ending(self.process.stdin), mode="w|", format=tarfile.PAX_FORMAT)
         self.made: set[str] = set()
 
     def _entry(self, path: str, kind: bytes, mode: int, size: int = 0) -> tarfile.TarInfo:

@@ -34,7 +34,7 @@ _FOR_GOOD = {
     r"Permission denied \(": (
         "The server does not let this user in with this key. Put the public key of backup_ssh_key into the user's authorized_keys there."
     ),
-    "permission denied|[Rr]ead-only": "The directory cannot be written to by this user of the server. Create it there, and give it to the user.",
+    "permission denied|[Rr]ead-only": "This user of the server may not read and write the directory. Create it there, and give it to the user.",
 }
 # What may pass by itself.
 _FOR_NOW = {

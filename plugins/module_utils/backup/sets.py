@@ -28,11 +28,25 @@ _META = "CAMPAIGN.object"
 _LONGEST_NAME = 200
 
 
+class Ending:
+    """A stream that drops what is written to it once it is closed.
+
+    An archive that was given up writes the rest of its buffer when it is thrown away, and Python prints why that failed behind the message that counts.
+    """
+
+    def __init__(self, target: IO[bytes]):
+        self.target = target
+
+    def write(self, data: bytes) -> int:
+        """Write bytes, and return how many."""
+        return len(data) if self.target.closed else self.target.write(data)
+
+
 class Writer:
     """Writes the members of a set into a stream."""
 
     def __init__(self, target: IO[bytes]):
-        self.archive = tarfile.TarFile.open(fileobj=target, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1024 * 1024)
+        self.archive = tarfile.TarFile.open(fileobj=Ending(target), mode="w|", format=tarfile.PAX_FORMAT, bufsize=1024 * 1024)
         self.archive.copybufsize = 256 * 1024  # type: ignore[attr-defined]
         self.written = 0
 

@@ -393,9 +393,9 @@ def wrongs(servers: Servers) -> dict[str, Wrong]:
         "no host key": Wrong("sftp", "backup_ssh_known_hosts", files={"known_hosts": servers.known("other.example.com") + "\n"}),
         "another user key": Wrong("sftp", "authorized_keys", files={"ssh_key": other_key}),
         "a key that was cut off": Wrong("sftp", "not a whole private key", files={"ssh_key": servers.key[:200] + "\n"}),
-        "another user": Wrong("sftp", "authorized_keys", place=sftp.replace("keeper", "nobody")),
+        "another user": Wrong("sftp", "authorized_keys", place=sftp.replace("keeper", "somebody")),
         "another name": Wrong("sftp", address, place=sftp.replace("keep.", "nobody."), files={"known_hosts": servers.known("nobody.example.com") + "\n"}),
-        "a directory of somebody else": Wrong("sftp", "cannot be written to", place=sftp.replace("/srv/sets", "/srv/closed")),
+        "a directory of somebody else": Wrong("sftp", "may not read and write", place=sftp.replace("/srv/sets", "/srv/closed")),
         "a wrong password": Wrong("s3", "does not open with this password", files={"password": "not-the-password-of-it\n"}),
     }
 
@@ -412,12 +412,13 @@ def pytest_generate_tests(metafunc):
 
 def test_what_is_wrong_with_a_repository_elsewhere_is_said(stack, servers, full, wrong, tmp_path):
     case = wrongs(servers)[wrong]
+    servers.need(case.kind)
     place = case.place or servers.place(case.kind)
     wanted = secret_values(stack, servers) | {f"wrong {name}": text.splitlines()[-1] for name, text in case.files.items() if name == "aws_credentials"}
     hook = tmp_path / "hook"
     hook.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/told\n')
     hook.chmod(0o755)
-    if full:
+    if full and not servers.snapshots(case.kind):
         with servers.given(case.kind):
             # One that is there, for what only reading it is wrong with.
             stack.well("backup")

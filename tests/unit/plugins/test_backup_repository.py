@@ -285,7 +285,7 @@ def test_ssh_is_asked_why_there_is_no_session(tmp_path, place, target):
         ("Host key verification failed.", "backup_ssh_known_hosts"),
         ("keeper@host: Permission denied (publickey).", "authorized_keys"),
         ('Load key "/run/secrets/ssh_key": error in libcrypto keeper@host: Permission denied (publickey).', "backup_ssh_key is not a whole private key"),
-        ("MkdirAll /srv/closed: permission denied", "cannot be written to"),
+        ("MkdirAll /srv/closed: permission denied", "may not read and write"),
         ("ssh: Could not resolve hostname h: Name or service not known", "name of the server is not known"),
         ("ssh command exited: exit status 255", "does not answer"),
         ('{"message_type":"exit_error","code":1,"message":"Fatal: connection refused"}', "(backup: Fatal: connection refused)"),

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A set is read as it was written, and what was cut off, changed or mixed up is not a set."""
 
+import gc
 import hashlib
 import io
 import json
+import sys
 import tarfile
 
 import pytest
@@ -115,3 +117,16 @@ def test_a_set_that_is_not_what_its_manifest_says_is_refused(text, told):
 def test_an_object_that_ends_too_early_ends_the_writing():
     with pytest.raises(OSError, match="unexpected end"):
         sets.Writer(io.BytesIO()).add("objects/b/a", 10, io.BytesIO(b"abc"), {})
+
+
+def test_an_archive_that_is_given_up_says_nothing(tmp_path, monkeypatch):
+    """Python prints what goes wrong where an object is thrown away."""
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    target = (tmp_path / "set").open("wb")
+    writer = sets.Writer(target)
+    writer.add_bytes("a", b"abc")
+    target.close()
+    del writer
+    gc.collect()
+    assert printed == []
