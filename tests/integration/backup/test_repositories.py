@@ -343,7 +343,6 @@ def test_the_password_of_a_repository_elsewhere_changes(stack, servers, kind):
         old = (stack.directory / "backup/secrets/password").read_text()
         changed = stack.play("backup", **servers.variables(kind), backup_password="another horse battery staple")
         assert changed.status == 0, changed.text[-3000:]
-        assert len(servers.sets()) == 1
         stack.well("drill")
         assert servers.sets()[-1][0] > known[-1][0]
         path = stack.directory / "backup/secrets/password"
@@ -550,7 +549,8 @@ def test_a_server_that_goes_away_in_the_middle_gives_no_set(stack, servers, kind
         assert stack.own() == []
         assert [row for row in servers.sets() if row[1] != "incomplete"] == known
         stack.well("backup", "--drill")
-        assert [state for _name, state in servers.sets()] == ["verified"]
+        found = dict(servers.sets())
+        assert ("incomplete" in found.values(), found[max(found)]) == (False, "verified")
 
 
 @full_only
