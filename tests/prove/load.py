@@ -100,17 +100,28 @@ class Load:
     def upload(self) -> None:
         """Send an image slowly, again and again."""
         while not self.stopping.is_set():
-            connection = self.connect()
-            connection.request("POST", "/api/campaigns", campaign(), self.headers)
-            answer = connection.getresponse()
-            which = json.loads(answer.read())["id"]
-            connection.close()
+            try:
+                which = self.created()
+            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+                with self.lock:
+                    self.seen.failures.append(f"upload: there is nothing to upload to, {type(error).__name__}: {error}")
+                self.stopping.wait(PAUSE)
+                continue
             said = self.slowly(which)
             with self.lock:
                 self.seen.uploads += 1
                 self.seen.created.append(which)
                 if said:
                     self.seen.failures.append(f"upload: {said}")
+
+    def created(self) -> str:
+        """Create a campaign, and return its id; raise what is wrong with the answer."""
+        connection = self.connect()
+        try:
+            connection.request("POST", "/api/campaigns", campaign(), self.headers)
+            return str(json.loads(connection.getresponse().read())["id"])
+        finally:
+            connection.close()
 
     def slowly(self, which: str) -> str:
         """Return what was wrong with the answer to one slow upload, or an empty text."""
