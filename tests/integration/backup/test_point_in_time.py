@@ -53,8 +53,12 @@ def log(stack) -> Iterator[Log]:
     found = Log(stack)
     stack.sql(TICKS)
     yield found
-    done = stack.play("site")
-    assert done.status == 0, done.text[-4000:]
+    # Turned off again, as the page says.
+    for playbook in ("site", "backup"):
+        done = stack.play(playbook)
+        assert done.status == 0, done.text[-4000:]
+    assert stack.sql("SELECT slot_name FROM pg_replication_slots") == ""
+    assert not (stack.directory / "backup/wal.json").exists()
 
 
 def test_a_moment_comes_back_and_the_receiver_was_away(stack, log):
