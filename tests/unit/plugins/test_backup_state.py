@@ -35,6 +35,8 @@ def known(**rows) -> dict:
         ({"last_drill": {"result": "failed", "set": "s", "at": ago(1), "error": "why"}}, ["drill failed"]),
         ({"last_drill": None, "last_good_drill": None}, ["never restored"]),
         ({"last_good_drill": {"at": ago(8 * 24 + 25)}}, ["drill late"]),
+        # What is known of sets may be lost, and the drill was as long ago.
+        ({"last_success": None, "last_good_drill": {"at": ago(8 * 24 + 25)}}, ["backup late", "drill late"]),
         # Nobody asked for moments.
         ({"log": {"covered": NOW - 1000, "error": "why"}}, []),
     ],
