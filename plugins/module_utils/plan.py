@@ -9,6 +9,7 @@ gone, and a file that a container mounts and that somebody else changed.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +24,7 @@ CONFIG_FILES = "com.docker.compose.project.config_files"
 DEPENDS_ON = "com.docker.compose.depends_on"
 CREATE, RECREATE, START, REMOVE = "create", "recreate", "start", "remove"
 _SHORT = 12
+_LEAVES_DEPENDENTS = (2, 29, 4)
 
 # The definitions of the services of a release, by the directory of its files; None where they cannot be read.
 Definitions = Callable[[str], Mapping[str, Any] | None]
@@ -37,8 +39,6 @@ class Change:
     reasons: list[str] = field(default_factory=list)
     # Docker Compose would not do it by itself, because no definition differs.
     forced: bool = False
-    # It is as the release has it, and Docker Compose does it because of a service that is not.
-    follows: bool = False
     # The new container is started beside the old one, which serves until the new one has proved itself.
     beside: bool = False
 
@@ -61,6 +61,10 @@ class Wanted:
     damaged: frozenset[str] = frozenset()
     # Services of which two containers may run for a while.
     start_first: frozenset[str] = frozenset()
+    # Services that are started by themselves before the others, so that Compose recreates nothing because of them.
+    foundations: frozenset[str] = frozenset()
+    # Whether Compose recreates what depends on a service that it has recreated in the same run.
+    recreates_dependents: bool = False
 
 
 def image_id(engine: Engine, reference: str) -> str | None:
@@ -161,26 +165,39 @@ def _needs(containers: list[dict[str, Any]]) -> set[str]:
     return {item.split(":")[0] for item in containers[0]["Labels"].get(DEPENDS_ON, "").split(",") if item} if containers else set()
 
 
-def _place(changes: dict[str, Change], containers: Mapping[str, list[dict[str, Any]]], start_first: frozenset[str]) -> None:
+def recreates_dependents(version: str | None) -> bool:
+    """Return whether that version of Docker Compose, as it prints it, recreates what depends on a service that it has recreated. Later ones leave it alone.
+
+    Since 2.29.4: https://github.com/docker/compose/commit/1076f1d9a
+    """
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version or "")[:3])
+    return bool(numbers) and numbers < _LEAVES_DEPENDENTS
+
+
+def _place(changes: dict[str, Change], containers: Mapping[str, list[dict[str, Any]]], wanted: Wanted) -> None:
     """Say what can be started beside what runs, and add what Compose recreates because it depends on what is recreated in its place."""
 
     def can_be_beside(service: str) -> bool:
         # There are two where an earlier replacement was interrupted.
         found = containers.get(service) or []
-        return service in start_first and any(one["State"] == "running" for one in found)
+        return service in wanted.start_first and any(one["State"] == "running" for one in found)
+
+    def has_followers(service: str) -> bool:
+        change = changes.get(service)
+        return change is not None and change.action == RECREATE and not change.beside and service not in wanted.foundations
 
     for change in changes.values():
         # By its definition the old one is as good as a new one, and of two such Docker Compose keeps the older, which lacks a network or holds a changed file.
         change.beside = change.action == RECREATE and not change.forced and can_be_beside(change.service)
-    waiting = True
+    waiting = wanted.recreates_dependents
     while waiting:
         waiting = False
         for service, found in containers.items():
-            because = sorted(other for other in _needs(found) if other in changes and changes[other].action == RECREATE and not changes[other].beside)
+            because = sorted(filter(has_followers, _needs(found)))
             if not because:
                 continue
             if service not in changes:
-                changes[service] = Change(service, RECREATE, [f"it depends on {other}" for other in because], follows=True)
+                changes[service] = Change(service, RECREATE, [f"it depends on {other}" for other in because])
                 waiting = True
             elif changes[service].beside:
                 changes[service].beside = False
@@ -205,6 +222,6 @@ def compute(engine: Engine, wanted: Wanted, definitions: Definitions) -> list[Ch
     networks = {network["Id"] for network in engine.get("/networks")}
     each = {service: _of_service(service, containers, wanted, ids, networks, definitions) for service, containers in found.items()}
     changes = {service: change for service, change in each.items() if change}
-    _place(changes, found, wanted.start_first)
+    _place(changes, found, wanted)
     removed = [Change(service, REMOVE, ["the release has no such service"]) for service in sorted(strangers)]
     return [changes[service] for service in sorted(changes)] + removed

@@ -392,7 +392,7 @@ def container_drift(engine: Engine, directory: str, written: dict[str, Any], see
         hashes = {service: found.get(plan.CONFIG_HASH, "") for service, found in labels.items()}
     wanted = plan.Wanted(written["project"], os.path.dirname((written["compose_files"] or [""])[0]), written["images"], hashes, written["networks"])
     changes = plan.compute(engine, wanted, functools.cache(functools.partial(definitions_of, engine.socket_path, directory)))
-    rows = [{"service": change.service or None, "kind": KINDS[change.action], "what": "; ".join(change.reasons)} for change in changes if not change.follows]
+    rows = [{"service": change.service or None, "kind": KINDS[change.action], "what": "; ".join(change.reasons)} for change in changes]
     for service in written["services"]:
         name = (seen.of(service) or {}).get("Name", "").lstrip("/")
         if _TEMPORARY_NAME.match(name):

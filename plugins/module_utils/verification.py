@@ -29,6 +29,8 @@ LONGEST_ANSWER = 256 * 1024
 PROBE_PATH = "/internal/probe"
 SUCCESS = "exited (exit code 0)"
 NO_HEALTHCHECK = "running without a healthcheck; give it one: healthcheck in its Compose text, or HEALTHCHECK in its image"
+# How often a container that the Engine does not call healthy yet is asked by the command of its own healthcheck, and how long that may take.
+EARLY_INTERVAL, EARLY_SECONDS = 0.5, 3.0
 # The Engine waits twice as long before each new start, so these take three seconds and the time that the service runs in between.
 CRASH_LOOP = 5
 # What a proxy answers with as long as it knows no address of a service. It asks Docker's DNS each second, and on a host that reaches no other DNS an answer
@@ -144,6 +146,9 @@ class Stack:
         # What the actions look at, by checks with json, and take out.
         self.answers: list[dict[str, Any]] = []
         self.all_are_healthy = False
+        # Since when a start of a service answers, by what tells that start from another one.
+        self.answering: dict[tuple[str, str, int], float] = {}
+        self.asked_early = 0.0
 
     def refresh(self) -> None:
         """Read the state of every container of the project."""
@@ -207,10 +212,33 @@ class Stack:
             failed = looping or NO_HEALTHCHECK in ill.values() or any(state.startswith("exited") for state in unfinished.values())
             if not (ill or unfinished) or failed or time.monotonic() >= deadline:
                 break
+            self._ask_early([service for service, state in services.items() if state == "starting"])
             time.sleep(0.2)
         return [self.failure(service, "health", "healthy", state) for service, state in {**looping, **ill}.items()] + [
             self.failure(job, "run to its end", SUCCESS, state) for job, state in unfinished.items()
         ]
+
+    def _ask_early(self, starting: list[str]) -> None:
+        """Ask services by the commands of their healthchecks, and note since when they answer: the Engine asks first after a whole interval."""
+        now = time.monotonic()
+        if not self.params.get("settle") or now - self.asked_early < EARLY_INTERVAL:
+            return
+        self.asked_early = now
+        starts = self._running()
+        waiting = [service for service in starting if starts[service] not in self.answering]
+
+        def answers(service: str) -> bool:
+            config = self.containers[service]["Config"]
+            kind, *command = (config.get("Healthcheck") or {}).get("Test") or ["NONE"]
+            if kind == "CMD-SHELL":
+                command = [*(config.get("Shell") or ["/bin/sh", "-c"]), *command]
+            try:
+                return bool(command) and self.engine.execute(self.containers[service]["Id"], command, {}, EARLY_SECONDS).status == 0
+            except (EngineError, EngineTimeout):
+                return False
+
+        with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+            self.answering |= {starts[service]: time.monotonic() for service, well in zip(waiting, pool.map(answers, waiting), strict=True) if well}
 
     def _running(self) -> dict[str, tuple[str, str, int]]:
         """Return what tells each service's container, and its present start, from another one."""
@@ -221,11 +249,15 @@ class Stack:
         }
 
     def settle(self) -> list[dict[str, str]]:
-        """Watch the services, which are healthy now, for as long as was asked, and return a failure for each that does not stay so."""
-        seconds, began = self.params["settle"], time.monotonic()
+        """Watch the services, which are healthy now, for as long as was asked, and return a failure for each that does not stay so.
+
+        The time since the present start of the last of them answered counts.
+        """
+        seconds, now = self.params["settle"], time.monotonic()
         expected = f"to stay healthy for {seconds} s"
         self.refresh()
         first = self._running()
+        began = max((self.answering.get(start, now) for start in first.values()), default=now)
         while True:
             lost = {}
             for service, start in self._running().items():

@@ -133,6 +133,10 @@ options:
       oldest of two, whatever its definition.
     type: bool
     default: false
+  rerun:
+    description: With O(state=attempted) and O(state=cleared), also remove what the release's jobs left behind, so that they run again.
+    type: bool
+    default: true
   verify_depth:
     description: >-
       Given with O(state=staged), a release that runs already and needs nothing done is verified to this depth in the same step, without waiting for anything.
@@ -214,8 +218,16 @@ manifest:
   description: The release's manifest, with the path of its file as C(path).
   type: dict
   returned: when O(state=staged) or O(state=chosen)
+first_jobs:
+  description: The jobs that have to end before anything is started. None where RV(jobs) has none because they are done.
+  type: list
+  elements: str
+  returned: when O(state=staged) or O(state=chosen)
 jobs:
-  description: The jobs that have to run before the services are started. Without migrations where the release was in use and its data is still there.
+  description:
+    - The jobs that have to run before the services are started. Without migrations where the release was in use and its data is still there.
+    - None where the release in use ran the same ones (of the same definition, image and secrets), they ended well, and only services change that are
+      replaced by a container beside the one that serves, so that all that jobs work on stays as it is.
   type: list
   elements: str
   returned: when O(state=staged) or O(state=chosen)
@@ -518,8 +530,6 @@ class Release:
             self.result.update(is_new=True, changed=self.module.check_mode)
         # The migrations of a release that was taken into use ran then, and the schema may be that of a newer one that failed since.
         again = self.result["current"] == self.id and not has_new_volumes
-        self.result["jobs"] = self.result["manifest"]["restoring_jobs" if again else "jobs"]
-        self.result["last_jobs"] = self._last_jobs(self.result["manifest"])
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
@@ -528,6 +538,7 @@ class Release:
             # Otherwise not before the release is started.
             self._renew_links(self.result["manifest"])
         self._take_plan(self._plan(files, frozenset(path for path, *_rest in missing)))
+        self._take_jobs(files, self.result["manifest"]["restoring_jobs" if again else "jobs"], has_new_volumes=has_new_volumes)
         if self.lock and self.result["plan"] and not self.result["is_new"] and not self.module.check_mode:
             # What is put right in the current release may be cut off, too.
             self._note()
@@ -542,6 +553,44 @@ class Release:
         self.result["plan"] = [change.as_dict() for change in changes]
         self.result["beside"] = [change.service for change in changes if change.beside]
         self.result["others"] = [change.service for change in changes if not change.beside]
+
+    def _take_jobs(self, files: dict[str, bytes], jobs: list[str], *, has_new_volumes: bool) -> None:
+        manifest = self.result["manifest"]
+        is_done = not has_new_volumes and self._has_done_jobs(manifest, files)
+        first = manifest.get("first_jobs") or []
+        self.result.update(first_jobs=[] if is_done else first, jobs=[] if is_done else jobs, last_jobs=self._last_jobs(manifest))
+
+    def _has_done_jobs(self, manifest: Mapping, files: dict[str, bytes]) -> bool:
+        """Return whether the release in use has run the same jobs, and all that they work on stays as it is: only what is replaced beside it changes."""
+        previous = self.result["previous"]
+        if previous is None or os.path.lexists(self.attempt_link) or self.result["others"]:
+            return False
+        project = manifest["project"]
+        containers = project_containers(self.engine, project)
+        if stale_containers(self.engine, containers):
+            return False
+        jobs = manifest["jobs"]
+        names = [*jobs, *(manifest.get("first_jobs") or ())]
+
+        def files_of_jobs(written: Mapping) -> set[str]:
+            own = tuple(f"{name}_" for name in (*names, *(manifest.get("last_jobs") or ())))
+            return {path for path in written["secrets"] if os.path.basename(path).startswith(own)}
+
+        hashes, before = self._hashes(files), self._written_hashes(self.current_link)[1]
+        if any(name not in before or before[name] != hashes.get(name) for name in names):
+            return False
+        if previous["stable"] != (manifest.get("stable") or {}) or files_of_jobs(previous) != files_of_jobs(manifest):
+            return False
+        ended = {
+            container["Labels"].get(plans.SERVICE)
+            for container in containers
+            if container.get("Status", "").startswith("Exited (0)")
+            and container["Labels"].get(plans.CONFIG_HASH) == hashes.get(container["Labels"].get(plans.SERVICE))
+            # Of one whose tag has come to mean another image the Engine tells the id.
+            and container["Image"] in manifest["references"]
+            and (container["Labels"].get(plans.IMAGE) or container["ImageID"]) == plans.image_id(self.engine, container["Image"])
+        }
+        return ended.issuperset(jobs)
 
     def _is_well(self) -> bool:
         """Return whether the release that runs passes its verification at once."""
@@ -619,10 +668,10 @@ class Release:
             self.module.fail_json(msg="\n- ".join([f"Release {self.id} cannot run again. Nothing was changed. Deploy its inputs instead:", *problems]))
         files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
-        self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)}, jobs=manifest["jobs"])
-        self.result["last_jobs"] = self._last_jobs(manifest)
+        self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)})
         self.result.update(changed=True, is_verified=False, is_rollback=True)
         self._take_plan(self._plan(files, frozenset()))
+        self._take_jobs(files, manifest["jobs"], has_new_volumes=self._has_new_volumes(manifest["project"]))
 
     def _kept(self) -> list[str]:
         """Return the releases that were taken into use at some time and are kept, the latest first."""
@@ -638,7 +687,7 @@ class Release:
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
         acquire(self.lock, self.module)
         # Jobs that run still too, of a deploy that was killed.
-        found = obstacles.find(self.engine, manifest, manifest["jobs"])
+        found = obstacles.find(self.engine, manifest, manifest["jobs"] if self.module.params["rerun"] else ())
         noted = os.path.islink(self.attempt_link) and os.readlink(self.attempt_link) == os.path.join("releases", self.id)
         self.result["changed"] = bool(found or (note and not noted))
         if self.module.check_mode:
@@ -797,13 +846,20 @@ class Release:
             )
         return (json.dumps({"compose": self.module.params["compose_version"], "hashes": hashes_of(output)}, indent=1, sort_keys=True) + "\n").encode()
 
+    def _written_hashes(self, directory: str) -> tuple[str | None, dict[str, str]]:
+        """Return the version of Docker Compose that was asked for the hashes of the release in a directory, and those hashes; neither where none are there."""
+        try:
+            written = json.loads(read(os.path.join(directory, HASHES)) or b"")
+            return written["compose"], dict(written["hashes"])
+        except (ValueError, KeyError, TypeError):
+            return None, {}
+
     def _hashes(self, files: dict[str, bytes]) -> dict[str, str]:
         """Return the hashes of the services' definitions: as written down, where that was done for the Compose of this host, or as Compose says now."""
         path, version = os.path.join(self.path, HASHES), self.module.params["compose_version"]
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            written = json.loads(read(path) or b"")
-            if version and written["compose"] == version:
-                return dict(written["hashes"])
+        asked, hashes = self._written_hashes(self.path)
+        if version and asked == version:
+            return hashes
         said = self._validate(files)
         if version and not self.module.check_mode:
             write(path, said, 0o644)
@@ -822,8 +878,17 @@ class Release:
                 self.compose.remember(directory, output if status == 0 else "")
             return self.compose.definitions(directory)
 
-        first = frozenset(manifest.get("start_first") or ())
-        wanted = plans.Wanted(project, self.path, manifest["images"], self._hashes(files), manifest.get("networks") or {}, damaged, first)
+        wanted = plans.Wanted(
+            project,
+            self.path,
+            manifest["images"],
+            self._hashes(files),
+            manifest.get("networks") or {},
+            damaged,
+            start_first=frozenset(manifest.get("start_first") or ()),
+            foundations=frozenset(manifest.get("foundations") or ()),
+            recreates_dependents=plans.recreates_dependents(self.module.params["compose_version"] or self._written_hashes(self.current_link)[0]),
+        )
         try:
             return plans.compute(self.engine, wanted, definitions)
         except EngineError as error:
@@ -1040,6 +1105,7 @@ def main() -> None:
             "ended_run": {"type": "str"},
             "outcome": {"type": "str", "choices": ["failed", "rolled_back", "not_rolled_back"], "default": "failed"},
             "retire": {"type": "bool", "default": False},
+            "rerun": {"type": "bool", "default": True},
             "verify_depth": {"type": "str", "choices": ["basic", "full"]},
             "keep": {"type": "int", "default": 3},
             "index": {"type": "path", "default": "/var/lib/campaign-stacks"},

@@ -144,8 +144,8 @@ options:
     default: 120
   settle:
     description:
-      - Seconds to watch the services once they are healthy and have passed their checks. One that ends, starts again or becomes unhealthy
-        meanwhile is a failure, because a service may be healthy for a while and then die.
+      - Seconds to watch the services. One that ends, starts again or becomes unhealthy meanwhile is a failure, because a service may be healthy for a while
+        and then die. They count from when the last one answers the command of its healthcheck, and end when all are healthy and have passed their checks.
     type: int
     default: 0
   lock_directory:

@@ -146,7 +146,7 @@ def _how(change: Mapping[str, Any], manifest: Mapping[str, Any]) -> str:
 
 def _predicted(staged: Mapping[str, Any]) -> Iterator[str]:
     """Yield what a deploy, or going back, would do."""
-    plan, jobs = staged["plan"], staged["manifest"]["first_jobs"] + staged["jobs"] + staged.get("last_jobs", []) if staged["is_new"] else []
+    plan, jobs = staged["plan"], staged["first_jobs"] + staged["jobs"] + staged.get("last_jobs", []) if staged["is_new"] else []
     taken = f"take release {staged['release']} into use" if staged["is_new"] else "change containers" if plan else "change no container"
     what = "Going back" if staged.get("is_rollback") else "A deploy"
     yield f"This was a check, and nothing was changed. {what} would {taken}{':' if plan or jobs else '.'}"

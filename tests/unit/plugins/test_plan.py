@@ -140,17 +140,36 @@ def test_an_image_is_named_once():
     assert computed(container("api", config="h0", image="sha256:0"), definitions=definitions) == [("api", "recreate", ["image api:0 -> api:1"])]
 
 
-def test_what_depends_on_a_recreated_service_is_recreated():
-    services = {"api": "api:1", "db": "api:1", "page": "api:1", "worker": "api:1"}
-    found = computed(
+@pytest.mark.parametrize(
+    ("recreates", "foundations", "expected"),
+    [
+        (True, [], {"api": ["it depends on db"], "db": ["command"], "worker": ["it depends on api"]}),
+        # It is started by itself before the others.
+        (True, ["db"], {"db": ["command"]}),
+        (False, [], {"db": ["command"]}),
+    ],
+)
+def test_an_old_compose_recreates_what_depends_on_what_it_recreates(recreates, foundations, expected):
+    services = dict.fromkeys(["api", "db", "page", "worker"], "api:1")
+    containers = [
         container("db", config="h0"),
         container("api", depends="db:service_healthy:false"),
         container("worker", depends="api:service_started:false"),
         container("page"),
-        images=services,
-        definitions={OLD: {"db": {"command": "a"}}, NEW: {"db": {"command": "b"}}},
-    )
-    assert found == [("api", "recreate", ["it depends on db"]), ("db", "recreate", ["command"]), ("worker", "recreate", ["it depends on api"])]
+    ]
+    hashes = dict.fromkeys(services, "h1")
+    wanted = plan.Wanted("p", NEW, services, hashes, foundations=frozenset(foundations), recreates_dependents=recreates)
+    definitions = {OLD: {"db": {"command": "a"}}, NEW: {"db": {"command": "b"}}}
+    changes = plan.compute(Engine(containers, {"api:1": "sha256:1"}), wanted, definitions.get)
+    assert {change.service: change.reasons for change in changes} == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "is_old"),
+    [("2.26.1-4", True), ("v2.29.3", True), ("2.9.0", True), ("2.29.4", False), ("2.40.3", False), ("5.0.0-rc.1", False), ("dev", False), (None, False)],
+)
+def test_the_version_says_whether_compose_recreates_what_depends(version, is_old):
+    assert plan.recreates_dependents(version) is is_old
 
 
 def test_what_depends_on_a_started_service_stays():
@@ -164,9 +183,9 @@ def test_a_service_of_another_release_goes_and_a_job_of_this_one_does_not():
     assert found == [("vite", "remove", ["the release has no such service"])]
 
 
-def besides(*containers, hashes, start_first=("api", "page")):
+def besides(*containers, hashes, start_first=("api", "page"), foundations=()):
     services = dict.fromkeys(hashes, "api:1")
-    wanted = plan.Wanted("p", NEW, services, hashes, start_first=frozenset(start_first))
+    wanted = plan.Wanted("p", NEW, services, hashes, start_first=frozenset(start_first), foundations=frozenset(foundations), recreates_dependents=True)
     changes = plan.compute(Engine(list(containers), {"api:1": "sha256:1"}), wanted, {}.get)
     return {change.service: change.beside for change in changes}
 
@@ -196,3 +215,8 @@ def besides(*containers, hashes, start_first=("api", "page")):
 )
 def test_what_may_be_started_beside_what_runs(containers, hashes, expected):
     assert besides(*containers, hashes=hashes) == expected
+
+
+def test_a_store_that_is_recreated_before_it_leaves_a_service_its_old_container():
+    containers = [container("api", depends="redis:service_healthy:true"), container("redis")]
+    assert besides(*containers, hashes={"api": "h2", "redis": "h2"}, foundations=["redis"]) == {"api": True, "redis": False}

@@ -35,6 +35,7 @@ class Host:
             "ended_run": None,
             "outcome": "failed",
             "retire": False,
+            "rerun": True,
             **params,
         }
 
@@ -69,7 +70,7 @@ class Engine:
         self.services, self.status = services, status
         self.networks, self.volumes = {"net": "p"}, volumes or {}
         self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
-        self.states, self.created = {}, {}
+        self.states, self.created, self.ended = {}, {}, {}
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -88,6 +89,9 @@ class Engine:
                 "Names": [f"/{name}"],
                 "Created": self.created.get(name, 0),
                 "State": self.states.get(name, "running"),
+                "Status": self.ended.get(name, "Up 2 minutes"),
+                "Image": "image:1",
+                "ImageID": "sha256:1",
                 "Mounts": self.mounts.get(name, []),
                 "Labels": {"com.docker.compose.service": service, **self.labels.get(name, {})},
                 "Ports": [{"PublicPort": port} for port in self.ports.get(name, ())],
@@ -996,6 +1000,69 @@ def test_migrations_run_once_for_a_release(root, current, volumes, jobs):
     staged = module.Release(Host(directory=str(root), release=ONE, plan=plan), Engine(volumes=volumes))
     staged.stage()
     assert staged.result["jobs"] == jobs
+
+
+@pytest.fixture
+def done(root):
+    """A release is in use whose job ended well; the next one replaces the api beside it. The stand-in's hash of the job stays the same."""
+    stage(root, ONE, references=["image:1"])
+    activate(root, ONE)
+    engine = Engine(api="api", job="migrate")
+    engine.labels = {"api": as_deployed(root, ONE), "job": {"com.docker.compose.config-hash": "2"}}
+    engine.states, engine.ended = {"job": "exited"}, {"job": "Exited (0) 2 minutes ago"}
+
+    def again(**changed):
+        plan = plan_of(root, TWO, text="services: {new: }")
+        plan["manifest"] |= {"references": ["image:1"], "start_first": ["api"], "first_jobs": ["migrate"], **changed}
+        staged = module.Release(Host(directory=str(root), release=TWO, plan=plan), engine)
+        staged.stage()
+        assert staged.result["is_new"]
+        return staged.result["first_jobs"], staged.result["jobs"]
+
+    return engine, again
+
+
+def test_jobs_that_are_done_do_not_run_again_for_what_is_replaced_beside_what_serves(done):
+    _engine, again = done
+    assert again() == ([], [])
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda engine, _root: engine.ended.update(job="Exited (1) 2 minutes ago"),
+        lambda engine, _root: engine.ended.update(job="Up 2 seconds"),
+        lambda engine, _root: engine.services.pop("job"),
+        lambda engine, _root: engine.labels["job"].update({"com.docker.compose.config-hash": "3"}),
+        lambda engine, _root: engine.labels["job"].update({"com.docker.compose.image": "sha256:0"}),
+        lambda engine, _root: engine.bound.update(job="gone"),
+        lambda engine, _root: engine.services.pop("api"),
+        lambda _engine, root: (root / "attempted").symlink_to("releases/x"),
+        lambda _engine, root: (root / "current").unlink(),
+        lambda _engine, root: (root / "current/hashes.json").write_text('{"compose": "2", "hashes": {"migrate": "1"}}'),
+        lambda _engine, root: (root / "current/hashes.json").unlink(),
+        lambda _engine, root: (root / "volumes.json").write_text('{"p_data": "1"}'),
+    ],
+)
+def test_where_anything_speaks_against_it_the_jobs_run(done, root, spoil):
+    engine, again = done
+    spoil(engine, root)
+    assert again() == (["migrate"], ["migrate"])
+
+
+@pytest.mark.parametrize(
+    "changed", [{"stable": {"secrets/stable/x": "secrets/x_2"}}, {"secrets": ["secrets/migrate_url_2"]}, {"start_first": []}, {"references": []}]
+)
+def test_where_the_release_asks_for_something_else_the_jobs_run(done, changed):
+    _engine, again = done
+    assert again(**changed) == (["migrate"], ["migrate"])
+
+
+def test_jobs_that_do_not_run_again_keep_their_containers(root):
+    stage(root, ONE)
+    engine = Engine(job="migrate")
+    attempt(root, ONE, engine, rerun=False)
+    assert engine.services == {"job": "migrate"}
 
 
 @pytest.mark.parametrize("ill", [False, True])

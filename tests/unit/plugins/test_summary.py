@@ -26,7 +26,8 @@ def manifest(**given) -> dict:
 
 
 def told(manifest: dict, *results: dict, check_mode: bool = False, is_new: bool = True, plan: list | None = None, beside: list | None = None) -> str:
-    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest, "jobs": manifest["jobs"], "plan": plan or [], "beside": beside or []}
+    staged = {"release": manifest["release"], "is_new": is_new, "manifest": manifest, "plan": plan or [], "beside": beside or []}
+    staged |= {"first_jobs": manifest["first_jobs"], "jobs": manifest["jobs"]}
     return "\n".join(summary.lines(staged, results, PLACE, directory="/opt/campaign", check_mode=check_mode))
 
 
@@ -190,7 +191,15 @@ def test_a_check_says_what_a_deploy_would_do_and_why(local, is_new, plan, expect
 
 
 def test_a_check_of_going_back_says_so(local):
-    staged = {"release": local["release"], "is_new": True, "is_rollback": True, "manifest": local, "jobs": local["jobs"], "plan": [API]}
+    staged = {
+        "release": local["release"],
+        "is_new": True,
+        "is_rollback": True,
+        "manifest": local,
+        "first_jobs": local["first_jobs"],
+        "jobs": local["jobs"],
+        "plan": [API],
+    }
     lines = summary.lines(staged, [], PLACE, directory="/opt/campaign", check_mode=True)
     assert lines[0] == f"This was a check, and nothing was changed. Going back would take release {local['release']} into use:"
     assert lines[-2:] == ["To go back:", "  make rollback"]
@@ -219,13 +228,13 @@ def test_with_the_inventory_of_the_checkout_make_runs_every_command(monkeypatch,
 
 
 def test_the_command_for_the_logs_is_the_one_of_the_place(local):
-    staged = {"release": local["release"], "is_new": True, "manifest": local, "jobs": local["jobs"], "plan": []}
+    staged = {"release": local["release"], "is_new": True, "manifest": local, "first_jobs": local["first_jobs"], "jobs": local["jobs"], "plan": []}
     lines = summary.lines(staged, [], dataclasses.replace(PLACE, logs="make logs"), directory="/opt/campaign", check_mode=False)
     assert "  make logs" in lines
     assert not any("docker compose" in line for line in lines)
 
 
 def test_whoever_went_back_is_told_that_the_next_deploy_goes_forward_again(local):
-    staged = {"release": local["release"], "is_new": True, "manifest": local, "jobs": local["jobs"], "plan": []}
+    staged = {"release": local["release"], "is_new": True, "manifest": local, "first_jobs": local["first_jobs"], "jobs": local["jobs"], "plan": []}
     told_after = ["\n".join(summary.lines({**staged, **more}, [], PLACE, directory="/opt/campaign", check_mode=False)) for more in ({}, {"is_rollback": True})]
     assert ["The next deploy takes into use what the inventory says" in text for text in told_after] == [False, True]

@@ -94,6 +94,43 @@ def test_a_service_that_does_not_stay_healthy_fails(engine, verify, later, found
 
 
 @pytest.fixture
+def clock(monkeypatch):
+    """Return the seconds that were slept in all; nobody really sleeps."""
+    slept = [0.0]
+    monkeypatch.setattr(verification.time, "sleep", lambda seconds: slept.__setitem__(0, slept[0] + seconds))
+    monkeypatch.setattr(verification.time, "monotonic", lambda: slept[0])
+    return slept
+
+
+@pytest.mark.parametrize(
+    ("test", "asked", "code", "start", "seconds"),
+    [
+        # Five seconds until the Engine calls it healthy, and a window of three, which begins with the first answer, or when it is healthy.
+        (["CMD", "node", "health.js"], ["node", "health.js"], 0, "1", 5),
+        (["CMD-SHELL", "curl x"], ["/bin/sh", "-c", "curl x"], 0, "1", 5),
+        (["CMD", "node", "health.js"], ["node", "health.js"], 1, "1", 8),
+        (["CMD", "node", "health.js"], ["node", "health.js"], 0, "2", 8),
+        (None, None, None, "1", 8),
+    ],
+)
+def test_the_window_begins_when_the_service_answers(engine, verify, container_runs, clock, test, asked, code, start, seconds):
+    container_runs(code or 0)
+    waiting = [{**STARTING, "StartedAt": start}] * 25
+    engine.container("api", *waiting, {**HEALTHY, "StartedAt": "1"}, Config={"Healthcheck": {"Test": test}} if test else {})
+    assert got(verify(timeout=30, settle=3)) == []
+    assert clock[0] == pytest.approx(seconds, abs=0.6)
+    commands = [json.loads(request.body)["Cmd"] for request in engine.requests if request.path.endswith("/containers/api/exec")]
+    # It is asked once, or every half a second where it does not answer.
+    assert commands == ([asked] if code == 0 else [asked] * len(commands)) if asked else commands == []
+
+
+def test_where_nothing_is_watched_no_service_is_asked_early(engine, verify):
+    engine.container("api", STARTING, HEALTHY, Config={"Healthcheck": {"Test": ["CMD", "x"]}})
+    assert got(verify(timeout=30)) == []
+    assert not [request for request in engine.requests if request.path.endswith("/exec")]
+
+
+@pytest.fixture
 def two(engine):
     """A service that is being replaced: an old container that works, and a new one that does not."""
     engine.container("old", HEALTHY)
