@@ -65,6 +65,9 @@ class Wanted:
     foundations: frozenset[str] = frozenset()
     # Whether Compose recreates what depends on a service that it has recreated in the same run.
     recreates_dependents: bool = False
+    # Directory and hashes of the release in use. A container may be older than that, from a release that was pruned, and have the definition still.
+    current: str = ""
+    current_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 def image_id(engine: Engine, reference: str) -> str | None:
@@ -122,6 +125,8 @@ def _release_directory(container: Mapping[str, Any]) -> str:
 
 def _why_recreated(container: Mapping[str, Any], service: str, wanted: Wanted, definitions: Definitions) -> list[str]:
     new, old = definitions(wanted.directory), definitions(_release_directory(container))
+    if old is None and container["Labels"].get(CONFIG_HASH) == wanted.current_hashes.get(service):
+        old = definitions(wanted.current)
     known = (new or {}).get(service), (old or {}).get(service)
     if known[0] is None or known[1] is None:
         return ["its definition, which was not read from a release that is kept"]

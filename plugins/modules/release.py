@@ -878,6 +878,7 @@ class Release:
                 self.compose.remember(directory, output if status == 0 else "")
             return self.compose.definitions(directory)
 
+        version, hashes = self._written_hashes(self.current_link)
         wanted = plans.Wanted(
             project,
             self.path,
@@ -887,7 +888,9 @@ class Release:
             damaged,
             start_first=frozenset(manifest.get("start_first") or ()),
             foundations=frozenset(manifest.get("foundations") or ()),
-            recreates_dependents=plans.recreates_dependents(self.module.params["compose_version"] or self._written_hashes(self.current_link)[0]),
+            recreates_dependents=plans.recreates_dependents(self.module.params["compose_version"] or version),
+            current=self.current_link,
+            current_hashes=hashes,
         )
         try:
             return plans.compute(self.engine, wanted, definitions)

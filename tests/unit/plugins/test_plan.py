@@ -135,6 +135,14 @@ def test_a_definition_s_difference_is_named_without_its_value(change, reasons):
     assert "debug" not in str(found)
 
 
+@pytest.mark.parametrize(("digest", "reasons"), [("h0", ["image api:1 -> api:2"]), ("h9", ["its definition, which was not read from a release that is kept"])])
+def test_a_container_of_a_pruned_release_may_have_the_definition_of_the_one_in_use(digest, reasons):
+    definitions = {"/opt/stack/current": {"api": API}, NEW: {"api": {**API, "image": "api:2"}}}
+    wanted = plan.Wanted("p", NEW, {"api": "api:1"}, {"api": "h1"}, current="/opt/stack/current", current_hashes={"api": digest})
+    (change,) = plan.compute(Engine([container("api", config="h0")], {"api:1": "sha256:1"}), wanted, definitions.get)
+    assert change.reasons == reasons
+
+
 def test_an_image_is_named_once():
     definitions = {OLD: {"api": {"image": "api:0"}}, NEW: {"api": {"image": "api:1"}}}
     assert computed(container("api", config="h0", image="sha256:0"), definitions=definitions) == [("api", "recreate", ["image api:0 -> api:1"])]
