@@ -21,6 +21,7 @@ _EMPTY: dict[str, Any] = {
     "last_jobs": [],
     "foundations": [],
     "restoring_jobs": [],
+    "ground": "",
     "images": {},
     "references": [],
     "networks": {},

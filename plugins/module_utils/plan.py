@@ -171,9 +171,10 @@ def _needs(containers: list[dict[str, Any]]) -> set[str]:
 
 
 def recreates_dependents(version: str | None) -> bool:
-    """Return whether that version of Docker Compose, as it prints it, recreates what depends on a service that it has recreated. Later ones leave it alone.
+    """Return whether that version of Docker Compose, as it prints it, recreates what depends on a service that it has recreated.
 
-    Since 2.29.4: https://github.com/docker/compose/commit/1076f1d9a
+    Those up to 2.29.3 do, those up to 2.34 stop and start it, and later ones do so where the dependency says `restart: true`.
+    https://github.com/docker/compose/commit/1076f1d9a
     """
     numbers = tuple(int(number) for number in re.findall(r"\d+", version or "")[:3])
     return bool(numbers) and numbers < _LEAVES_DEPENDENTS
@@ -194,17 +195,18 @@ def _place(changes: dict[str, Change], containers: Mapping[str, list[dict[str, A
     for change in changes.values():
         # By its definition the old one is as good as a new one, and of two such Docker Compose keeps the older, which lacks a network or holds a changed file.
         change.beside = change.action == RECREATE and not change.forced and can_be_beside(change.service)
-    waiting = wanted.recreates_dependents
+    waiting = True
     while waiting:
         waiting = False
         for service, found in containers.items():
             because = sorted(filter(has_followers, _needs(found)))
             if not because:
                 continue
-            if service not in changes:
+            if service not in changes and wanted.recreates_dependents:
                 changes[service] = Change(service, RECREATE, [f"it depends on {other}" for other in because])
                 waiting = True
-            elif changes[service].beside:
+            elif service in changes and changes[service].beside:
+                # It would prove itself with what is about to go.
                 changes[service].beside = False
                 waiting = True
 

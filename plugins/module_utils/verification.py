@@ -149,6 +149,8 @@ class Stack:
         # Since when a start of a service answers, by what tells that start from another one.
         self.answering: dict[tuple[str, str, int], float] = {}
         self.asked_early = 0.0
+        # What did not answer in time may still be at work in the container, and nobody can end it.
+        self.hanging: set[tuple[str, str, int]] = set()
 
     def refresh(self) -> None:
         """Read the state of every container of the project."""
@@ -225,7 +227,7 @@ class Stack:
             return
         self.asked_early = now
         starts = self._running()
-        waiting = [service for service in starting if starts[service] not in self.answering]
+        waiting = [service for service in starting if starts[service] not in self.answering.keys() | self.hanging]
 
         def answers(service: str) -> bool:
             config = self.containers[service]["Config"]
@@ -234,8 +236,11 @@ class Stack:
                 command = [*(config.get("Shell") or ["/bin/sh", "-c"]), *command]
             try:
                 return bool(command) and self.engine.execute(self.containers[service]["Id"], command, {}, EARLY_SECONDS).status == 0
-            except (EngineError, EngineTimeout):
-                return False
+            except EngineTimeout:
+                self.hanging.add(starts[service])
+            except EngineError:
+                pass
+            return False
 
         with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
             self.answering |= {starts[service]: time.monotonic() for service, well in zip(waiting, pool.map(answers, waiting), strict=True) if well}
@@ -251,13 +256,13 @@ class Stack:
     def settle(self) -> list[dict[str, str]]:
         """Watch the services, which are healthy now, for as long as was asked, and return a failure for each that does not stay so.
 
-        The time since the present start of the last of them answered counts.
+        The time since the present start of the last of them answered counts, up to half of it: the rest comes after all checks, which they have to bear.
         """
         seconds, now = self.params["settle"], time.monotonic()
         expected = f"to stay healthy for {seconds} s"
         self.refresh()
         first = self._running()
-        began = max((self.answering.get(start, now) for start in first.values()), default=now)
+        began = max([now - seconds / 2, *(self.answering.get(start, now) for start in first.values())])
         while True:
             lost = {}
             for service, start in self._running().items():

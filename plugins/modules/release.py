@@ -84,7 +84,8 @@ options:
         description:
           - What is deployed, written as C(manifest.json). Whoever acts on a release reads it there.
           - C(project), C(layer), C(compose_files), C(env_file), C(services), C(foundations) (services that wait for no other), C(jobs),
-            C(networks), C(start_first) (services whose new container is started before the old one is stopped), C(routes) (ports of services by the proxy that
+            C(networks), C(start_first) (services whose new container is started before the old one is stopped), C(ground) (a digest of what jobs work
+            on beside their own definitions, empty where nobody knows that), C(routes) (ports of services by the proxy that
             hands requests on to them), C(references) (of all images that the host has for the release), C(first_jobs) (jobs that end before anything is
             started), C(restoring_jobs) (those that give logins back what the release knows of them), C(last_jobs) (jobs that run when the release is
             verified), C(images), C(settings), C(checks), C(loosened), C(configs), C(secrets), C(stable) (names of secrets that stay, with the file that each
@@ -564,6 +565,8 @@ class Release:
         """Return whether the release in use has run the same jobs, and all that they work on stays as it is: only what is replaced beside it changes."""
         previous = self.result["previous"]
         if previous is None or os.path.lexists(self.attempt_link) or self.result["others"]:
+            return False
+        if not previous["ground"] or previous["ground"] != manifest.get("ground"):
             return False
         project = manifest["project"]
         containers = project_containers(self.engine, project)

@@ -145,7 +145,8 @@ options:
   settle:
     description:
       - Seconds to watch the services. One that ends, starts again or becomes unhealthy meanwhile is a failure, because a service may be healthy for a while
-        and then die. They count from when the last one answers the command of its healthcheck, and end when all are healthy and have passed their checks.
+        and then die. They count from when the last one answers the command of its healthcheck; at least half of them come when all are healthy and have
+        passed their checks.
     type: int
     default: 0
   lock_directory:

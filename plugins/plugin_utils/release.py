@@ -737,6 +737,12 @@ def _loosened(services: Mapping[str, Any], common: Mapping[str, Any], settings: 
     return found
 
 
+def _ground(*files: Mapping[str, Any]) -> str:
+    """Return a digest of the volumes and networks of Compose files. Docker Compose's hash of a service holds only their names in the file."""
+    parts = [[content.get(kind) for kind in ("volumes", "networks")] for content in files]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) -> dict[str, Any]:
     """Return the release: what the module of the same name stages on the host.
 
@@ -793,6 +799,8 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         "last_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("last")),
         # Jobs that set the services' logins to what this release has for them.
         "restoring_jobs": sorted(job for job, row in rendered.jobs.items() if row.get("restores_logins")),
+        # A digest of what jobs work on beside their own definitions, empty where it is not of this stack: an external server may be another one tomorrow.
+        "ground": "" if declared.external else _ground(base, rendered.override),
         "images": {name: services[name]["image"] for name in running},
         # With those that they are built on: what the host has for this release.
         "references": sorted({reference for reference in images.values() if not reference.startswith(_NOT_REQUIRED)}),

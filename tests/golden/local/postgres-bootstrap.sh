@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Waits for the server, then creates roles and rights. Run before every new release; what is there already is brought up to date.
+# Waits for the server, then creates roles and rights. Run before a release is started; what is there already is brought up to date.
 set -eu
 # Asked more often than a healthcheck does, and not for ever, because nobody else sets it an end. The name of a container that does not run is not known, so
 # a server that does not stay up is noticed soon. Nobody may answer for such a name in an internal network; a lookup is not given the usual half minute.

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-3.0-or-later
-# Creates the bucket and a key pair for each service that has one. Run before every new release; what is there already is left or brought up to date.
+# Creates the bucket and a key pair for each service that has one. Run before a release is started; what is there already is left or brought up to date.
 # Credentials go through standard input, so that no process list and no environment shows them.
 # The image has a shell, coreutils and mc, and no grep, sed or curl: https://github.com/pgsty/minio
 set -eu

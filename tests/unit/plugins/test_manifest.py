@@ -45,6 +45,7 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "last_jobs": [],
         "foundations": [],
         "restoring_jobs": [],
+        "ground": "",
         "images": {},
         "references": [],
         "networks": {},

@@ -191,9 +191,9 @@ def test_a_service_of_another_release_goes_and_a_job_of_this_one_does_not():
     assert found == [("vite", "remove", ["the release has no such service"])]
 
 
-def besides(*containers, hashes, start_first=("api", "page"), foundations=()):
+def besides(*containers, hashes, start_first=("api", "page"), foundations=(), recreates=True):
     services = dict.fromkeys(hashes, "api:1")
-    wanted = plan.Wanted("p", NEW, services, hashes, start_first=frozenset(start_first), foundations=frozenset(foundations), recreates_dependents=True)
+    wanted = plan.Wanted("p", NEW, services, hashes, start_first=frozenset(start_first), foundations=frozenset(foundations), recreates_dependents=recreates)
     changes = plan.compute(Engine(list(containers), {"api:1": "sha256:1"}), wanted, {}.get)
     return {change.service: change.beside for change in changes}
 
@@ -223,6 +223,12 @@ def besides(*containers, hashes, start_first=("api", "page"), foundations=()):
 )
 def test_what_may_be_started_beside_what_runs(containers, hashes, expected):
     assert besides(*containers, hashes=hashes) == expected
+
+
+@pytest.mark.parametrize("recreates", [True, False])
+def test_no_service_proves_itself_with_what_is_about_to_go(recreates):
+    containers = [container("api", depends="pooler:service_healthy:true"), container("pooler")]
+    assert besides(*containers, hashes={"api": "h2", "pooler": "h2"}, recreates=recreates) == {"api": False, "pooler": False}
 
 
 def test_a_store_that_is_recreated_before_it_leaves_a_service_its_old_container():

@@ -134,6 +134,7 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports
         "project": "p",
         "services": ["api"],
         "jobs": ["migrate"],
+        "ground": "g",
         "images": {"api": "image:1"},
         "restoring_jobs": [],
         "ports": ports or {},
@@ -1002,6 +1003,10 @@ def test_migrations_run_once_for_a_release(root, current, volumes, jobs):
     assert staged.result["jobs"] == jobs
 
 
+def change(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
 @pytest.fixture
 def done(root):
     """A release is in use whose job ended well; the next one replaces the api beside it. The stand-in's hash of the job stays the same."""
@@ -1013,7 +1018,7 @@ def done(root):
 
     def again(**changed):
         plan = plan_of(root, TWO, text="services: {new: }")
-        plan["manifest"] |= {"references": ["image:1"], "start_first": ["api"], "first_jobs": ["migrate"], **changed}
+        plan["manifest"] |= {"references": ["image:1"], "start_first": ["api"], "first_jobs": ["migrate"], "ground": "g", **changed}
         staged = module.Release(Host(directory=str(root), release=TWO, plan=plan), engine)
         staged.stage()
         assert staged.result["is_new"]
@@ -1042,6 +1047,8 @@ def test_jobs_that_are_done_do_not_run_again_for_what_is_replaced_beside_what_se
         lambda _engine, root: (root / "current/hashes.json").write_text('{"compose": "2", "hashes": {"migrate": "1"}}'),
         lambda _engine, root: (root / "current/hashes.json").unlink(),
         lambda _engine, root: (root / "volumes.json").write_text('{"p_data": "1"}'),
+        # Of a release of before there was such a digest, or one with an external server.
+        lambda _engine, root: change(root / "current/manifest.json", ground=""),
     ],
 )
 def test_where_anything_speaks_against_it_the_jobs_run(done, root, spoil):
@@ -1051,7 +1058,15 @@ def test_where_anything_speaks_against_it_the_jobs_run(done, root, spoil):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"stable": {"secrets/stable/x": "secrets/x_2"}}, {"secrets": ["secrets/migrate_url_2"]}, {"start_first": []}, {"references": []}]
+    "changed",
+    [
+        {"stable": {"secrets/stable/x": "secrets/x_2"}},
+        {"secrets": ["secrets/migrate_url_2"]},
+        {"start_first": []},
+        {"references": []},
+        {"ground": "h"},
+        {"ground": ""},
+    ],
 )
 def test_where_the_release_asks_for_something_else_the_jobs_run(done, changed):
     _engine, again = done
