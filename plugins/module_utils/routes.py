@@ -10,6 +10,7 @@ file names one.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -21,6 +22,13 @@ DIRECTORY = "routes"
 # https://github.com/moby/moby/issues/41302
 RELOAD = ["sh", "-c", "kill -HUP 1"]
 RELOAD_SECONDS = 10.0
+# A worker of nginx that still has a request from before it was reloaded: an upload, which it hands on when it has all of it, and to whom it knew before. The
+# brackets keep the pattern from finding itself.
+LINGERING = ["sh", "-c", "grep -lsa '[s]hutting down' /proc/[0-9]*/cmdline"]
+# How long such a request is waited for, by the release's layer. With hot reload a browser's connection never ends.
+LONGEST = {"dev": 5.0}
+LONGEST_ELSE = 30.0
+INTERVAL = 0.5
 # A little longer than a reloaded nginx keeps a connection that was used a moment ago (keepalive_min_timeout in its configuration).
 DRAIN_SECONDS = 3
 NUMBER = "com.docker.compose.container-number"
@@ -86,3 +94,19 @@ def reload(engine: Engine, proxies: Iterable[Mapping[str, Any]]) -> None:
                 raise EngineError(f"reloading {name_of(proxy)}", f"no answer within {RELOAD_SECONDS:.0f} s") from None
             if ended.status:
                 raise EngineError(f"reloading {name_of(proxy)}", ended.output.strip())
+
+
+def await_requests(engine: Engine, proxies: Iterable[Mapping[str, Any]], layer: str | None) -> None:
+    """Wait until no proxy has a request any more that it took before it read its files again, or for as long as is reasonable."""
+    deadline = time.monotonic() + LONGEST.get(layer or "", LONGEST_ELSE)
+    running = [proxy for proxy in proxies if proxy.get("State") == "running"]
+    while time.monotonic() < deadline and any(_lingers(engine, proxy) for proxy in running):
+        time.sleep(INTERVAL)
+
+
+def _lingers(engine: Engine, proxy: Mapping[str, Any]) -> bool:
+    try:
+        return engine.execute(str(proxy["Id"]), LINGERING, {}, RELOAD_SECONDS).status == 0
+    except (EngineError, EngineTimeout):
+        # Nobody can say, and what serves goes on.
+        return False

@@ -732,6 +732,7 @@ class Release:
         if self._pin(manifest, {service: meant[service] for service, containers in found.items() if len(containers) > 1}, found):
             # Until nobody is handed on to where it was found before.
             time.sleep(routes.DRAIN_SECONDS)
+            routes.await_requests(self.engine, [one for proxy in manifest["routes"] for one in found.get(proxy, ())], manifest.get("layer"))
         if (self.module.params["retire"] or self.id == self.result["current"]) and not self.module.check_mode:
             # On the way back nothing more has to be seen. Docker Compose 2.26 would keep the oldest container, whatever its definition.
             self._remove(found, meant)

@@ -70,7 +70,7 @@ class Engine:
         self.services, self.status = services, status
         self.networks, self.volumes = {"net": "p"}, volumes or {}
         self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
-        self.states, self.created, self.ended = {}, {}, {}
+        self.states, self.created, self.ended, self.lingering = {}, {}, {}, []
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -102,6 +102,8 @@ class Engine:
 
     def execute(self, container, command, environment, seconds):
         assert (environment, seconds > 1) == ({}, True)
+        if command == module.routes.LINGERING:
+            return Ended(self.lingering.pop(0) if self.lingering else 1, "", "")
         self.done.append(("EXEC", container, command[-1]))
         return Ended(0, "", "")
 
@@ -825,6 +827,22 @@ def test_it_is_waited_until_nobody_is_sent_to_the_old_container(root, monkeypatc
     monkeypatch.setattr(module.time, "sleep", waited.append)
     switch(root, ONE, two_of_the_api())
     assert waited == [3]
+
+
+@pytest.mark.usefixtures("route")
+@pytest.mark.parametrize("retire", [True, False])
+def test_an_upload_that_the_proxy_still_takes_has_its_container_until_then(root, monkeypatch, retire):
+    engine, waited = two_of_the_api(), []
+    engine.lingering = [0, 0, 1]
+
+    def sleep(seconds):
+        waited.append(seconds)
+        assert "old" in engine.services
+
+    monkeypatch.setattr(module.routes.time, "sleep", sleep)
+    switch(root, ONE, engine, retire=retire)
+    assert waited == [0, module.routes.INTERVAL, module.routes.INTERVAL]
+    assert ("old" in engine.services) is not retire
 
 
 def test_what_was_replaced_goes_when_the_release_is_taken_into_use(root, route):

@@ -77,3 +77,23 @@ def test_a_proxy_that_runs_reads_its_files_again_and_nobody_takes_that_for_a_sto
 def test_a_proxy_that_cannot_be_told_is_an_error(engine, words):
     with pytest.raises(EngineError, match=f"reloading proxy: {words}"):
         routes.reload(engine, [container("proxy")])
+
+
+@pytest.mark.parametrize(
+    ("engine", "layer", "seconds"),
+    [
+        (Engine(0), "prod", 30),
+        (Engine(0), None, 30),
+        (Engine(0), "dev", 5),
+        (Engine(1), "prod", 0),
+        (Engine(127), "prod", 0),
+        (Engine(times_out=True), "prod", 0),
+    ],
+)
+def test_requests_of_before_are_waited_for_but_not_for_ever(monkeypatch, engine, layer, seconds):
+    slept = [0.0]
+    monkeypatch.setattr(routes.time, "sleep", lambda interval: slept.__setitem__(0, slept[0] + interval))
+    monkeypatch.setattr(routes.time, "monotonic", lambda: slept[0])
+    routes.await_requests(engine, [container("proxy"), container("stopped", state="exited")], layer)
+    assert slept == [seconds]
+    assert {asked[0] for asked in engine.executed} <= {"id-proxy"}
