@@ -838,7 +838,7 @@ class Backups:
 
         # What their last run left behind would count as done.
         if written["jobs"]:
-            ask("--profile", "job", "rm", "--force", "--stop", *written["jobs"])
+            ask("--profile", "job", "rm", "--force", "--stop", "--volumes", *written["jobs"])
         for job in written["first_jobs"]:
             ask("--profile", "job", "run", "--rm", "--no-deps", "-T", job)
         ask("--profile", "job", "up", "--detach", "--no-build", *written["foundations"], *written["jobs"])

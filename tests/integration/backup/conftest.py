@@ -9,6 +9,7 @@ import functools
 import io
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -179,6 +180,12 @@ class Stack:
                 found[f"object {listed.key}"] = (answer.read(), about["headers"])
         client.close()
         return found
+
+    def nameless_volumes(self) -> set[str]:
+        """Return the volumes without a name of its own that containers of the project have, jobs included."""
+        listed = docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+        mounts = [mount for item in json.loads(docker("inspect", *listed)) for mount in item["Mounts"]]
+        return {mount["Name"] for mount in mounts if re.fullmatch(r"[0-9a-f]{64}", mount.get("Name", ""))}
 
     def volumes(self) -> list[str]:
         return sorted(name for name in docker("volume", "ls", "--quiet").split() if name.startswith((f"{PROJECT}_", f"{PROJECT}-")))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from deployed import seen_in_processes
+from deployed import docker, seen_in_processes
 
 ROUNDS, SAMPLE_ROUNDS = 30, 1
 
@@ -66,8 +66,12 @@ def test_a_round_trip_brings_everything_back(stack, full):
         assert stack.run("restore", "--confirm", "another").status == 3
         assert (stack.fingerprint(), stack.volumes()) == (changed, volumes)
 
+        nameless = stack.nameless_volumes()
         stack.well("restore", "--confirm", stack.project)
         assert stack.fingerprint() == before
+        # Those of jobs, whose images say that they want one, went with their containers.
+        assert nameless
+        assert not (nameless - stack.nameless_volumes()) & set(docker("volume", "ls", "--quiet").split())
         # What was there before is kept until a person lets it go.
         assert len(stack.volumes()) == len(volumes) + 3
         stack.well("remove-old")
