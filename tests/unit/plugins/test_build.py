@@ -250,6 +250,18 @@ def test_a_volume_without_options_is_added_to_a_service_of_the_stack():
     assert "uploads" in base["volumes"]
 
 
+def test_what_jobs_work_on_has_a_digest_unless_it_is_outside():
+    def ground(**given):
+        return build({**PROD, **given})["manifest"]["ground"]
+
+    named = {"postgres": {"base": {"volumes": {"postgres-data": {"name": "another"}}}}}
+    same, other = ground(stack_log_level="debug"), ground(stack_services=named)
+    assert same == ground()
+    assert same
+    assert other not in (same, "")
+    assert ground(stack_redis_external={"host": "cache.example.com"}) == ""
+
+
 def test_an_empty_condition_is_none():
     base, _override, _texts = released({**LOCAL, "stack_services": {"mailer": {**body(), "when": None}}})
     assert "mailer" in base["services"]

@@ -1091,6 +1091,13 @@ def test_where_the_release_asks_for_something_else_the_jobs_run(done, changed):
     assert again(**changed) == (["migrate"], ["migrate"])
 
 
+def test_with_an_external_server_the_jobs_run_each_time(done, root):
+    # Neither release says what its jobs work on.
+    change(root / "current/manifest.json", ground="")
+    _engine, again = done
+    assert again(ground="") == (["migrate"], ["migrate"])
+
+
 def test_jobs_that_do_not_run_again_keep_their_containers(root):
     stage(root, ONE)
     engine = Engine(job="migrate")
