@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 
@@ -22,6 +23,15 @@ def config_command(socket: str, directory: str, project: str, files: Iterable[st
     command = ["env", "-i", *(f"{name}={value}" for name, value in settings.items()), "docker", "compose"]
     command += ["--project-directory", directory, "--project-name", project, "--env-file", environment]
     return [*command, *(word for path in files for word in ("--file", path)), "--profile", "*", "config", *arguments]
+
+
+def noted_hashes(text: str | bytes | None) -> tuple[str | None, dict[str, str]]:
+    """Return what a release's file of hashes holds: the version of Docker Compose that was asked, and the hashes; neither where it cannot be read."""
+    try:
+        noted = json.loads(text or "")
+        return noted["compose"], dict(noted["hashes"])
+    except (ValueError, KeyError, TypeError):
+        return None, {}
 
 
 def hashes_of(output: str) -> dict[str, str]:

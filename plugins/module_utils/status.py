@@ -23,7 +23,7 @@ from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, links, lock, manifest, plan
 from ansible_collections.campaign.platform.plugins.module_utils.backup import state
-from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
+from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of, noted_hashes
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
 
 SCHEMA = 1
@@ -362,12 +362,9 @@ def compose_config(socket: str, directory: str, written: dict[str, Any], *argume
 
 def service_hashes(socket: str, directory: str, release: str, written: dict[str, Any], compose: str | None) -> dict[str, str] | None:
     """Return the hashes of the definitions of a release's services: as the deploy wrote them down for this version of Compose, or as Compose says now."""
-    try:
-        noted = json.loads(host.read(os.path.join(release, HASHES)))
-        if compose and noted["compose"] == compose:
-            return dict(noted["hashes"])
-    except (ValueError, KeyError, TypeError):
-        pass
+    asked, hashes = noted_hashes(host.read(os.path.join(release, HASHES)))
+    if compose and asked == compose:
+        return hashes
     printed = compose_config(socket, directory, written, "--hash", "*")
     return hashes_of(printed) if printed else None
 

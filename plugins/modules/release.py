@@ -276,7 +276,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import boot, links, lock, obstacles, replaced, resume, routes, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
-from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of
+from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of, noted_hashes
 from ansible_collections.campaign.platform.plugins.module_utils.engine import (
     PROJECT,
     Engine,
@@ -557,7 +557,8 @@ class Release:
 
     def _take_jobs(self, files: dict[str, bytes], jobs: list[str], *, has_new_volumes: bool) -> None:
         manifest = self.result["manifest"]
-        is_done = not has_new_volumes and self._has_done_jobs(manifest, files)
+        # Where the release is not new no job runs, and nobody has to be asked.
+        is_done = self.result["is_new"] and not has_new_volumes and self._has_done_jobs(manifest, files)
         first = manifest.get("first_jobs") or []
         self.result.update(first_jobs=[] if is_done else first, jobs=[] if is_done else jobs, last_jobs=self._last_jobs(manifest))
 
@@ -851,12 +852,7 @@ class Release:
         return (json.dumps({"compose": self.module.params["compose_version"], "hashes": hashes_of(output)}, indent=1, sort_keys=True) + "\n").encode()
 
     def _written_hashes(self, directory: str) -> tuple[str | None, dict[str, str]]:
-        """Return the version of Docker Compose that was asked for the hashes of the release in a directory, and those hashes; neither where none are there."""
-        try:
-            written = json.loads(read(os.path.join(directory, HASHES)) or b"")
-            return written["compose"], dict(written["hashes"])
-        except (ValueError, KeyError, TypeError):
-            return None, {}
+        return noted_hashes(read(os.path.join(directory, HASHES)))
 
     def _hashes(self, files: dict[str, bytes]) -> dict[str, str]:
         """Return the hashes of the services' definitions: as written down, where that was done for the Compose of this host, or as Compose says now."""

@@ -1091,6 +1091,15 @@ def test_where_the_release_asks_for_something_else_the_jobs_run(done, changed):
     assert again(**changed) == (["migrate"], ["migrate"])
 
 
+def test_where_the_release_runs_already_nobody_looks_for_what_its_jobs_did(done, root, monkeypatch):
+    def never(*_arguments):
+        raise AssertionError
+
+    engine, _again = done
+    monkeypatch.setattr(module.Release, "_has_done_jobs", never)
+    assert stage(root, ONE, references=["image:1"], engine=engine)["is_new"] is False
+
+
 def test_with_an_external_server_the_jobs_run_each_time(done, root):
     # Neither release says what its jobs work on.
     change(root / "current/manifest.json", ground="")
