@@ -51,11 +51,6 @@ _OBSTACLES = {
     "SELECT gid FROM pg_prepared_xacts": "a prepared transaction: {}. Commit it or roll it back.",
     "SELECT spcname FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')": "a tablespace, which is outside of the volume: {}. Move its content.",
 }
-_HAS_OBJECTS = """
-SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_proc WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_type WHERE oid >= 16384)
-  OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)
-  OR EXISTS (SELECT FROM pg_largeobject_metadata);
-"""
 _EXTENSIONS = "SELECT json_object_agg(extname, extversion) FROM pg_extension;"
 _OUTDATED = """
 SELECT json_build_array(e.extname, a.default_version) FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname
@@ -602,7 +597,7 @@ class _Copying:
             if name == "template0":
                 continue
             with postgres.session(self.docker, self.old, self.user, name) as opened:
-                if name in ("template1", "postgres") and opened.ask(_HAS_OBJECTS) == ["f"]:
+                if name in ("template1", "postgres") and opened.ask(postgres.HAS_OBJECTS) == ["f"]:
                     continue
                 self._database(name, opened)
                 sizes[name] = len(sizes)

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 from urllib.parse import quote
 
-from ansible_collections.campaign.platform.plugins.module_utils.backup import s3, sets
+from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres, s3, sets
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError
 
 FORMAT, SCHEMA = "campaign.platform export", 1
@@ -38,8 +38,9 @@ _LONGEST_KEY = 400
 
 
 def sql_name(database: str) -> str:
-    """Return the path of the SQL of a database."""
-    return f"postgres/{quote(database, safe='')}.sql"
+    """Return the path of the SQL of a database, which is never that of the roles."""
+    name = quote(database, safe="")
+    return f"postgres/{f'%{ord(name[0]):02X}{name[1:]}' if f'postgres/{name.lower()}.sql' == ROLES else name}.sql"
 
 
 def is_plain(key: str) -> bool:
@@ -315,7 +316,7 @@ def page(manifest: Mapping[str, Any], *, passwords: bool) -> str:
         names = list(manifest["dumps"])
         parts.append(f"| The database{'s' if len(names) > 1 else ''} and the roles | `{'`, `'.join([ROLES, *map(sql_name, names)])}` |")
         extensions = sorted({f"{name} {version}" for row in manifest["databases"].values() for name, version in row["extensions"].items()})
-        commands = "\n".join(f"psql -X -v ON_ERROR_STOP=1 -d postgres -f '{sql_name(name)}'" for name in names)
+        commands = "\n".join(f"psql -X -v ON_ERROR_STOP=1 -d {postgres.beside(name)} -f '{sql_name(name)}'" for name in names)
         told = "The roles have their passwords, as hashes." if passwords else "The roles have no passwords: give those that log in one with `ALTER ROLE`."
         texts.append(
             _POSTGRES.format(version=manifest["versions"]["postgres"], extensions=", ".join(extensions), roles=ROLES, databases=commands, passwords=told)

@@ -54,7 +54,15 @@ _SPATIAL = "SELECT round({0}.ST_DistanceSphere({0}.ST_MakePoint(0, 0), {0}.ST_Ma
 SCHEMA_OF_POSTGIS = (
     "SELECT coalesce((SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE extname = 'postgis'), '');"
 )
-_DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn AND NOT datistemplate AND datname <> 'postgres' ORDER BY datname;"
+# Without what an interrupted DROP DATABASE left, which nobody can connect to (-2, see pg_database in PostgreSQL's documentation).
+_DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname;"
+# Of every cluster, for administration. People keep data in it all the same.
+ADMINISTRATION = "postgres"
+HAS_OBJECTS = """
+SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_proc WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_type WHERE oid >= 16384)
+  OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)
+  OR EXISTS (SELECT FROM pg_largeobject_metadata);
+"""
 _TOC = re.compile(r"from TOC entry \d+; \d+ \d+ (.{1,200})")
 _ROLE = re.compile(r"CREATE ROLE (.+);\Z")
 
@@ -111,10 +119,22 @@ def session(docker: Docker, container: str, user: str, database: str) -> Iterato
 
 
 def databases(docker: Docker, container: str, user: str, database: str) -> list[str]:
-    """Return the databases of a server that hold data of users: all but the templates and the one for administration."""
+    """Return the databases of a server that hold data of users: all but the templates, and the one for administration where it is empty.
+
+    The ``database`` that is connected to is one of them in any case.
+    """
     with session(docker, container, user, database) as open_one:
-        found = open_one.ask(_DATABASES)
-        return [json.loads(line) for line in found]
+        found = [json.loads(line) for line in open_one.ask(_DATABASES)]
+    if ADMINISTRATION in found and database != ADMINISTRATION:
+        with session(docker, container, user, ADMINISTRATION) as open_one:
+            if open_one.ask(HAS_OBJECTS) == ["f"]:
+                found.remove(ADMINISTRATION)
+    return found
+
+
+def beside(database: str) -> str:
+    """Return a database to connect to while another one is replaced."""
+    return "template1" if database == ADMINISTRATION else ADMINISTRATION
 
 
 def facts(open_one: Session, columns: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
@@ -154,6 +174,8 @@ def dump(docker: Docker, container: str, user: str, database: str, snapshot: str
     It is not compressed: the repository compresses, and finds what is the same as the day before.
     """
     kind = ["--format=plain", "--create", "--encoding=UTF8"] if plain else ["--format=custom", "--compress=0"]
+    # Another server has none of the places outside of the volume that a tablespace stands for.
+    kind.append("--no-tablespaces")
     return docker.start(
         "exec", container, "pg_dump", *kind, f"--snapshot={snapshot}", "--lock-wait-timeout=60s", "--host=127.0.0.1",
         f"--username={user}", f"--dbname={database}", stdout=plain or subprocess.PIPE,
@@ -169,12 +191,12 @@ def restore_sql(docker: Docker, container: str, user: str, database: str, text: 
     """Load the SQL of a database into a new server, in the place of an empty one of its name; raise BackupError."""
     quoted = '"' + database.replace('"', '""') + '"'
     docker.ask(
-        "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}", "--dbname=postgres",
-        stdin=f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE);".encode(),
+        "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}",
+        f"--dbname={beside(database)}", stdin=f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE);".encode(),
     )  # fmt: skip
     process = docker.start(
         "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1", f"--username={user}",
-        "--dbname=postgres", stdin=text.fileno(), stdout=subprocess.DEVNULL,
+        f"--dbname={beside(database)}", stdin=text.fileno(), stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         if (status := process.wait()) != 0:
@@ -234,8 +256,8 @@ class Restore:
     def __init__(self, docker: Docker, container: str, user: str, database: str):
         self.database = database
         self.process = docker.start(
-            "exec", "--interactive", container, "pg_restore", "--create", "--clean", "--if-exists", "--exit-on-error", "--host=127.0.0.1", f"--username={user}",
-            "--dbname=postgres", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            "exec", "--interactive", container, "pg_restore", "--create", "--clean", "--if-exists", "--no-tablespaces", "--exit-on-error", "--host=127.0.0.1",
+            f"--username={user}", f"--dbname={beside(database)}", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
     def write(self, part: bytes) -> None:

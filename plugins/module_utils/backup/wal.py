@@ -26,6 +26,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.docker im
 from ansible_collections.campaign.platform.plugins.module_utils.backup.moments import Base, Piece, Way
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import Repository, whole
 
+_TABLESPACES = " Moments are for a cluster without tablespaces of its own: move what is in them (ALTER TABLE ... SET TABLESPACE pg_default), and drop them."
 SERVICE, SLOT, USER = "wal", "campaign_wal", "999:999"
 # Where the service keeps what it receives, below its volume.
 TARGET, PLACE = "/var/lib/postgresql", "wal"
@@ -294,7 +295,9 @@ class Shipping:
             with whole(writing):
                 first, size = self._copy(process, writing.process.stdin, int(before["size"]))
                 if (status := process.wait(600)) != 0:
-                    raise BackupError(f"pg_basebackup ended with exit code {status}: {told(process.error())}")
+                    # A stream of a cluster is one directory.
+                    remedy = _TABLESPACES if "tablespace" in process.error() else ""
+                    raise BackupError(f"pg_basebackup ended with exit code {status}: {told(process.error())}{remedy}")
                 snapshot = str(writing.finish()["snapshot_id"])
         finally:
             process.kill()

@@ -41,6 +41,14 @@ CREATE TABLE IF NOT EXISTS public.part (n int) PARTITION BY RANGE (n);
 CREATE TABLE IF NOT EXISTS public.part_1 PARTITION OF public.part FOR VALUES FROM (0) TO (1000000);
 INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALUES (990001, 'own', 1, '', '') ON CONFLICT DO NOTHING;
 """
+# Where people keep data too: in the database for administration, and in one that has the name of a file of an export. What an interrupted DROP DATABASE left
+# is no data.
+OTHER = ("postgres", "roles")
+DATABASES = """
+CREATE DATABASE roles;
+CREATE DATABASE torn; UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'torn';
+"""
+BESIDE = "CREATE TABLE IF NOT EXISTS public.beside (t text); INSERT INTO public.beside VALUES (random()::text)"
 CHANGE = """
 INSERT INTO public."Odd Name" (t, f, at, b)
   SELECT E'tab\\tnew\\nline \\\\N ' || i, random() / 3, now(), decode(md5(random()::text), 'hex') FROM generate_series(1, 50) i;
@@ -86,7 +94,7 @@ docker = functools.partial(deployed.docker, seconds=200)
 class Stack:
     """The stack, and the program of its backups."""
 
-    project, directory, repository, bucket = PROJECT, DIRECTORY, REPOSITORY, BUCKET
+    project, directory, repository, bucket, ports = PROJECT, DIRECTORY, REPOSITORY, BUCKET, PORTS
     docker = staticmethod(docker)
 
     def __init__(self, directory: Path):
@@ -131,8 +139,8 @@ class Stack:
 
     # --- What is stored
 
-    def sql(self, statement: str) -> str:
-        options = ["-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db"]
+    def sql(self, statement: str, database: str = "campaign_db") -> str:
+        options = ["-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", database]
         return docker("exec", "--interactive", f"{PROJECT}-postgres-1", "psql", *options, stdin=statement)
 
     def files(self) -> dict[str, str]:
@@ -154,6 +162,8 @@ class Stack:
     def change(self, objects: int = 20) -> None:
         """Store something of every kind."""
         self.sql(CHANGE)
+        for database in OTHER:
+            self.sql(BESIDE, database)
         for key in self.sql("SELECT 'campaigns/' || id FROM campaign.campaigns WHERE asset_type IS NOT NULL ORDER BY created_at DESC LIMIT 20").split():
             self.put(key, os.urandom(100))
         self.queue("RPUSH", JOBS, secrets.token_hex(8))
@@ -171,6 +181,8 @@ class Stack:
             # What the workers write each moment is left out, as is their ledger.
             columns = "to_jsonb((t.*)) - 'evaluated_at' - 'state'"
             found[name] = self.sql(f"SELECT count(*), md5(string_agg(row, '|' ORDER BY row)) FROM (SELECT ({columns})::text AS row FROM {name} t) r")
+        for database in OTHER:
+            found[database] = self.sql("SELECT count(*), md5(string_agg(t, '|' ORDER BY t)) FROM public.beside", database)
         found["large objects"] = self.sql("SELECT count(*), md5(string_agg(md5(lo_get(oid)), '|' ORDER BY oid)) FROM pg_largeobject_metadata")
         found["roles"] = self.sql("SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles")
         found["jobs"] = self.queue("LRANGE", JOBS, "0", "-1")
@@ -234,6 +246,7 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     deployed = found.play("site")
     assert deployed.status == 0, deployed.text[-4000:]
     found.sql(SCHEMA)
+    found.sql(DATABASES)
     found.change()
     made = found.play("backup")
     assert made.status == 0, made.text[-4000:]

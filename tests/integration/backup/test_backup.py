@@ -39,8 +39,19 @@ def killed_at(stack, word: str, *arguments: str, delay: float = 0.0) -> str:
 # --- What is stored comes back
 
 
+def aside(stack) -> None:
+    """Have a table and a database in a tablespace, whose directory no other server has."""
+    docker("exec", f"{stack.project}-postgres-1", "mkdir", "-p", "/var/lib/postgresql/aside")
+    stack.sql("CREATE TABLESPACE aside LOCATION '/var/lib/postgresql/aside'")
+    stack.sql(
+        "CREATE TABLE public.aside (n int PRIMARY KEY) TABLESPACE aside; INSERT INTO public.aside VALUES (1); ALTER TABLE public.part_1 SET TABLESPACE aside"
+    )
+    stack.sql("ALTER DATABASE roles SET TABLESPACE aside")
+
+
 def test_a_round_trip_brings_everything_back(stack, full):
     stack.well("remove-old")
+    aside(stack)
     for number in range(ROUNDS if full else SAMPLE_ROUNDS):
         stack.change(objects=300 if number == 0 else 20)
         before = stack.fingerprint()
@@ -69,6 +80,7 @@ def test_a_round_trip_brings_everything_back(stack, full):
         nameless = stack.nameless_volumes()
         stack.well("restore", "--confirm", stack.project)
         assert stack.fingerprint() == before
+        assert stack.sql("SELECT count(*) FROM pg_tablespace WHERE spcname = 'aside'") == "0"
         # Those of jobs, whose images say that they want one, went with their containers.
         assert nameless
         assert not (nameless - stack.nameless_volumes()) & set(docker("volume", "ls", "--quiet").split())

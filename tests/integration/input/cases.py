@@ -85,6 +85,7 @@ VALUES = [
     ({"stack_postgres_user": "Robert'); DROP"}, "stack_postgres_user", "role name"),
     ({"stack_postgres_db": "campaign-db"}, "stack_postgres_db", "database name"),
     ({"stack_postgres_db": "d" * 64}, "stack_postgres_db", "at most 63"),
+    ({"stack_postgres_db": "template1"}, "stack_postgres_db", "no template's"),
     ({"stack_s3_bucket": "ab"}, "stack_s3_bucket", "3 to 63"),
     ({"stack_s3_bucket": "Assets"}, "stack_s3_bucket", "bucket name"),
     ({"stack_s3_region": "us east"}, "stack_s3_region", "us-east-1"),

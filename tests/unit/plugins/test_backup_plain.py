@@ -260,3 +260,23 @@ def test_the_page_says_how_each_part_is_loaded():
     assert "The roles have no passwords" in text
     assert "as hashes" in plain.page(whole, passwords=True)
     assert "psql" not in plain.page(manifest(), passwords=False).partition("| Part |")[2]
+    # Nobody can replace the database that he is connected to.
+    administration = {name: {"extensions": {}} for name in ("campaign_db", "postgres")}
+    text = plain.page(manifest(parts=["postgres"], dumps=administration, databases=administration, versions={"postgres": "18.1"}), passwords=False)
+    assert "-d template1 -f 'postgres/postgres.sql'" in text
+    assert "-d postgres -f 'postgres/campaign_db.sql'" in text
+
+
+@pytest.mark.parametrize(
+    ("database", "path"),
+    [
+        ("campaign_db", "postgres/campaign_db.sql"),
+        ("odd/name", "postgres/odd%2Fname.sql"),
+        # Where a file system does not tell upper case from lower case, too.
+        ("roles", "postgres/%72oles.sql"),
+        ("ROLES", "postgres/%52OLES.sql"),
+    ],
+)
+def test_no_database_takes_the_place_of_the_roles(database, path):
+    assert plain.sql_name(database) == path
+    assert plain.sql_name(database).lower() != plain.ROLES
