@@ -82,9 +82,9 @@ ansible_facts:
           C(addresses) (the machine's IPv4 addresses),
           C(engine) (C(version), C(api_version), C(data_root)) or null with C(engine_error), C(engine_installed) (whether there is a
           C(dockerd), running or not), C(compose) and C(buildx) (versions or
-          null), C(ports) (each with C(address), C(port), C(local) (whether the machine has the address), C(busy) and the Compose C(project) that publishes
-          it, or null), C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than those of this
-          host, with their values),
+          null), C(ports) (each with C(address), C(port), C(local) (whether the machine has the address), C(busy), the Compose C(project) that publishes
+          it, or null, and C(docker), whether a container of an Engine that does not answer keeps it open),
+          C(client) (settings of the user that lead Docker's client to another Engine, builder or platform than those of this host, with their values),
           C(images) (references to ids, those only that are present), C(image_variables) (of each of these, by its reference, those that O(image_variables)
           names), C(images_source) and C(images_built) (the source that the role images recorded, and the
           keys of the images that are built although the others are pulled), C(firewall) (whether it is installed), C(owned) and C(stack).
@@ -111,6 +111,7 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import manifest
@@ -120,6 +121,10 @@ from ansible_collections.campaign.platform.plugins.module_utils.host import link
 MEMINFO = "/proc/meminfo"
 ADDRESSES = "/proc/net/fib_trie"
 FIREWALL_DIRECTORY = "/usr/local/sbin"
+# While it removes a large volume, the Engine answers nobody who asks for volumes.
+ENGINE_SECONDS = 120.0
+# A few: what is removed between two questions may make one of them fail.
+ENGINE_ATTEMPTS = 3
 ENGINE_PATH = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/snap/bin"
 
 
@@ -153,6 +158,12 @@ def is_busy(address: str, port: int) -> bool:
         except OSError as error:
             return error.errno == errno.EADDRINUSE
     return False
+
+
+def proxied_ports() -> set[int]:
+    """Return the ports that a container of an Engine keeps open although that does not answer. Whose containers these are, it alone knows."""
+    commands = (re.match(r"(?:[^\0]*/)?docker-proxy\0(?:.*\0)?-host-port\0(\d+)\0", read(path), re.DOTALL) for path in glob.glob("/proc/[0-9]*/cmdline"))
+    return {int(found[1]) for found in commands if found}
 
 
 def is_local(address: str) -> bool:
@@ -282,14 +293,32 @@ def engine_facts(engine: Engine, params: dict) -> dict:
     """Return what the Engine says of itself, of images and of published ports."""
     await_engine(engine, params["wait"])
     try:
-        version, info = engine.get("/version"), engine.get("/info")
-        images, containers = engine.get("/images/json"), engine.get("/containers/json", all="1")
-        belongings = owned(engine, params, containers)
-        present = present_images(images, params["images"])
-        variables = {reference: image_variables(engine, identifier, params["image_variables"]) for reference, identifier in present.items()}
+        version = engine.get("/version")
     except EngineError as error:
         nothing = {"images": {}, "image_variables": {}, "published": []}
         return {"engine": None, "engine_error": str(error), **nothing, "owned": {"elsewhere": [], "volumes": {}, "networks": {}}}
+    return retried(lambda: answers(Engine(engine.socket_path, timeout=ENGINE_SECONDS), params, version))
+
+
+def retried(ask: Callable[[], dict]) -> dict:
+    """Return what an Engine that runs answers, asked again where it fails; raise EngineError."""
+    for _attempt in range(ENGINE_ATTEMPTS - 1):
+        try:
+            return ask()
+        except EngineError as error:
+            if not error.status:
+                raise
+            time.sleep(1)
+    return ask()
+
+
+def answers(engine: Engine, params: dict, version: dict) -> dict:
+    """Return what an Engine that runs says; raise EngineError."""
+    info = engine.get("/info")
+    images, containers = engine.get("/images/json"), engine.get("/containers/json", all="1")
+    belongings = owned(engine, params, containers)
+    present = present_images(images, params["images"])
+    variables = {reference: image_variables(engine, identifier, params["image_variables"]) for reference, identifier in present.items()}
     published = [
         (port.get("IP"), port["PublicPort"], container["Labels"].get("com.docker.compose.project") or container["Names"][0].lstrip("/"))
         for container in containers
@@ -367,6 +396,7 @@ def gather(params: dict) -> dict:
         buildx = pool.submit(tool_version, "docker", "buildx", "version")
         facts = engine_facts(Engine(params["socket"]), params)
         published = facts.pop("published")
+        proxied = set() if facts["engine"] else proxied_ports()
         data_root = facts["engine"]["data_root"] if facts["engine"] else "/var/lib/docker"
         machine = platform.machine()
         architecture = {"x86_64": "amd64", "aarch64": "arm64"}.get(machine, machine)
@@ -389,6 +419,7 @@ def gather(params: dict) -> dict:
                     "local": is_local(item["address"]),
                     "busy": is_busy(item["address"], item["port"]),
                     "project": publisher(published, item["address"], item["port"]),
+                    "docker": item["port"] in proxied,
                 }
                 for item in params["ports"]
             ],
@@ -418,7 +449,13 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    facts = gather(module.params)
+    try:
+        facts = gather(module.params)
+    except EngineError as error:
+        module.fail_json(
+            msg=f"The Docker Engine runs, and does not say what there is: {error}. Nothing was changed. It may be busy, as while it removes a large volume; "
+            "otherwise look at its log (journalctl -u docker, or /var/log/docker.log).",
+        )
     if facts["images_source"] not in (None, "pull", "build"):
         record = os.path.join(module.params["source_directory"], "source")
         module.fail_json(msg=f"{record} holds {facts['images_source'][:40]!r}. Write pull or build, or remove it, so that the choice is made again.")

@@ -64,5 +64,5 @@ def data_of_another_major(files: Mapping[str, str] | None, major: str) -> list[s
 
 
 def taken(facts: Facts, project: str) -> list[int]:
-    """Return the ports that something other than a Compose project's own containers holds."""
-    return [row["port"] for row in facts["ports"] if row["busy"] and row["project"] != project]
+    """Return the ports that something other than a Compose project's own containers holds, as far as the Engine says whose these are."""
+    return [row["port"] for row in facts["ports"] if row["busy"] and row["project"] != project and not row["docker"]]

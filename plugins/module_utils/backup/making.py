@@ -168,7 +168,7 @@ class Making:
         if not opened or not query:
             return []
         rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
-        return [f"{bucket}/{key}" for bucket, key in map(json.loads, rows) if (bucket, key) not in objects.lines]
+        return [f"{bucket}/{key}" for bucket, key in map(json.loads, rows) if not objects.has(bucket, key)]
 
     def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
         snapshot = opened.ask("SELECT pg_export_snapshot();")[0]

@@ -14,7 +14,7 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
@@ -38,9 +38,8 @@ class S3Error(BackupError):
         self.status, self.code = status, code
 
 
-@dataclass(frozen=True)
-class Listed:
-    """An object in a listing."""
+class Listed(NamedTuple):
+    """An object in a listing. There may be very many of them."""
 
     bucket: str
     key: str

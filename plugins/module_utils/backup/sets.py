@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import json
+import struct
 import tarfile
 import time
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ MANIFEST, OBJECTS, BUCKETS, ROLES = "manifest.json", "objects.jsonl", "objects/b
 # A dump's size is not known before its end, and a member's is; so it is cut.
 PART = 8 * 1024 * 1024
 _META = "CAMPAIGN.object"
+# What no two objects have in common.
+_OF_EACH = ("bucket", "key", "size", "sha256")
 _LONGEST_NAME = 200
 
 
@@ -214,12 +217,25 @@ class Dumping:
 
 
 class Objects:
-    """The objects that are in a set so far, with what tells whether one was written again since."""
+    """The objects that are in a set so far, with what tells whether one was written again since. Of each some 300 bytes stay in memory."""
+
+    # Digests of what tells the version and of the content, and the size.
+    _PACKED = struct.Struct(">16s32sQ")
 
     def __init__(self) -> None:
-        self.lines: dict[tuple[str, str], bytes] = {}
-        self.versions: dict[tuple[str, str], tuple[str, str]] = {}
+        self._rows: dict[str, tuple[bytes, bytes]] = {}
+        # What the rows have besides, which many of them have in common.
+        self._about: dict[bytes, bytes] = {}
         self.size = 0
+
+    @staticmethod
+    def _name(bucket: str, key: str) -> str:
+        # No name of a bucket has such a character, and none stands before it.
+        return f"{bucket}\0{key}"
+
+    def has(self, bucket: str, key: str) -> bool:
+        """Return whether an object is in the set."""
+        return self._name(bucket, key) in self._rows
 
     def copy(self, client: s3.Client, writer: Writer, say: Any) -> int:
         """Write every object that is not in the set, or was written again since, and return how many; one that goes away meanwhile is left out."""
@@ -227,25 +243,27 @@ class Objects:
         for bucket in client.buckets():
             # To the end first: what is read takes longer than a page of a listing stays valid.
             for listed in list(client.objects(bucket)):
-                version = (listed.etag, listed.modified)
-                if self.versions.get((listed.bucket, listed.key)) == version:
+                name, version = self._name(listed.bucket, listed.key), hashlib.sha256(f"{listed.etag}\0{listed.modified}".encode()).digest()[:16]
+                if name in self._rows and self._rows[name][0].startswith(version):
                     continue
                 if listed.size > s3.LARGEST:
                     raise BackupError(f"{listed.bucket}/{listed.key} is larger than 5 GiB, which a restore could not write in one request.")
-                if self._copy(client, writer, listed):
-                    self.versions[listed.bucket, listed.key] = version
+                if row := self._copy(client, writer, listed):
+                    about = s3.line({part: row[part] for part in row if part not in _OF_EACH})
+                    packed = self._PACKED.pack(version, bytes.fromhex(row["sha256"]), row["size"])
+                    self._rows[name] = packed, self._about.setdefault(about, about)
                     count += 1
                     if count % 1000 == 0:
                         say(f"{count} objects are in the set")
         return count
 
-    def _copy(self, client: s3.Client, writer: Writer, listed: s3.Listed) -> bool:
+    def _copy(self, client: s3.Client, writer: Writer, listed: s3.Listed) -> dict[str, Any] | None:
         with contextlib.ExitStack() as stack:
             try:
                 answer, found = stack.enter_context(client.opened(listed))
             except s3.S3Error as error:
                 if error.status == 404:
-                    return False
+                    return None
                 raise
             meta = {"bucket": listed.bucket, "key": listed.key, "headers": found["headers"]}
             stream = s3.Digest(answer)
@@ -257,10 +275,18 @@ class Objects:
             writer.add(object_name(listed.bucket, listed.key), found["size"], stream, meta)  # type: ignore[arg-type]
             row = s3.facts_of(listed, stream.size, stream.digest.hexdigest(), found)
         self.size += stream.size
-        self.lines[listed.bucket, listed.key] = s3.line(row)
-        return True
+        return row
+
+    def _lines(self) -> Iterator[bytes]:
+        for name in sorted(self._rows):
+            bucket, _mark, key = name.partition("\0")
+            packed, about = self._rows[name]
+            _version, digest, size = self._PACKED.unpack(packed)
+            yield s3.line({"bucket": bucket, "key": key, "size": size, "sha256": digest.hex(), **json.loads(about)})
 
     def facts(self) -> tuple[bytes, dict[str, Any]]:
         """Return the list of objects, and what the manifest says of it."""
-        text = b"".join(self.lines[name] for name in sorted(self.lines))
-        return text, {"count": len(self.lines), "bytes": self.size, "sha256": hashlib.sha256(text).hexdigest()}
+        # In one piece from the beginning: of many objects it is large.
+        text = io.BytesIO()
+        text.writelines(self._lines())
+        return text.getvalue(), {"count": len(self._rows), "bytes": self.size, "sha256": hashlib.sha256(text.getbuffer()).hexdigest()}

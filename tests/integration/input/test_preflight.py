@@ -41,10 +41,10 @@ CASES = {
     "memory_of_2_gib": ({"memory_mb": 2014136 // 1024}, None),
     "memory": ({"memory_mb": 988200 // 1024}, "965 MiB of memory"),
     "disk": ({"disk_free_mb": 100}, "100 MiB free"),
-    "port": ({"ports": [{"address": "127.0.0.1", "port": 5432, "local": True, "busy": True, "project": None}]}, "port 5432"),
-    "own_port": ({"ports": [{"address": "127.0.0.1", "port": 5432, "local": True, "busy": True, "project": "campaign"}]}, None),
+    "port": ({"ports": [{"address": "127.0.0.1", "port": 5432, "local": True, "busy": True, "project": None, "docker": False}]}, "port 5432"),
+    "own_port": ({"ports": [{"address": "127.0.0.1", "port": 5432, "local": True, "busy": True, "project": "campaign", "docker": False}]}, None),
     "address": (
-        {"ports": [{"address": "203.0.113.10", "port": 80, "local": False, "busy": False, "project": None}]},
+        {"ports": [{"address": "203.0.113.10", "port": 80, "local": False, "busy": False, "project": None, "docker": False}]},
         "no address 203.0.113.10, so no port can be published there. It has 192.0.2.7, 198.51.100.7",
     ),
     "another_engine": ({"client": {"DOCKER_HOST": "tcp://192.0.2.1:2375"}}, "led elsewhere by DOCKER_HOST=tcp://192.0.2.1:2375"),

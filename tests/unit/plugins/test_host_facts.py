@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import time
 from collections import namedtuple
 from contextlib import contextmanager
@@ -77,20 +78,40 @@ def test_an_engine_says_what_it_is(facts, answering):
     assert found["engine_error"] is None
 
 
-@pytest.mark.parametrize("path", ["/version", "/info", "/images/json", "/containers/json"])
-def test_an_engine_that_answers_half_of_it_does_not_answer(facts, answering, reply, path):
-    answering.on("GET", path, reply(500, {"message": "shutting down"}))
+def test_an_engine_that_does_not_say_its_version_does_not_answer(facts, answering, reply):
+    answering.on("GET", "/version", reply(500, {"message": "shutting down"}))
     found = facts(socket=answering.path, images=["redis:8"])
-    assert (found["engine"], found["engine_error"], found["images"]) == (None, f"GET {path}: shutting down", {})
+    assert (found["engine"], found["engine_error"], found["images"]) == (None, "GET /version: shutting down", {})
 
 
-def test_an_engine_that_is_slow_is_not_waited_for_for_ever(facts, answering, monkeypatch):
+@pytest.mark.parametrize("path", ["/info", "/images/json", "/containers/json", "/volumes", "/networks"])
+def test_an_engine_that_runs_is_not_taken_for_one_that_is_to_be_installed(run_module, answering, reply, monkeypatch, path):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    answering.on("GET", path, reply(500, {"message": "busy"}))
+    answer = run_module(module, socket=answering.path, project="p")
+    assert answer["failed"]
+    assert f"The Docker Engine runs, and does not say what there is: GET {path}: busy." in answer["msg"]
+
+
+def test_what_goes_away_between_two_questions_is_asked_for_again(facts, answering, reply, monkeypatch):
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: None)
+    gone = iter([reply(404, {"message": "network p_x not found"})] * 2)
+    answering.on("GET", "/networks", lambda _request: next(gone, None) or [])
+    assert facts(socket=answering.path, project="p")["engine"] is not None
+
+
+def test_an_engine_that_is_slow_is_waited_for_and_not_for_ever(run_module, answering, monkeypatch):
+    """It answers nobody while it removes a large volume. A deploy took the stack's own ports for those of something else then."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    answering.on("GET", "/volumes", lambda _request: time.sleep(1) or {"Volumes": None})
     monkeypatch.setattr(module, "Engine", functools.partial(module.Engine, timeout=0.2))
-    answering.on("GET", "/info", lambda _request: time.sleep(3))
+    assert run_module(module, socket=answering.path, project="p")["ansible_facts"]["campaign_host"]["engine"] is not None
+    monkeypatch.setattr(module, "ENGINE_SECONDS", 0.2)
     started = time.monotonic()
-    found = facts(socket=answering.path)
-    assert time.monotonic() - started < 2
-    assert (found["engine"], found["engine_error"]) == (None, f"{answering.path}: TimeoutError")
+    answer = run_module(module, socket=answering.path, project="p")
+    assert time.monotonic() - started < 0.9
+    assert f"{answering.path}: TimeoutError" in answer["msg"]
 
 
 @pytest.mark.parametrize(("seconds", "is_there"), [(0, False), (20, True)])
@@ -236,7 +257,17 @@ def listening(address: str):
 def test_a_port_is_busy_by_address(facts, taken, asked, busy):
     with listening(taken) as port:
         (found,) = facts(ports=[{"address": asked, "port": port}])["ports"]
-    assert found == {"address": asked, "port": port, "local": not asked.startswith("192."), "busy": busy, "project": None}
+    assert found == {"address": asked, "port": port, "local": not asked.startswith("192."), "busy": busy, "project": None, "docker": False}
+
+
+def test_a_port_that_an_engine_keeps_open_without_answering_is_told(facts):
+    with listening("127.0.0.1") as port:
+        command = ["docker-proxy", "-c", "read line", "-proto", "tcp", "-host-ip", "127.0.0.1", "-host-port", str(port), "-container-port", "80"]
+        with subprocess.Popen(command, executable="/bin/sh", stdin=subprocess.PIPE) as proxy:
+            (found,) = facts(ports=[{"address": "127.0.0.1", "port": port}])["ports"]
+            proxy.stdin.close()
+        assert (found["busy"], found["docker"]) == (True, True)
+        assert facts(ports=[{"address": "127.0.0.1", "port": port}])["ports"][0]["docker"] is False
 
 
 def test_a_port_is_free_again_when_its_server_is_gone(facts):
@@ -433,13 +464,6 @@ def test_volumes_and_networks_have_their_owner(facts, answering, tmp_path):
     assert {name: row["project"] for name, row in found["volumes"].items()} == {"p_a": "p", "p_b": None, "x": "p"}
     assert found["networks"] == {"p_net": {"project": "q"}}
     assert facts(socket=answering.path)["owned"] == {"elsewhere": [], "volumes": {}, "networks": {}}
-
-
-@pytest.mark.parametrize("path", ["/volumes", "/networks"])
-def test_without_an_answer_nobody_owns_anything_and_there_is_no_engine(facts, answering, reply, path):
-    answering.on("GET", path, reply(500, {"message": "busy"}))
-    found = facts(socket=answering.path, project="p")
-    assert (found["engine"], found["engine_error"]) == (None, f"GET {path}: busy")
 
 
 @pytest.mark.parametrize("kind", ["own", "bound"])

@@ -452,10 +452,12 @@ def test_what_is_lacking_is_installed_and_nothing_else(changed, lacking, package
         ({"busy": True, "project": None}, [80]),
         ({"busy": True, "project": "campaign"}, []),
         ({"busy": True, "project": "other"}, [80]),
+        # The Engine does not say whose it is.
+        ({"busy": True, "project": None, "docker": True}, []),
     ],
 )
 def test_a_port_that_is_free_or_the_project_s_own_is_not_taken(row, ports):
-    assert hosts.taken({"ports": [{"address": "0.0.0.0", "port": 80, **row}]}, "campaign") == ports
+    assert hosts.taken({"ports": [{"address": "0.0.0.0", "port": 80, "docker": False, **row}]}, "campaign") == ports
 
 
 def test_the_catalogue_of_the_collection_can_be_planned(root):

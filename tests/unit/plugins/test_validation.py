@@ -265,7 +265,7 @@ def test_another_distribution_is_refused_with_those_that_are_known():
 
 
 def test_a_port_and_an_address_that_cannot_be_had_are_refused():
-    row = {"address": "192.0.2.9", "port": 80, "busy": True, "project": "other", "local": False}
+    row = {"address": "192.0.2.9", "port": 80, "busy": True, "project": "other", "local": False, "docker": False}
     found, problems = on_host({"ports": [row]})
     assert (found["taken"], found["away"]) == ([80], ["192.0.2.9"])
     assert [problem.partition(",")[0].partition(".")[0] for problem in problems] == ["The machine has no address 192", "Something else listens on port 80"]
