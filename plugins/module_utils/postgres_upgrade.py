@@ -640,8 +640,8 @@ class _Copying:
         own = ["--create", "--clean", "--if-exists"] if name not in ("postgres", "template1") else []
         target = "postgres" if own else name
         restore = self.docker.start(
-            "exec", "--interactive", self.new, "pg_restore", *own, "--exit-on-error", "--host=127.0.0.1", f"--username={self.user}", f"--dbname={target}",
-            stdin=dump.stdout.fileno(), stdout=subprocess.DEVNULL,
+            "exec", "--interactive", *postgres.WRITABLE, self.new, "pg_restore", *own, "--exit-on-error", "--host=127.0.0.1", f"--username={self.user}",
+            f"--dbname={target}", stdin=dump.stdout.fileno(), stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             # The one that reads has it; when that ends, the dump has to notice.

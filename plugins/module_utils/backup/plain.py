@@ -271,7 +271,8 @@ psql -X -d postgres -f {roles}      # a role that is there already is told of, a
 {databases}
 ```
 
-Each creates its database, so one of that name must not be there: `DROP DATABASE` an empty one before. {passwords}
+Each creates its database, so one of that name must not be there: `DROP DATABASE` an empty one before. One that its own settings make read-only
+takes its tables with `PGOPTIONS='-c default_transaction_read_only=off'` before the command. {passwords}
 """
 _MINIO = """
 ## Objects

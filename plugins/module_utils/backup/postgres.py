@@ -39,7 +39,8 @@ AND (x.oid IS NOT NULL OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 
 ORDER BY n.nspname, c.relname;
 """
 # A sum of digests does not depend on the order of the rows, and needs no memory. A row is (t.*), because t may be the name of a column, too.
-_HASH = "coalesce(sum(('x' || encode(substr(sha256(convert_to({0}, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint::numeric), 0)::text"
+# The bytes are those of the database, of which some are of no encoding.
+_HASH = "coalesce(sum(('x' || encode(substr(sha256(convert_to({0}, getdatabaseencoding())), 1, 8), 'hex'))::bit(64)::bigint::numeric), 0)::text"
 # Pages without what is zero at their end: a dump writes the holes of a large object as zeros.
 _LARGE_OBJECTS = f"""
 SELECT json_build_object('count', (SELECT count(*) FROM pg_largeobject_metadata), 'hash',
@@ -58,6 +59,8 @@ SCHEMA_OF_POSTGIS = (
 _DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname;"
 # Of every cluster, for administration. People keep data in it all the same.
 ADMINISTRATION = "postgres"
+# What is written to stronger than a setting of the database or of the role, which comes back with it before its tables do.
+WRITABLE = ("--env", "PGOPTIONS=-c default_transaction_read_only=off")
 HAS_OBJECTS = """
 SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_proc WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_type WHERE oid >= 16384)
   OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)
@@ -173,7 +176,7 @@ def dump(docker: Docker, container: str, user: str, database: str, snapshot: str
 
     It is not compressed: the repository compresses, and finds what is the same as the day before.
     """
-    kind = ["--format=plain", "--create", "--encoding=UTF8"] if plain else ["--format=custom", "--compress=0"]
+    kind = ["--format=plain", "--create"] if plain else ["--format=custom", "--compress=0"]
     # Another server has none of the places outside of the volume that a tablespace stands for.
     kind.append("--no-tablespaces")
     return docker.start(
@@ -195,8 +198,8 @@ def restore_sql(docker: Docker, container: str, user: str, database: str, text: 
         f"--dbname={beside(database)}", stdin=f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE);".encode(),
     )  # fmt: skip
     process = docker.start(
-        "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1", f"--username={user}",
-        f"--dbname={beside(database)}", stdin=text.fileno(), stdout=subprocess.DEVNULL,
+        "exec", "--interactive", *WRITABLE, container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
+        f"--username={user}", f"--dbname={beside(database)}", stdin=text.fileno(), stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         if (status := process.wait()) != 0:
@@ -256,8 +259,8 @@ class Restore:
     def __init__(self, docker: Docker, container: str, user: str, database: str):
         self.database = database
         self.process = docker.start(
-            "exec", "--interactive", container, "pg_restore", "--create", "--clean", "--if-exists", "--no-tablespaces", "--exit-on-error", "--host=127.0.0.1",
-            f"--username={user}", f"--dbname={beside(database)}", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            "exec", "--interactive", *WRITABLE, container, "pg_restore", "--create", "--clean", "--if-exists", "--no-tablespaces", "--exit-on-error",
+            "--host=127.0.0.1", f"--username={user}", f"--dbname={beside(database)}", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
     def write(self, part: bytes) -> None:

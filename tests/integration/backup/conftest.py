@@ -41,14 +41,19 @@ CREATE TABLE IF NOT EXISTS public.part (n int) PARTITION BY RANGE (n);
 CREATE TABLE IF NOT EXISTS public.part_1 PARTITION OF public.part FOR VALUES FROM (0) TO (1000000);
 INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALUES (990001, 'own', 1, '', '') ON CONFLICT DO NOTHING;
 """
-# Where people keep data too: in the database for administration, and in one that has the name of a file of an export. What an interrupted DROP DATABASE left
-# is no data.
-OTHER = ("postgres", "roles")
+# Where people keep data too: in the database for administration; in one that has the name of a file of an export, and that nobody is to write to any more; in
+# one whose bytes are of no encoding. What an interrupted DROP DATABASE left is no data.
+OTHER = {"postgres": "''", "roles": r"E'caf\u00e9'", "bytes": r"convert_from('\x636166e9', 'SQL_ASCII')"}
 DATABASES = """
-CREATE DATABASE roles;
+CREATE DATABASE roles; ALTER DATABASE roles SET default_transaction_read_only = on;
+CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C';
 CREATE DATABASE torn; UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'torn';
 """
-BESIDE = "CREATE TABLE IF NOT EXISTS public.beside (t text); INSERT INTO public.beside VALUES (random()::text)"
+BESIDE = """
+SET default_transaction_read_only = off;
+CREATE TABLE IF NOT EXISTS public.beside (t text);
+INSERT INTO public.beside VALUES (random() || %s);
+"""
 CHANGE = """
 INSERT INTO public."Odd Name" (t, f, at, b)
   SELECT E'tab\\tnew\\nline \\\\N ' || i, random() / 3, now(), decode(md5(random()::text), 'hex') FROM generate_series(1, 50) i;
@@ -162,8 +167,8 @@ class Stack:
     def change(self, objects: int = 20) -> None:
         """Store something of every kind."""
         self.sql(CHANGE)
-        for database in OTHER:
-            self.sql(BESIDE, database)
+        for database, text in OTHER.items():
+            self.sql(BESIDE % text, database)
         for key in self.sql("SELECT 'campaigns/' || id FROM campaign.campaigns WHERE asset_type IS NOT NULL ORDER BY created_at DESC LIMIT 20").split():
             self.put(key, os.urandom(100))
         self.queue("RPUSH", JOBS, secrets.token_hex(8))
@@ -182,7 +187,7 @@ class Stack:
             columns = "to_jsonb((t.*)) - 'evaluated_at' - 'state'"
             found[name] = self.sql(f"SELECT count(*), md5(string_agg(row, '|' ORDER BY row)) FROM (SELECT ({columns})::text AS row FROM {name} t) r")
         for database in OTHER:
-            found[database] = self.sql("SELECT count(*), md5(string_agg(t, '|' ORDER BY t)) FROM public.beside", database)
+            found[database] = self.sql("SELECT count(*), md5(string_agg(t, '|' ORDER BY t COLLATE \"C\")) FROM public.beside", database)
         found["large objects"] = self.sql("SELECT count(*), md5(string_agg(md5(lo_get(oid)), '|' ORDER BY oid)) FROM pg_largeobject_metadata")
         found["roles"] = self.sql("SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles")
         found["jobs"] = self.queue("LRANGE", JOBS, "0", "-1")
