@@ -13,6 +13,8 @@ from conftest import PROJECT, Stack
 
 KEY = "campaign:probe:api:ledger"
 SECONDS = 20.0
+# Thousands are read back at once.
+READING_SECONDS = 600.0
 NOTHING: dict[str, list[int]] = {"postgres": [], "redis": [], "minio": []}
 
 
@@ -41,11 +43,11 @@ class Ledger:
         self.bucket = next(line.partition("=")[2].strip("\"'") for line in stack.read("current/.env").splitlines() if line.startswith("S3_BUCKET="))
         stack.sql("CREATE TABLE IF NOT EXISTS public.acknowledged (n bigint PRIMARY KEY)")
 
-    def ask(self, store: str, *command: str) -> str:
+    def ask(self, store: str, *command: str, given: str = "", seconds: float = SECONDS) -> str:
         """Return what a command in a store's container prints, empty where it fails."""
-        full = [*self.stack.prefix, "docker", "exec", f"{PROJECT}-{store}-1", *command]
+        full = [*self.stack.prefix, "docker", "exec", "--interactive", f"{PROJECT}-{store}-1", *command]
         try:
-            done = subprocess.run(full, capture_output=True, text=True, timeout=SECONDS, check=False)
+            done = subprocess.run(full, input=given, capture_output=True, text=True, timeout=seconds, check=False)
         except subprocess.TimeoutExpired:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
@@ -72,13 +74,15 @@ class Ledger:
     def keys(self, numbers: set[int]) -> set[int]:
         """Return the numbers that Redis gives back. Its user may not list keys."""
         script = "".join(f"get {KEY}:{number}\n" for number in sorted(numbers))
-        said = self.ask("redis", "sh", "-c", f"printf '%s' '{script}' | {' '.join(self.redis)}")
+        said = self.ask("redis", *self.redis, given=script, seconds=READING_SECONDS)
         return {int(line) for line in said.split() if line.isdigit()}
 
     def objects(self, _numbers: set[int]) -> set[int]:
         """Return the numbers of objects whose content is what was written."""
         script = f"mc --quiet cp --recursive s/{self.bucket}/ledger/ /tmp/read/ >/dev/null && cd /tmp/read && grep -rH . ."
-        rows = (line.removeprefix("./").partition(":") for line in self.ask("minio", "sh", "-c", f"{self.minio}; {script}").splitlines())
+        rows = (
+            line.removeprefix("./").partition(":") for line in self.ask("minio", "sh", "-c", f"{self.minio}; {script}", seconds=READING_SECONDS).splitlines()
+        )
         return {int(name) for name, _colon, content in rows if name == content}
 
     def go(self, store: str) -> None:
