@@ -48,6 +48,7 @@ _OBSTACLES = {
     "SELECT subname FROM pg_subscription": "a subscription, which would go on from the wrong place: {}. Drop it, and create it again afterwards.",
     "SELECT slot_name FROM pg_replication_slots WHERE NOT temporary": "a replication slot, whose position is of the old cluster: {}. Drop it, and set up what "
     "reads from it again afterwards.",
+    "SELECT datname FROM pg_database WHERE datconnlimit = -2": "a database that an interrupted DROP DATABASE left: {}. Drop it.",
     "SELECT gid FROM pg_prepared_xacts": "a prepared transaction: {}. Commit it or roll it back.",
     "SELECT spcname FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')": "a tablespace, which is outside of the volume: {}. Move its content.",
 }
@@ -84,10 +85,9 @@ SELECT json_build_array('function ' || p.oid::regprocedure, pg_get_userbyid(p.pr
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e');
 SELECT json_build_array('schema ' || nspname, pg_get_userbyid(nspowner)) FROM pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema';
 """
-# Of tables of extensions, which may have got other columns, or were not there before.
-_COLUMNS = """
-SELECT json_build_array(format('%I.%I', n.nspname, c.relname), (SELECT json_agg(quote_ident(attname) ORDER BY attnum) FROM pg_attribute a
-  WHERE a.attrelid = c.oid AND attnum > 0 AND NOT attisdropped))
+# They may not have been there before.
+_TABLES_OF_EXTENSIONS = """
+SELECT to_json(format('%I.%I', n.nspname, c.relname))
 FROM (SELECT unnest(extconfig) AS oid FROM pg_extension) x JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r';
 """
 
@@ -596,7 +596,7 @@ class _Copying:
         for name in self.names:
             if name == "template0":
                 continue
-            with postgres.session(self.docker, self.old, self.user, name) as opened:
+            with postgres.session(self.docker, self.old, self.user, name, held=True) as opened:
                 if name in ("template1", "postgres") and opened.ask(postgres.HAS_OBJECTS) == ["f"]:
                     continue
                 self._database(name, opened)
@@ -624,6 +624,8 @@ class _Copying:
         )
         if status != 0:
             raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}. The data is as it was.")
+        with postgres.session(self.docker, self.old, self.user, self.main) as opened:
+            output = postgres.whole_roles(opened, output)
         text = "\n".join(postgres.role_statements(output))
         status, _output, error = self.docker.attempt(
             "exec", "--interactive", self.new, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
@@ -711,13 +713,13 @@ class _Copying:
             self._run("psql", "-Xqo", "/dev/null", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={self.user}", f"--dbname={name}", *given)
 
     def _compare(self, name: str, opened: postgres.Session) -> None:
-        columns = {row[0]: row[1] for row in map(json.loads, opened.ask(_COLUMNS))}
-        wanted = postgres.facts(opened, columns)
+        known = {json.loads(line) for line in opened.ask(_TABLES_OF_EXTENSIONS)}
+        wanted = postgres.facts(opened)
         shape = self._shape(opened)
         with postgres.session(self.docker, self.new, self.user, name) as other:
             # What extensions have got since, nobody has written to.
-            newer = {json.loads(line)[0] for line in other.ask(_COLUMNS)} - set(columns)
-            found = postgres.facts(other, columns)
+            newer = {json.loads(line) for line in other.ask(_TABLES_OF_EXTENSIONS)} - known
+            found = postgres.facts(other, wanted["tables"])
             found_shape = self._shape(other)
         found["tables"] = {table: row for table, row in found["tables"].items() if table not in newer}
         self.problems += postgres.differences(wanted, found, name) + compared(shape, found_shape, name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,14 +163,21 @@ def _key_problems(name: str, value: Any, rules: Mapping[str, Rule]) -> Iterator[
                 yield f"{name}: {key} must be {rule['hint']}, but {wrong}."
 
 
-def misspelled(variables: Collection[str], options: Collection[str], prefix: str) -> Iterator[str]:
-    """Yield a message for every variable with the prefix that is not an argument, and whose name is close to one."""
+def misspelled(variables: Collection[str], options: Collection[str], prefix: str, reserved: Sequence[str] = ()) -> Iterator[str]:
+    """Yield a message for every variable with the prefix that is not an argument, and whose name is close to one, or ``reserved``.
+
+    What is reserved is a name, or the beginning of names where it ends in an underscore.
+    """
+    reserved_prefixes = tuple(one for one in reserved if one.endswith("_"))
     known = {name.removeprefix(prefix): name for name in options}
     for name in sorted(variables):
         if name.startswith(prefix) and name not in options:
             close = difflib.get_close_matches(name.removeprefix(prefix), known, n=1, cutoff=LIKENESS)
             if close:
                 yield f"{name} is not a variable of the role {prefix[:-1]}. Did you mean {known[close[0]]}?"
+            elif name in reserved or name.startswith(reserved_prefixes):
+                alike = sorted(option for option in options if option.startswith(reserved_prefixes))
+                yield f"{name} is not a variable of the role {prefix[:-1]}. Known are {', '.join(alike)}."
 
 
 def check(

@@ -81,7 +81,8 @@ def arguments_of(role_path: str, variables: Mapping[str, Any], renderer: Ansible
     options = spec_of(role_path)
     prefix = f"{os.path.basename(role_path)}_"
     checked = check(options, variables, lambda name: renderer.render(variables[name], {}), why, rules=rules, later=LATER)
-    return Arguments(checked.values, [*misspelled(variables, options, prefix), *checked.problems])
+    reserved = variables.get(f"__{prefix}reserved") or ()
+    return Arguments(checked.values, [*misspelled(variables, options, prefix, reserved), *checked.problems])
 
 
 class AwsError(Exception):

@@ -10,7 +10,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -90,6 +90,7 @@ class Copy:
     _restore: postgres.Restore | None = None
     _redis: redis.Writer | None = None
     _client: s3.Client | None = None
+    _buckets: set[str] = field(default_factory=set)
 
     # --- The servers
 
@@ -126,6 +127,7 @@ class Copy:
         user = service.environment["POSTGRES_USER"]
         # A set that is thrown away need not survive a power cut. One that is kept is written down when the server ends.
         settings = ["-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "max_wal_size=2GB", "-c", "fsync=off" if self.secrets is None else "fsync=on"]
+        settings += passed_on(service.command)
         name = self._name("postgres")
         options = ["--network", "none", *self.options(service)]
         with running(self.docker, name, options, service.image, ["postgres", *settings], ends_well=self.secrets is not None):
@@ -143,7 +145,9 @@ class Copy:
         try:
             # A new volume is root's where the image has no directory of its own there.
             give(self.docker, service, self.volumes[service.name], target, name)
-            with running(self.docker, name, [*options, "--network", network], service.image, service.command, ends_well=self.secrets is not None):
+            # It would drop whoever waits for the repository.
+            options += ["--env", "MINIO_IDLE_TIMEOUT=24h", "--network", network]
+            with running(self.docker, name, options, service.image, service.command, ends_well=self.secrets is not None):
                 client = s3_client(self.docker, name, service, self.files_of_minio(service))
                 self._await_objects(client)
                 yield client
@@ -175,12 +179,16 @@ class Copy:
         """Take a bucket."""
         if self._client:
             self._client.create_bucket(name)
+            self._buckets.add(name)
             for key, text in settings.items():
                 self._client.put_setting(name, key, text)
 
     def object(self, meta: dict[str, Any], size: int, content: IO[bytes]) -> None:
         """Take an object."""
         if self._client:
+            if meta["bucket"] not in self._buckets:
+                # It was created while the set was made.
+                self.bucket(meta["bucket"], {})
             self._client.put(meta["bucket"], meta["key"], content, size, meta["headers"])
             if meta.get("tags"):
                 self._client.put_tags(meta["bucket"], meta["key"], meta["tags"])
@@ -300,7 +308,7 @@ class Copy:
                 problems.append(f"the database {database} is missing")
                 continue
             with postgres.session(self.docker, container, user, database) as opened:
-                problems += postgres.differences(wanted, postgres.facts(opened), database)
+                problems += postgres.differences(wanted, postgres.facts(opened, wanted["tables"]), database)
         return problems
 
     def _compare_objects(self, found: sets.Read, client: s3.Client) -> list[str]:
@@ -336,6 +344,21 @@ class Copy:
             self.docker.remove_volume(volume)
 
     _postgres: tuple[str, str] | None = None
+
+
+def passed_on(command: Sequence[str]) -> list[str]:
+    """Return the options of PostgreSQL's command that a copy needs too: extensions that are loaded with the server cannot be created without."""
+    found: list[str] = []
+    words = iter(command)
+    for word in words:
+        given = next(words, "") if word == "-c" else word[2:] if word.startswith(("-c", "--")) else ""
+        name, _equals, value = given.partition("=")
+        if name.replace("-", "_") in ("shared_preload_libraries", "max_locks_per_transaction"):
+            found += ["-c", f"{name.replace('-', '_')}={value}"]
+        # A copy runs no jobs.
+        if "pg_cron" in value:
+            found += ["-c", "cron.launch_active_jobs=off"]
+    return found
 
 
 @contextlib.contextmanager

@@ -134,9 +134,8 @@ class Making:
             missing: list[str] = []
             for attempt in range(MOMENTS):
                 if service:
-                    for name in postgres.databases(docker, container, user, main):
-                        sessions[name] = stack.enter_context(postgres.session(docker, container, user, name))
-                    moments["database"] = sessions[main].ask("SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');")[0]
+                    sessions[main] = stack.enter_context(postgres.session(docker, container, user, main, held=True))
+                    moments["database"] = sessions[main].ask("SELECT to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');")[0]
                 else:
                     moments["database"] = sets.moment()
                 if client:
@@ -156,11 +155,17 @@ class Making:
                 self._redis_files(self.servers.redis)
             if service:
                 found["versions"]["postgres"] = sessions[main].ask("SHOW server_version;")[0]
-                text = postgres.roles(docker, container, user, passwords=self.with_passwords)
+                text = postgres.roles(docker, container, user, main, passwords=self.with_passwords)
                 found["roles"] = hashlib.sha256(text).hexdigest()
                 self.writer.add_bytes(sets.ROLES, text)
-                for name, opened in sessions.items():
-                    self._database(found, container, user, name, opened)
+                self._database(found, container, user, main, sessions[main])
+                for name in postgres.closed_databases(sessions[main]):
+                    say(f"the database {name} allows no connections, so it is in no set")
+                for name in postgres.databases(docker, container, user, main):
+                    # Each has a moment of its own, and a connection as long as it needs one.
+                    if name != main:
+                        with postgres.session(docker, container, user, name, held=True) as opened:
+                            self._database(found, container, user, name, opened)
 
     def _missing(self, opened: postgres.Session | None, objects: sets.Objects) -> list[str]:
         """Return the objects that the database names in its moment and that are not in the set."""

@@ -29,16 +29,19 @@ SET xmloption = 'content'; SET search_path = pg_catalog; SET row_security = off;
 """
 # Before PostgreSQL 17 there is no such setting, and nothing to turn off.
 _OPTIONAL = "SET transaction_timeout = 0;"
-# Tables with rows of their own, and of an extension's tables the rows that a dump has: those that the extension says are the user's.
+# Tables with rows of their own, with the columns that a dump has: what is generated is computed anew. Of an extension's tables those rows count that a dump
+# has: those that the extension says are the user's.
 _TABLES = r"""
-SELECT json_build_object('name', format('%I.%I', n.nspname, c.relname), 'where', coalesce(x.condition, ''))
+SELECT json_build_object('name', format('%I.%I', n.nspname, c.relname), 'where', coalesce(x.condition, ''), 'columns',
+  (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attname), '[]') FROM pg_attribute a
+   WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND coalesce(to_jsonb(a) ->> 'attgenerated', '') = ''))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN (SELECT unnest(extconfig) AS oid, unnest(extcondition) AS condition FROM pg_extension) x ON x.oid = c.oid
 WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
 AND (x.oid IS NOT NULL OR NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'))
 ORDER BY n.nspname, c.relname;
 """
-# A sum of digests does not depend on the order of the rows, and needs no memory. A row is (t.*), because t may be the name of a column, too.
+# A sum of digests does not depend on the order of the rows, and needs no memory.
 # The bytes are those of the database, of which some are of no encoding.
 _HASH = "coalesce(sum(('x' || encode(substr(sha256(convert_to({0}, getdatabaseencoding())), 1, 8), 'hex'))::bit(64)::bigint::numeric), 0)::text"
 # Pages without what is zero at their end: a dump writes the holes of a large object as zeros.
@@ -66,6 +69,17 @@ SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM p
   OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)
   OR EXISTS (SELECT FROM pg_largeobject_metadata);
 """
+# What `pg_dumpall` writes for no role.
+_FOR_ALL_ROLES = """
+SELECT format('ALTER ROLE ALL SET %I TO %s;', name, CASE WHEN value <> '' AND name IN
+  ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces') THEN value ELSE quote_literal(value) END)
+FROM pg_db_role_setting, unnest(setconfig) one, LATERAL (SELECT split_part(one, '=', 1), substr(one, position('=' IN one) + 1)) AS parts (name, value)
+WHERE setrole = 0 AND setdatabase = 0 ORDER BY 1;
+"""
+# The one that made the cluster, whose grants need no clause, and are refused with one where another made it.
+_FOUNDER = "SELECT quote_ident(rolname) FROM pg_roles WHERE oid = 10;"
+_CLOSED = "SELECT to_json(datname::text) FROM pg_database WHERE NOT datallowconn AND NOT datistemplate ORDER BY datname;"
+LOCKED_AT_ONCE = 100
 _TOC = re.compile(r"from TOC entry \d+; \d+ \d+ (.{1,200})")
 _ROLE = re.compile(r"CREATE ROLE (.+);\Z")
 
@@ -73,15 +87,27 @@ _ROLE = re.compile(r"CREATE ROLE (.+);\Z")
 class Session:
     """A connection of psql that stays open, in one transaction that sees one moment and writes nothing."""
 
-    def __init__(self, docker: Docker, container: str, user: str, database: str):
+    def __init__(self, docker: Docker, container: str, user: str, database: str, *, held: bool = False):
         self.where = f"The database {database}"
         self.process: Process = docker.start(
             "exec", "--interactive", container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
             f"--username={user}", f"--dbname={database}", stdin=subprocess.PIPE,
         )  # fmt: skip
         version = int(self.ask("SHOW server_version_num;")[0])
-        self.ask((_SETTINGS if version >= 170000 else _SETTINGS.replace(_OPTIONAL, "")) + "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
+        self.ask(_SETTINGS if version >= 170000 else _SETTINGS.replace(_OPTIONAL, ""))
         self.version = version
+        tables = [json.loads(line)["name"] for line in self.ask(_TABLES)] if held else []
+        self.ask("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;")
+        self._hold(tables)
+
+    def _hold(self, tables: Sequence[str]) -> None:
+        """Keep tables from being truncated, changed or dropped, before the moment begins: what is truncated afterwards is empty in an earlier moment, too.
+
+        https://www.postgresql.org/docs/18/mvcc-caveats.html
+        """
+        for first in range(0, len(tables), LOCKED_AT_ONCE):
+            names = ", ".join(f"ONLY {name}" for name in tables[first : first + LOCKED_AT_ONCE])
+            self.ask(f"SET LOCAL lock_timeout = '60s'; LOCK TABLE {names} IN ACCESS SHARE MODE; SET LOCAL lock_timeout = 0;")
 
     def ask(self, statement: str) -> list[str]:
         """Return the lines that statements print; raise BackupError where they fail, with the code of the error and nothing of the data."""
@@ -102,6 +128,10 @@ class Session:
     def _failed(self) -> BackupError:
         status = self.process.wait(30)
         code = re.findall(r"(?:ERROR|FATAL):\s+([0-9A-Z]{5})\b", self.process.error())
+        if code and code[-1] == "55P03":
+            return BackupError(
+                f"{self.where} has a table that somebody has locked for longer than a minute, such as by ALTER TABLE. Try again when that has ended."
+            )
         return BackupError(f"{self.where} did not answer: psql ended with exit code {status}{', SQLSTATE ' + code[-1] if code else ''}.")
 
     def close(self) -> None:
@@ -110,11 +140,11 @@ class Session:
 
 
 @contextlib.contextmanager
-def session(docker: Docker, container: str, user: str, database: str) -> Iterator[Session]:
-    """Open a session as long as it is needed."""
+def session(docker: Docker, container: str, user: str, database: str, *, held: bool = False) -> Iterator[Session]:
+    """Open a session as long as it is needed. With ``held``, the tables stay as they are meanwhile."""
     opened = None
     try:
-        opened = Session(docker, container, user, database)
+        opened = Session(docker, container, user, database, held=held)
         yield opened
     finally:
         if opened:
@@ -140,26 +170,35 @@ def beside(database: str) -> str:
     return "template1" if database == ADMINISTRATION else ADMINISTRATION
 
 
-def facts(open_one: Session, columns: Mapping[str, Sequence[str]] | None = None) -> dict[str, Any]:
+def closed_databases(open_one: Session) -> list[str]:
+    """Return the databases of users that nobody may connect to, so that nobody can dump them."""
+    return [json.loads(line) for line in open_one.ask(_CLOSED)]
+
+
+def facts(open_one: Session, like: Mapping[str, Mapping[str, Any]] | None = None) -> dict[str, Any]:
     """Return what a copy of the database has to be like, in the moment that the session sees: rows and a hash of each table, large objects and extensions.
 
-    Of tables in ``columns``, which are quoted, only those columns count.
+    The hash is of the columns that a dump has, by their names: their order may be another one in the copy. Of tables in ``like``, which are facts of the
+    original, the same columns count.
     """
     tables: dict[str, Any] = {}
     for line in open_one.ask(_TABLES):
         row = json.loads(line)
-        counted = ", ".join(f"t.{column}" for column in (columns or {}).get(row["name"], ()))
-        text = f"ROW({counted})::text" if counted else "(t.*)::text"
-        statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format(text)}) FROM {row['name']} AS t {row['where']};"
-        tables[row["name"]] = json.loads(open_one.ask(statement)[0])
+        columns = (like or {}).get(row["name"], row).get("columns")
+        # A set that does not name them was made before they were.
+        only, text = ("", "(t.*)::text") if columns is None else ("ONLY", f"ROW({', '.join(f't.{column}' for column in columns)})::text")
+        # What is locked for it is free again at once: a table brings all of its indexes along.
+        statement = f"SELECT json_build_object('rows', count(*), 'hash', {_HASH.format(text)}) FROM {only} {row['name']} AS t {row['where']};"
+        counted = open_one.ask(f"SAVEPOINT counted; {statement} ROLLBACK TO SAVEPOINT counted; RELEASE SAVEPOINT counted;")[0]
+        tables[row["name"]] = {**json.loads(counted), "columns": columns}
     found = {"tables": tables, "large_objects": json.loads(open_one.ask(_LARGE_OBJECTS)[0]), **json.loads(open_one.ask(_POSTGIS)[0])}
     schema = open_one.ask(SCHEMA_OF_POSTGIS)[0]
     found["spatial"] = int(open_one.ask(_SPATIAL.format(schema))[0]) if schema else None
     return found
 
 
-def roles(docker: Docker, container: str, user: str, *, passwords: bool = False) -> bytes:
-    """Return the roles as SQL, without their passwords unless these are asked for.
+def roles(docker: Docker, container: str, user: str, database: str, *, passwords: bool = False) -> bytes:
+    """Return the roles as SQL, without their passwords unless these are asked for. The ``database`` is any that is there.
 
     Those are the inventory's: the release's jobs set them after a restore, so an old one can neither come back nor be read in a backup.
     """
@@ -168,7 +207,19 @@ def roles(docker: Docker, container: str, user: str, *, passwords: bool = False)
     )
     if status != 0:
         raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}.")
-    return output.encode()
+    with session(docker, container, user, database) as opened:
+        return whole_roles(opened, output).encode()
+
+
+def whole_roles(open_one: Session, text: str) -> str:
+    """Return a dump of roles with what it lacks, and without what another cluster refuses."""
+    (founder,) = open_one.ask(_FOUNDER)
+    return "\n".join([*(_without_grantor(line, founder) for line in text.split("\n")), *open_one.ask(_FOR_ALL_ROLES), ""])
+
+
+def _without_grantor(line: str, founder: str) -> str:
+    clause = f" GRANTED BY {founder};"
+    return f"{line.removesuffix(clause)};" if line.startswith("GRANT ") and line.endswith(clause) else line
 
 
 def dump(docker: Docker, container: str, user: str, database: str, snapshot: str, plain: IO[bytes] | None = None) -> Process:

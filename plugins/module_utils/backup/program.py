@@ -629,11 +629,13 @@ class Backups:
         for bucket in sorted({bucket for bucket, _key in missing} & set(live.buckets())):
             for listed in list(live.objects(bucket)):
                 if (listed.bucket, listed.key) in missing:
-                    with live.opened(listed) as (answer, about):
-                        client.put(listed.bucket, listed.key, answer, about["size"], about["headers"])
-                    if about["tagged"]:
-                        client.put_tags(listed.bucket, listed.key, live.tags(listed.bucket, listed.key))
-                    found += 1
+                    # One that cannot be had is no reason to lose the others.
+                    with contextlib.suppress(BackupError):
+                        with live.opened(listed) as (answer, about):
+                            client.put(listed.bucket, listed.key, answer, about["size"], about["headers"])
+                        if about["tagged"]:
+                            client.put_tags(listed.bucket, listed.key, live.tags(listed.bucket, listed.key))
+                        found += 1
         return found
 
     def restore(self, wanted: str, confirmed: str | None) -> int:

@@ -32,16 +32,35 @@ for name in $(printf '%s\n' "$before" | sed -n 's/^file \\([^ ]*\\) .*/\\1/p'); 
 """
 RDB = "dump.rdb"
 LOAD_SECONDS = 600
-# Keys that end by themselves may be gone by the time of a comparison, so what is compared is what stays.
+# As many as nobody has, because one that is numbered higher than a server knows ends it while it loads.
+DATABASES = 1024
+# Keys and fields that end by themselves may be gone by the time of a comparison, so what is compared is what stays. Fields do so since Redis 7.4.
 _FORGET = """
-local cursor, left = '0', 0
-repeat
-  local found = redis.call('SCAN', cursor, 'COUNT', 1000)
-  cursor = found[1]
-  for _, key in ipairs(found[2]) do
-    if redis.call('PTTL', key) >= 0 then redis.call('DEL', key) else left = left + 1 end
-  end
-until cursor == '0'
+local left = 0
+for database = 0, tonumber(ARGV[1]) - 1 do
+  redis.call('SELECT', database)
+  local cursor = '0'
+  repeat
+    local found = redis.call('SCAN', cursor, 'COUNT', 1000)
+    cursor = found[1]
+    for _, key in ipairs(found[2]) do
+      if redis.call('PTTL', key) >= 0 then
+        redis.call('DEL', key)
+      elseif redis.call('TYPE', key).ok == 'hash' then
+        local place = '0'
+        repeat
+          local fields = redis.call('HSCAN', key, place, 'COUNT', 1000)
+          place = fields[1]
+          for at = 1, #fields[2], 2 do
+            local ends = redis.pcall('HPTTL', key, 'FIELDS', 1, fields[2][at])
+            if not ends.err and ends[1] and ends[1] >= 0 then redis.call('HDEL', key, fields[2][at]) end
+          end
+        until place == '0'
+      end
+    end
+  until cursor == '0'
+  left = left + redis.call('DBSIZE')
+end
 return left
 """
 
@@ -145,7 +164,7 @@ def write_rdb(docker: Docker, service: Service, volume: str, name: str) -> None:
     # A copy is in a directory of root's.
     give(docker, service, volume, "/data", f"{name}-owner")
     options = ["--network", "none", *service.options(), "--volume", f"{volume}:/data"]
-    command = ["redis-server", "--appendonly", "yes", "--dir", "/data", "--save", "", "--dbfilename", RDB, "--bind", "127.0.0.1"]
+    command = ["redis-server", "--appendonly", "yes", "--dir", "/data", "--save", "", "--dbfilename", RDB, "--bind", "127.0.0.1", "--databases", str(DATABASES)]
     with running(docker, name, options, service.image, command):
         await_answer(docker, name, "sh", "-c", "redis-cli ping | grep -qx PONG")
         said = docker.ask("exec", name, "redis-cli", "SAVE", seconds=LOAD_SECONDS).strip()
@@ -159,7 +178,7 @@ def read_rdb(docker: Docker, service: Service, volume: str, name: str) -> None:
     A Redis that keeps append-only files starts empty where it finds none, whatever else is there.
     """
     options = ["--network", "none", *service.options(), "--volume", f"{volume}:/data"]
-    command = ["redis-server", "--appendonly", "no", "--dir", "/data", "--save", "", "--dbfilename", RDB, "--bind", "127.0.0.1"]
+    command = ["redis-server", "--appendonly", "no", "--dir", "/data", "--save", "", "--dbfilename", RDB, "--bind", "127.0.0.1", "--databases", str(DATABASES)]
     with running(docker, name, options, service.image, command, ends_well=True):
         await_answer(docker, name, "sh", "-c", "redis-cli ping | grep -qx PONG", seconds=LOAD_SECONDS)
         docker.ask("exec", name, "redis-cli", "CONFIG", "SET", "appendonly", "yes")
@@ -182,9 +201,10 @@ def facts(docker: Docker, service: Service, volume: str, name: str) -> dict[str,
     """
     options = ["--network", "none", *service.options(), "--volume", f"{volume}:/data"]
     command = ["redis-server", "--appendonly", "yes", "--dir", "/data", "--save", "", "--enable-debug-command", "yes", "--port", "6379", "--bind", "127.0.0.1"]
+    command += ["--databases", str(DATABASES)]
     with running(docker, name, options, service.image, command):
         await_answer(docker, name, "sh", "-c", "redis-cli ping | grep -qx PONG")
-        left = docker.ask("exec", name, "redis-cli", "EVAL", _FORGET, "0").strip()
+        left = docker.ask("exec", name, "redis-cli", "EVAL", _FORGET, "0", str(DATABASES), seconds=LOAD_SECONDS).strip()
         digest = docker.ask("exec", name, "redis-cli", "DEBUG", "DIGEST").strip()
     if not left.isdigit() or not re.fullmatch(r"[0-9a-f]{40}", digest):
         raise BackupError("A throw-away Redis over the copied files did not say what it holds.")

@@ -74,7 +74,8 @@ class Client:
         now = datetime.datetime.now(datetime.UTC)
         stamp, day = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
         sent = {**headers, "host": host, "x-amz-date": stamp, "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
-        names = sorted(sent)
+        # Of the others the server may see other bytes than a text stands for: what is not ASCII has none that everybody agrees on.
+        names = sorted(name for name in sent if name == "host" or name.startswith("x-amz-"))
         canonical = "\n".join([method, path, query, *(f"{name}:{' '.join(sent[name].split())}" for name in names), "", ";".join(names), "UNSIGNED-PAYLOAD"])
         scope = f"{day}/{self.region}/s3/aws4_request"
         text = "\n".join(["AWS4-HMAC-SHA256", stamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])

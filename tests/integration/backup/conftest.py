@@ -44,6 +44,20 @@ INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALU
 # Where people keep data too: in the database for administration; in one that has the name of a file of an export, and that nobody is to write to any more; in
 # one whose bytes are of no encoding. What an interrupted DROP DATABASE left is no data.
 OTHER = {"postgres": "''", "roles": r"E'caf\u00e9'", "bytes": r"convert_from('\x636166e9', 'SQL_ASCII')"}
+# What a dump has otherwise than the table: nothing of what is generated, here of what cannot even be read; columns in another order. And a setting of no role.
+BENT = """
+CREATE SCHEMA other;
+CREATE TABLE other.share (n int, share int GENERATED ALWAYS AS (1 / n)); INSERT INTO other.share VALUES (0);
+CREATE TABLE other.parent (a int); CREATE TABLE other.child (b int) INHERITS (other.parent); ALTER TABLE other.parent ADD c int;
+INSERT INTO other.child VALUES (1, 2, 3);
+CREATE ROLE readers; CREATE ROLE reader; GRANT readers TO reader;
+ALTER ROLE ALL SET idle_session_timeout = '7h'; ALTER ROLE ALL SET temp_tablespaces = '';
+CREATE DATABASE closed ALLOW_CONNECTIONS false;
+"""
+MEMBERS = """
+SELECT string_agg(m.rolname || ' in ' || r.rolname, ',' ORDER BY m.rolname, r.rolname)
+FROM pg_auth_members JOIN pg_roles r ON r.oid = roleid JOIN pg_roles m ON m.oid = member WHERE r.rolname !~ '^pg_';
+"""
 DATABASES = """
 CREATE DATABASE roles; ALTER DATABASE roles SET default_transaction_read_only = on;
 CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C';
@@ -73,6 +87,8 @@ SAMPLE = (
     "test_a_full_target_ends_with_an_error_and_gives_no_set",
     "test_a_drill_finds_a_wrong_row_and_objects_that_are_missing_or_changed",
     "test_no_secret_and_no_row_is_seen_from_outside",
+    "test_nobody_truncates_what_a_moment_holds",
+    "test_what_ends_by_itself_is_not_compared",
     "test_an_export_comes_back",
     "test_a_moment_comes_back_and_the_receiver_was_away",
     "test_a_round_trip_over_the_network_brings_everything_back",
@@ -190,6 +206,8 @@ class Stack:
             found[database] = self.sql("SELECT count(*), md5(string_agg(t, '|' ORDER BY t COLLATE \"C\")) FROM public.beside", database)
         found["large objects"] = self.sql("SELECT count(*), md5(string_agg(md5(lo_get(oid)), '|' ORDER BY oid)) FROM pg_largeobject_metadata")
         found["roles"] = self.sql("SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles")
+        found["members"] = self.sql(MEMBERS)
+        found["settings"] = self.sql("SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0")
         found["jobs"] = self.queue("LRANGE", JOBS, "0", "-1")
         client = self.s3()
         for listed in client.objects(BUCKET):
@@ -251,6 +269,7 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     deployed = found.play("site")
     assert deployed.status == 0, deployed.text[-4000:]
     found.sql(SCHEMA)
+    found.sql(BENT)
     found.sql(DATABASES)
     found.change()
     made = found.play("backup")

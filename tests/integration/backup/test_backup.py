@@ -14,6 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres, redis
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import Docker, Service, await_answer, running
 from deployed import docker, seen_in_processes
 
 ROUNDS, SAMPLE_ROUNDS = 30, 1
@@ -393,6 +396,41 @@ def test_a_hash_sees_each_column_and_nothing_else(stack):
     left_out = ("campaign.campaigns", "campaign.ticks")
     assert {name for name in before if before[name] != after[name] and name not in left_out} == {'public."Odd Name"'}
     assert before["public.empty"]["rows"] == 0
+
+
+def test_nobody_truncates_what_a_moment_holds(stack, tmp_path):
+    """What is truncated is empty in an earlier moment, too, and a good set would be called damaged: https://www.postgresql.org/docs/18/mvcc-caveats.html"""
+    server = (Docker(stack.project, str(tmp_path), f"{stack.project}-held"), f"{stack.project}-postgres-1", "campaign_user", "campaign_db")
+    rows = stack.sql("SELECT count(*) FROM public.shapes")
+    with postgres.session(*server, held=True) as held:
+        with pytest.raises(AssertionError, match="lock timeout"):
+            stack.sql("SET lock_timeout = '1s'; TRUNCATE public.shapes")
+        assert held.ask("SELECT count(*) FROM public.shapes;") == [rows]
+    assert stack.sql("BEGIN; TRUNCATE public.shapes; ROLLBACK") == ""
+
+
+def test_what_ends_by_itself_is_not_compared(stack, tmp_path):
+    """In any database of Redis, and within a hash: a set would be called damaged as soon as some of it has ended."""
+    own, image = Docker(stack.project, str(tmp_path), f"{stack.project}-ends"), docker("inspect", "-f", "{{.Config.Image}}", f"{stack.project}-redis-1")
+    volumes = [own.create_volume(f"{stack.project}_ends-{number}") for number in range(3)]
+    server = Service("redis", image, "", {}, [], [], "", {"/data": volumes[0]}, {})
+    name = f"{stack.project}-ends"
+    try:
+        with running(own, name, ["--network", "none", "--volume", f"{volumes[0]}:/data"], image, ["redis-server", "--dir", "/data", "--appendonly", "yes"]):
+            await_answer(own, name, "sh", "-c", "redis-cli ping | grep -qx PONG")
+            commands = ["SET lasts 1", "HSET hash lasts 1 ends 2", "HPEXPIRE hash 1500 FIELDS 1 ends", "SELECT 3", "SET lasts 2", "SET ends 3 PX 1500"]
+            said = own.ask("exec", "--interactive", name, "redis-cli", stdin="\n".join([*commands, ""]).encode())
+            assert "ERR" not in said
+        found = []
+        for volume in volumes[1:]:
+            redis.copy(own, server, volumes[0], volume, f"{name}-copy")
+            found.append(redis.facts(own, server, volume, f"{name}-look"))
+            time.sleep(2)
+        assert found[0] == found[1]
+        assert found[0]["keys"] == 3
+    finally:
+        for volume in volumes:
+            own.remove_volume(volume)
 
 
 def test_a_missing_object_ends_with_an_error_and_the_rest_is_safe(stack):

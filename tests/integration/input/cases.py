@@ -388,6 +388,8 @@ ROLES = [
     ("docker_host", {"docker_host_ports": [{"address": "127.0.0.1", "port": 80, "prot": CANARY}]}, "docker_host_ports[0].prot", "port"),
     ("docker_host", {"docker_host_project": "Campaign"}, "docker_host_project", "a-z"),
     ("backup", {"backup_repository": MISSING}, "backup_repository", "missing"),
+    ("backup", {"backup_restore_snapshot": CANARY}, "backup_restore_snapshot", "is not a variable of the role backup. Known are backup_restore_confirm"),
+    ("backup", {"backup_set": CANARY}, "backup_set", "is not a variable of the role backup. Known are"),
     ("backup", {"backup_repository": "relative/" + CANARY}, "backup_repository", "an absolute path, sftp:USER@HOST:/PATH, with a port"),
     ("backup", {"backup_repository": "sftp:keeper@host.example.com:2222:/" + CANARY}, "backup_repository", "sftp://USER@HOST:PORT//PATH"),
     ("backup", {"backup_repository": "sftp:keeper@[2001:db8::1]:/" + CANARY}, "backup_repository", "an address of IPv6 sftp://USER@HOST:PORT//PATH"),
