@@ -187,6 +187,8 @@ class Stack:
             self.sql(BESIDE % text, database)
         for key in self.sql("SELECT 'campaigns/' || id FROM campaign.campaigns WHERE asset_type IS NOT NULL ORDER BY created_at DESC LIMIT 20").split():
             self.put(key, os.urandom(100))
+        # As browsers and some libraries send the name of a file.
+        self.put("other/named", b"x", **{"content-disposition": 'attachment; filename="Übersicht.pdf"'.encode().decode("latin-1")})
         self.queue("RPUSH", JOBS, secrets.token_hex(8))
         for number in range(objects):
             self.put(f"other/{secrets.token_hex(4)} ü&+#?%41 {number}", os.urandom(1000 * number), **{"x-amz-meta-owner": "ada", "cache-control": "no-cache"})
