@@ -69,10 +69,12 @@ SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM p
   OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)
   OR EXISTS (SELECT FROM pg_largeobject_metadata);
 """
-# What `pg_dumpall` writes for no role.
-_FOR_ALL_ROLES = """
-SELECT format('ALTER ROLE ALL SET %I TO %s;', name, CASE WHEN value <> '' AND name IN
-  ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces') THEN value ELSE quote_literal(value) END)
+# What `pg_dumpall` writes for no role. A list of names is kept with those quoted that need it, and each of them is a text of its own in a command.
+_FOR_ALL_ROLES = r"""
+SELECT format('ALTER ROLE ALL SET %I TO %s;', name, CASE WHEN name NOT IN
+  ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces') THEN quote_literal(value) ELSE coalesce(
+  (SELECT string_agg(quote_literal(coalesce(replace(found[1], '""', '"'), found[2])), ', ')
+   FROM regexp_matches(value, '"((?:[^"]|"")*)"|([^,[:space:]]+)', 'g') AS found), $$''$$) END)
 FROM pg_db_role_setting, unnest(setconfig) one, LATERAL (SELECT split_part(one, '=', 1), substr(one, position('=' IN one) + 1)) AS parts (name, value)
 WHERE setrole = 0 AND setdatabase = 0 ORDER BY 1;
 """

@@ -52,6 +52,7 @@ CREATE TABLE other.parent (a int); CREATE TABLE other.child (b int) INHERITS (ot
 INSERT INTO other.child VALUES (1, 2, 3);
 CREATE ROLE readers; CREATE ROLE reader; GRANT readers TO reader;
 ALTER ROLE ALL SET idle_session_timeout = '7h'; ALTER ROLE ALL SET temp_tablespaces = '';
+ALTER ROLE ALL SET search_path = "$user", public, 'a "b, c';
 CREATE DATABASE closed ALLOW_CONNECTIONS false;
 """
 MEMBERS = """
@@ -209,7 +210,7 @@ class Stack:
         found["large objects"] = self.sql("SELECT count(*), md5(string_agg(md5(lo_get(oid)), '|' ORDER BY oid)) FROM pg_largeobject_metadata")
         found["roles"] = self.sql("SELECT string_agg(rolname, ',' ORDER BY rolname) FROM pg_roles")
         found["members"] = self.sql(MEMBERS)
-        found["settings"] = self.sql("SELECT setconfig FROM pg_db_role_setting WHERE setrole = 0 AND setdatabase = 0")
+        found["settings"] = self.sql("SELECT array_agg(one ORDER BY one) FROM pg_db_role_setting, unnest(setconfig) one WHERE setrole = 0 AND setdatabase = 0")
         found["jobs"] = self.queue("LRANGE", JOBS, "0", "-1")
         client = self.s3()
         for listed in client.objects(BUCKET):
