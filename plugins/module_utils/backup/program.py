@@ -48,6 +48,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.repositor
     DAMAGED,
     PATIENCE_SECONDS,
     VERIFIED,
+    NoRepositoryError,
     Repository,
     Snapshot,
     whole,
@@ -304,7 +305,7 @@ class Backups:
                 if missing:
                     about |= {"result": "missing", "error": f"{len(missing)} objects that the database names are not in the bucket, such as {missing[0]}."}
                 success = {name: about[name] for name in ("set", "ended")} | {"moment": found["moments"]["database"]}
-                success |= {"seconds": round(time.monotonic() - self.started, 1), "bytes": found["bytes"]}
+                success |= {"seconds": round(time.monotonic() - self.started, 1), "bytes": found["bytes"], "place": self.repository.place}
                 # It holds all that there was to be had, and what is missing is told each time.
                 self._write_down(last_run=about, last_success=success)
                 if self.config.get("point_in_time"):
@@ -352,7 +353,7 @@ class Backups:
         if not servers.present():
             raise BackupError("The release has none of the servers that keep data: they stand outside the stack, whose provider backs them up.")
         self.say(f"opening the repository {self.repository.place}")
-        self.open(create=True)
+        self._open_or_begin()
         writing = self.repository.write(identifier)
         with whole(writing):
             made = making.Making(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
@@ -361,6 +362,24 @@ class Backups:
         self.mark(identifier, COMPLETE)
         self.say(f"the set {identifier} is stored: {found['bytes']} bytes, of which {summary.get('data_added_packed', 0)} are new in the repository")
         return found
+
+    def _open_or_begin(self) -> None:
+        """Open the repository, and begin a new one where none has been; raise BackupError.
+
+        Where a set was made there before, an empty place is a mount that is missing: a new repository would lie on this host's own disk, and nobody would know.
+        """
+        place, last = self.repository.place, state.read(self.directory)["last_success"] or {}
+        if last.get("place") != place:
+            self.open(create=True)
+            return
+        try:
+            self.open(create=False)
+        except NoRepositoryError:
+            path = state.path_of(self.directory, state.STATUS)
+            raise BackupError(
+                f"There is no repository at {place} any more, and the set {last.get('set')} was made there. Mount what it lies on. If it was removed on "
+                f"purpose, remove {path}: the next backup begins a new one."
+            ) from None
 
     # --- The log of PostgreSQL
 
@@ -486,6 +505,7 @@ class Backups:
             snapshot = self.repository.find(wanted)
             about["set"] = snapshot.set
             servers = self.servers(configuration)
+            self._check_room(servers)
             started = time.monotonic()
             names = {name: f"{self.run}_{name}" for name in servers.present()}
             with copies.private_directory(self.own) as private:
@@ -671,6 +691,7 @@ class Backups:
         if confirmed != self.project:
             print(f"Nothing was changed. To do it, say so: -e backup_restore_confirm={self.project} (on the host: --confirm {self.project})", flush=True)
             return NOT_CONFIRMED
+        self._check_room(servers)
         live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()} | dict(empty)
         names = {name: f"{volume}-{self.run.rpartition('-')[2]}" for name, volume in live.items()}
         secret_files = {name: dict(service.secrets) for name, service in servers.present().items()}
@@ -783,6 +804,15 @@ class Backups:
                     lambda copy: copy.take(lambda one: source.read(written, private, check, one)),
                     self._log_volume(configuration),
                 )
+
+    def _check_room(self, servers: copies.Servers) -> None:
+        """Raise BackupError where all that is stored would not fit beside itself: a full disk ends those who work on it, and nobody would look at night."""
+        try:
+            needed = self._size(servers)
+        except BackupError:
+            # What does not run cannot be asked, and nobody works with it.
+            return
+        self._check_space(servers, needed)
 
     def _check_space(self, servers: copies.Servers, needed: int) -> None:
         """Raise BackupError where the Engine's volumes have not as many bytes left."""

@@ -8,8 +8,9 @@ import time
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock
-from ansible_collections.campaign.platform.plugins.module_utils.backup import program
-from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, program, state
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Service
+from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import NoRepositoryError
 
 CONFIG = {"project": "p", "image": "i", "repository": "/srv/backup", "socket": "/s", "memory": "1g", "cpus": "1.0", "lock_wait": 0, "keep": {}}
 
@@ -104,3 +105,49 @@ def test_what_has_come_up_is_known(backups, state, expected):
 def test_a_configuration_that_cannot_be_read_says_what_to_do(tmp_path):
     with pytest.raises(BackupError, match="Set backups up again with the playbook backup"):
         program.Backups(str(tmp_path))
+
+
+class Place:
+    """A repository that is not there."""
+
+    place, begun = "/srv/backup", False
+
+    def open(self, *, create: bool) -> None:
+        if not create:
+            raise NoRepositoryError("There is no repository at /srv/backup.")
+        self.begun = True
+
+
+@pytest.mark.parametrize("last", [None, {"set": "a"}, {"set": "a", "place": "/srv/another"}])
+def test_a_repository_is_begun_where_none_has_been(backups, last):
+    state.update(backups.directory, last_success=last)
+    backups.repository = Place()
+    backups._open_or_begin()
+    assert backups.repository.begun
+
+
+def test_a_mount_that_is_missing_is_not_taken_for_a_new_place(backups):
+    """https://github.com/kiwix/operations/issues/405"""
+    state.update(backups.directory, last_success={"set": "20261127T023000Z-ab12", "place": "/srv/backup"})
+    backups.repository = Place()
+    with pytest.raises(BackupError, match="no repository at /srv/backup any more, and the set 20261127T023000Z-ab12 was made there. Mount what it lies on"):
+        backups._open_or_begin()
+    assert not backups.repository.begun
+
+
+def test_what_does_not_fit_beside_itself_is_not_written_there(backups, monkeypatch):
+    service = Service("postgres", "image", "", {}, [], [], "", {"/data": "volume"}, {})
+    servers = copies.Servers(service, None, None)
+    monkeypatch.setattr(program.swap, "path_of", lambda _docker, _volume: backups.directory)
+    free = os.statvfs(backups.directory)
+    monkeypatch.setattr(program.Backups, "_size", lambda _self, _servers: free.f_bavail * free.f_frsize)
+    with pytest.raises(BackupError, match=r"MiB left, and about \d+ MiB are needed"):
+        backups._check_room(servers)
+    monkeypatch.setattr(program.Backups, "_size", lambda _self, _servers: 0)
+    backups._check_room(servers)
+
+    def nobody(_self, _servers):
+        raise BackupError("postgres has 0 containers that run, and one is needed.")
+
+    monkeypatch.setattr(program.Backups, "_size", nobody)
+    backups._check_room(servers)
