@@ -130,7 +130,7 @@ def test_a_mount_that_is_missing_is_not_taken_for_a_new_place(backups):
     """https://github.com/kiwix/operations/issues/405"""
     state.update(backups.directory, last_success={"set": "20261127T023000Z-ab12", "place": "/srv/backup"})
     backups.repository = Place()
-    with pytest.raises(BackupError, match="no repository at /srv/backup any more, and the set 20261127T023000Z-ab12 was made there. Mount what it lies on"):
+    with pytest.raises(BackupError, match="any more, and the set 20261127T023000Z-ab12 was made there"):
         backups._open_or_begin()
     assert not backups.repository.begun
 
