@@ -15,7 +15,7 @@ from typing import Any
 
 MEMINFO = "/proc/meminfo"
 RESOLV_CONF = "/etc/resolv.conf"
-PROC = "/proc"
+PROC, ETC = "/proc", "/etc"
 CGROUPS = "/sys/fs/cgroup"
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
 # What adjtimex returns for a clock that nothing keeps right: https://man7.org/linux/man-pages/man2/adjtimex.2.html
@@ -49,6 +49,12 @@ def machine() -> str:
     except OSError:
         # No Linux.
         told = socket.gethostname()
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def installation() -> str:
+    """Return what tells this machine's installation from any other one, also after it was started again (machine-id(5))."""
+    told = read(f"{ETC}/machine-id").strip() or socket.gethostname()
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 

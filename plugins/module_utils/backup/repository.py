@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.module_utils.backup import remote
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, told
 
@@ -32,6 +33,8 @@ PATIENCE_SECONDS = 120
 _NO_SESSION = "unable to start the sftp session"
 _ID = re.compile(r"set=([0-9A-Za-z-]+)\Z")
 # https://restic.readthedocs.io/en/stable/075_scripting.html#exit-codes
+# Linux takes 64 characters for the name of a host.
+LONGEST_PROJECT = 40
 _NO_REPOSITORY, _LOCKED, _WRONG_PASSWORD = 10, 11, 12
 
 
@@ -75,6 +78,10 @@ class Repository:
         """Return whether the repository is a directory of the host."""
         return self.place.startswith("/")
 
+    def host_of(self, worker: str) -> str:
+        """Return the name of the host in locks. It tells this machine from another one that works for the same stack, as where a restore was tried on it."""
+        return f"{self.project[:LONGEST_PROJECT]}-{worker}-{host.installation()[:8]}"
+
     def _secret(self, name: str) -> str | None:
         path = os.path.join(self.directory, "secrets", name)
         return path if os.path.isfile(path) else None
@@ -93,7 +100,7 @@ class Repository:
                 mounts[path] = f"/run/secrets/{name_of}"
         if path := self._secret("ca"):
             mounts[path] = "/run/secrets/ca"
-        found = ["run", "--rm", "--name", name, "--hostname", f"{self.project}-{self.worker}", *self.docker.confined(tmp="256m"), "--user", USER]
+        found = ["run", "--rm", "--name", name, "--hostname", self.host_of(self.worker), *self.docker.confined(tmp="256m"), "--user", USER]
         found += ["--network", "none" if self.is_local else self.network]
         for source, target in mounts.items():
             found += ["--mount", f"type=bind,source={source},target={target},readonly"]
@@ -236,7 +243,7 @@ class Repository:
             with contextlib.suppress(ValueError):
                 owners.add(json.loads(output)["hostname"] if status == 0 else None)
         # One run at a time works for this stack, and it is this one.
-        own = {f"{self.project}-{worker}" for worker in workers or [self.worker]}
+        own = {self.host_of(worker) for worker in workers or [self.worker]}
         self.ask("unlock", "unlock", *(["--remove-all"] if owners <= own else []), password=password)
 
     def all_snapshots(self) -> list[dict[str, Any]]:

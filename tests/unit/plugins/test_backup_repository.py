@@ -176,6 +176,29 @@ def test_only_the_key_of_the_old_password_is_removed(tmp_path):
     assert asked[1] == ("key", ("key", "remove", "mine"), {"password": "password"})
 
 
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_lock_of_another_machine_stays(tmp_path, is_own):
+    """A restore was tried there, and from then on two machines make sets for the same stack."""
+    restic, asked = Restic(tmp_path), []
+    owner = restic.host_of("backup") if is_own else "p-backup-00000000"
+
+    def ask(what, *arguments, **_options):
+        asked.append(arguments)
+        return "lock" if what == "locks" else ""
+
+    restic.ask = ask
+    restic.attempt = lambda *_arguments, **_options: (0, json.dumps({"hostname": owner}), "")
+    restic._unlock()
+    assert asked[-1] == ("unlock", *(["--remove-all"] if is_own else []))
+
+
+def test_the_name_of_a_host_is_one_for_the_kernel(tmp_path):
+    restic = Restic(tmp_path)
+    restic.project = "p" * 63
+    assert len(restic.host_of("backup")) <= 64
+    assert f"--hostname={restic.host_of('backup')}" == "=".join(restic.options("name")[4:6])
+
+
 @pytest.mark.parametrize(("error", "raised"), [(None, None), (BrokenPipeError(), BackupError), (KeyboardInterrupt(), KeyboardInterrupt), (OSError(), OSError)])
 def test_what_was_not_written_to_its_end_is_given_up(error, raised):
     given_up = []
