@@ -22,7 +22,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.docker im
 SECONDS = 60
 ATTEMPTS = 5
 # What S3 takes in one request; nothing of this application comes near it.
-LARGEST = 5 * 1024**3
+LARGEST = 5 * 1024**4
 # What belongs to an object beside its bytes and its own metadata.
 _HEADERS = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires")
 # What a bucket may have, by the name of the question for it.
@@ -173,17 +173,18 @@ class Client:
         self.ask(f"creating the bucket {bucket}", "PUT", f"/{quote(bucket)}", body=b"", length=0)
 
     @contextlib.contextmanager
-    def opened(self, listed: Listed) -> Iterator[tuple[http.client.HTTPResponse, dict[str, Any]]]:
+    def opened(self, listed: Listed) -> Iterator[tuple[Reading, dict[str, Any]]]:
         """Yield an object's bytes and what belongs to it; raise S3Error with the status 404 where it is gone."""
         what = f"reading {listed.bucket}/{listed.key}"
         answer = self.request(what, "GET", _path(listed.bucket, listed.key))
+        reading = Reading(self, what, _path(listed.bucket, listed.key), answer)
         found: dict[str, Any] = {name: answer.headers[name] for name in _HEADERS if answer.headers[name] is not None}
         found |= {name.lower(): value for name, value in answer.headers.items() if name.lower().startswith("x-amz-meta-")}
         tagged = int(answer.headers.get("x-amz-tagging-count", "0"))
         try:
-            yield answer, {"headers": found, "size": int(answer.headers["content-length"]), "tagged": tagged}
+            yield reading, {"headers": found, "size": reading.left, "tagged": tagged}
         finally:
-            if not answer.isclosed():
+            if not reading.answer.isclosed():
                 # The rest of the body would be taken for the next answer.
                 self.close()
 
@@ -200,6 +201,43 @@ class Client:
         body = text.encode()
         headers = {"content-md5": _base64(hashlib.md5(body, usedforsecurity=False).digest())}
         self.ask(f"tagging {bucket}/{key}", "PUT", _path(bucket, key), {"tagging": ""}, headers=headers, body=body, length=len(body))
+
+
+class Reading:
+    """The bytes of an object. Where the connection ends before they do, they are read on from there: MinIO ends one that nobody has read from for 30 s."""
+
+    def __init__(self, client: Client, what: str, path: str, answer: http.client.HTTPResponse):
+        self.client, self.what, self.path, self.answer = client, what, path, answer
+        self.size = self.left = int(answer.headers["content-length"])
+        self.version = answer.headers["etag"] or "*"
+        self.attempts = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Return as many bytes as were asked for, fewer at the end only; raise S3Error where they cannot be had."""
+        parts, wanted = [], self.left if size < 0 else min(size, self.left)
+        while wanted:
+            try:
+                part = self.answer.read(wanted)
+            except (OSError, http.client.HTTPException):
+                part = b""
+            if not part:
+                self._go_on()
+                continue
+            self.attempts = 0
+            parts.append(part)
+            wanted, self.left = wanted - len(part), self.left - len(part)
+        return b"".join(parts)
+
+    def _go_on(self) -> None:
+        self.attempts += 1
+        if self.attempts > ATTEMPTS:
+            raise S3Error(self.what, 0, "it ended too early")
+        self.client.close()
+        # Of the same bytes: one that was written again meanwhile is refused.
+        headers = {"range": f"bytes={self.size - self.left}-", "if-match": self.version}
+        self.answer = self.client.request(self.what, "GET", self.path, headers=headers)
+        if self.answer.status != http.client.PARTIAL_CONTENT:
+            raise S3Error(self.what, self.answer.status, "the rest of it cannot be asked for")
 
 
 def _path(bucket: str, key: str) -> str:

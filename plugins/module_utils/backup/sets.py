@@ -247,7 +247,7 @@ class Objects:
                 if name in self._rows and self._rows[name][0].startswith(version):
                     continue
                 if listed.size > s3.LARGEST:
-                    raise BackupError(f"{listed.bucket}/{listed.key} is larger than 5 GiB, which a restore could not write in one request.")
+                    raise BackupError(f"{listed.bucket}/{listed.key} is larger than 5 TiB, which a restore could not write in one request.")
                 if row := self._copy(client, writer, listed):
                     about = s3.line({part: row[part] for part in row if part not in _OF_EACH})
                     packed = self._PACKED.pack(version, bytes.fromhex(row["sha256"]), row["size"])
