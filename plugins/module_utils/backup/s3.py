@@ -21,7 +21,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.docker im
 
 SECONDS = 60
 ATTEMPTS = 5
-# What S3 takes in one request; nothing of this application comes near it.
+# What MinIO takes in one request. With Amazon it would be a thousandth of that.
 LARGEST = 5 * 1024**4
 # What belongs to an object beside its bytes and its own metadata.
 _HEADERS = ("content-type", "cache-control", "content-disposition", "content-encoding", "content-language", "expires")
