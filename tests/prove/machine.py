@@ -58,7 +58,7 @@ def create_image() -> None:
 class Machine(Stack):
     """The machine, and a stack on it."""
 
-    prefix = ("docker", "exec", NAME)
+    prefix = ("docker", "exec", "--interactive", NAME)
 
     def __init__(self, directory: Path):
         built = json.loads((ROOT / ".cache/tests/images.json").read_text())
