@@ -22,7 +22,7 @@ def test_no_request_fails_while_sets_are_made_and_brought_back(stack):
     assert seen.failures == []
     assert seen.uploads > 0
     assert stack.containers() == running
-    made = set(stack.sets()) - before
-    assert [state for _name, state in made] == ["verified"] * ROUNDS
+    # Of one day, one set is kept, and each was brought back whole.
+    assert {state for _name, state in set(stack.sets()) - before} == {"verified"}
     # Nothing that was acknowledged is missing in what serves.
     assert set(seen.created) <= set(stack.sql("SELECT id FROM campaign.campaigns").split())
