@@ -2,6 +2,7 @@
 """The parts of a set: what is compared, what is told of an error, and what a request to S3 looks like."""
 
 import io
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, docker, postgres, redis, s3
@@ -123,3 +124,41 @@ def test_a_request_is_signed_and_its_key_stays_out_of_it():
 @pytest.mark.parametrize(("key", "path"), [("a b/ü", "/b/a%20b/%C3%BC"), ("a+b?c#d&e", "/b/a%2Bb%3Fc%23d%26e"), ("%41", "/b/%2541")])
 def test_any_key_is_a_path(key, path):
     assert s3._path("b", key) == path
+
+
+@pytest.mark.parametrize(
+    ("command", "passed"),
+    [
+        ([], []),
+        (["postgres", "-c", "max_wal_size=2GB"], []),
+        (["postgres", "-c", "shared_preload_libraries=pgaudit"], ["-c", "shared_preload_libraries=pgaudit"]),
+        (["postgres", "-cmax_locks_per_transaction=256"], ["-c", "max_locks_per_transaction=256"]),
+        (["--shared-preload-libraries=pg_cron"], ["-c", "shared_preload_libraries=pg_cron", "-c", "cron.launch_active_jobs=off"]),
+    ],
+)
+def test_a_copy_loads_what_extensions_need_and_runs_no_jobs(command, passed):
+    assert copies.passed_on(command) == passed
+
+
+def test_grants_of_the_founder_are_for_any_cluster():
+    """A server refuses them where another one made the cluster, since PostgreSQL 16."""
+    text = 'GRANT a TO b WITH INHERIT TRUE GRANTED BY "the founder";\nGRANT a TO c GRANTED BY d;\nCREATE ROLE x;'
+    opened = SimpleNamespace(ask=lambda statement: ['"the founder"'] if "oid = 10" in statement else ["ALTER ROLE ALL SET a TO 'b';"])
+    assert postgres.whole_roles(opened, text).split("\n") == [
+        "GRANT a TO b WITH INHERIT TRUE;",
+        "GRANT a TO c GRANTED BY d;",
+        "CREATE ROLE x;",
+        "ALTER ROLE ALL SET a TO 'b';",
+        "",
+    ]
+
+
+def test_a_bucket_that_came_while_the_set_was_made_is_created():
+    done = []
+    client = SimpleNamespace(create_bucket=lambda name: done.append(name), put=lambda bucket, key, *_rest: done.append(f"{bucket}/{key}"))
+    copy = copies.Copy(None, copies.Servers(None, None, None), {}, "", None, print)
+    copy._client = client
+    copy.bucket("first", {})
+    for bucket in ("first", "late", "late"):
+        copy.object({"bucket": bucket, "key": "k", "headers": {}}, 0, io.BytesIO())
+    assert done == ["first", "first/k", "late", "late/k", "late/k"]
