@@ -15,7 +15,8 @@ from typing import Any
 
 MEMINFO = "/proc/meminfo"
 RESOLV_CONF = "/etc/resolv.conf"
-PROC, ETC = "/proc", "/etc"
+MACHINE_ID = "/etc/machine-id"
+PROC = "/proc"
 CGROUPS = "/sys/fs/cgroup"
 _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
 # What adjtimex returns for a clock that nothing keeps right: https://man7.org/linux/man-pages/man2/adjtimex.2.html
@@ -54,7 +55,7 @@ def machine() -> str:
 
 def installation() -> str:
     """Return what tells this machine's installation from any other one, also after it was started again (machine-id(5))."""
-    told = read(f"{ETC}/machine-id").strip() or socket.gethostname()
+    told = read(MACHINE_ID).strip() or socket.gethostname()
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 

@@ -126,44 +126,43 @@ class Making:
         service, docker, say = self.servers.postgres, self.backups.docker, self.backups.say
         moments = found["moments"]
         with contextlib.ExitStack() as stack:
-            sessions: dict[str, postgres.Session] = {}
+            main: postgres.Session | None = None
             container, user = "", ""
             if service:
                 container, user = self.backups.container(service), service.environment["POSTGRES_USER"]
-                main = service.environment.get("POSTGRES_DB") or user
+                database = service.environment.get("POSTGRES_DB") or user
             missing: list[str] = []
             for attempt in range(MOMENTS):
                 if service:
-                    sessions[main] = stack.enter_context(postgres.session(docker, container, user, main, held=True))
-                    moments["database"] = sessions[main].ask("SELECT to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');")[0]
+                    main = stack.enter_context(postgres.session(docker, container, user, database, held=True))
+                    moments["database"] = main.ask("SELECT to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"');")[0]
                 else:
                     moments["database"] = sets.moment()
                 if client:
                     objects.copy(client, self.writer, say)
                     moments["last_objects"] = sets.moment()
-                before, missing = missing, self._missing(sessions.get(main) if service else None, objects) if client else []
+                before, missing = missing, self._missing(main, objects) if client else []
                 # The application removes an object before its row; of what is in both moments, that is not the reason.
                 if not missing or set(missing) & set(before) == set(missing) or attempt == MOMENTS - 1:
                     break
                 say(f"{len(missing)} objects that the database names are not there; the moment is taken again")
                 stack.close()
-                sessions.clear()
                 time.sleep(1)
             found["missing"] = missing[:100]
             if self.servers.redis:
                 moments["redis"] = sets.moment()
                 self._redis_files(self.servers.redis)
-            if service:
-                found["versions"]["postgres"] = sessions[main].ask("SHOW server_version;")[0]
-                text = postgres.roles(docker, container, user, main, passwords=self.with_passwords)
+            if main:
+                found["versions"]["postgres"] = main.ask("SHOW server_version;")[0]
+                text = postgres.roles(docker, container, user, database, passwords=self.with_passwords)
                 found["roles"] = hashlib.sha256(text).hexdigest()
                 self.writer.add_bytes(sets.ROLES, text)
-                self._database(found, container, user, main, sessions[main])
-                for name in postgres.closed_databases(sessions[main]):
+                self._database(found, container, user, database, main)
+                for name in postgres.closed_databases(main):
                     say(f"the database {name} allows no connections, so it is in no set")
-                for name in postgres.databases(docker, container, user, main):
+                for name in postgres.databases(docker, container, user, database):
                     # Each has a moment of its own, and a connection as long as it needs one.
-                    if name != main:
+                    if name != database:
                         with postgres.session(docker, container, user, name, held=True) as opened:
                             self._database(found, container, user, name, opened)
 

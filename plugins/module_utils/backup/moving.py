@@ -28,8 +28,8 @@ _ROLE = re.compile(r'rolname = "(.+)"\t\(typeid')
 # Whatever the other stack asks of those who log in: nobody reaches this server.
 _HBA = "local all all trust\nhost all all 127.0.0.1/32 trust\n"
 _SETTINGS = {
-    "hba_file": "/run/secrets/hba.conf", "listen_addresses": "127.0.0.1", "unix_socket_directories": "/tmp", "shared_preload_libraries": "", "ssl": "off",
-    "archive_mode": "off", "logging_collector": "off", "log_destination": "stderr", "fsync": "off",
+    "hba_file": "/run/secrets/hba.conf", "listen_addresses": "127.0.0.1", "unix_socket_directories": "/tmp", "shared_preload_libraries": "",
+    "fsync": "off", **postgres.ELSEWHERE,
 }  # fmt: skip
 
 

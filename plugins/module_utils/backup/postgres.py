@@ -64,6 +64,8 @@ _DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn 
 ADMINISTRATION = "postgres"
 # What is written to stronger than a setting of the database or of the role, which comes back with it before its tables do.
 WRITABLE = ("--env", "PGOPTIONS=-c default_transaction_read_only=off")
+# What a cluster's own files may say otherwise, for another place than a throw-away container.
+ELSEWHERE = {"ssl": "off", "archive_mode": "off", "logging_collector": "off", "log_destination": "stderr"}
 HAS_OBJECTS = """
 SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_proc WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_type WHERE oid >= 16384)
   OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)

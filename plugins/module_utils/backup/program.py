@@ -545,6 +545,7 @@ class Backups:
             bases, pieces = self._index()
             way, moment = moments.choose(bases, pieces, wanted)
             about["moment"] = moments.words(moment.timestamp() if moment else way.until)
+            self._check_room(servers)
             started = time.monotonic()
             with copies.private_directory(self.own) as private:
                 name = self.docker.create_volume(f"{self.run}_postgres")
@@ -582,6 +583,7 @@ class Backups:
                 print("Objects that the database names and the set does not have are taken from the bucket as it is.", flush=True)
 
             def load(copy: copies.Copy) -> tuple[dict[str, Any], list[str]]:
+                self._check_room(servers)
                 return self._load_moment(copy, bases, pieces, wanted, others, snapshot)
 
             lost = f"All that was stored here after {moments.words(until)} would be lost to the stack; it stays in volumes of other names."
@@ -667,9 +669,12 @@ class Backups:
             self.open(create=False)
             snapshot = self.repository.find(wanted)
             what = f"The set {snapshot.set} (state: {snapshot.state})"
-            return self._bring(
-                what, snapshot.set, servers, written, confirmed, lambda copy: copy.load(self.repository, snapshot), self._log_volume(configuration)
-            )
+
+            def load(copy: copies.Copy) -> tuple[dict[str, Any], list[str]]:
+                self._check_room(servers)
+                return copy.load(self.repository, snapshot)
+
+            return self._bring(what, snapshot.set, servers, written, confirmed, load, self._log_volume(configuration))
 
     def _bring(
         self,
@@ -691,7 +696,6 @@ class Backups:
         if confirmed != self.project:
             print(f"Nothing was changed. To do it, say so: -e backup_restore_confirm={self.project} (on the host: --confirm {self.project})", flush=True)
             return NOT_CONFIRMED
-        self._check_room(servers)
         live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()} | dict(empty)
         names = {name: f"{volume}-{self.run.rpartition('-')[2]}" for name, volume in live.items()}
         secret_files = {name: dict(service.secrets) for name, service in servers.present().items()}

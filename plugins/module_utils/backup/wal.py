@@ -516,11 +516,7 @@ class Recovery:
             "max_wal_size": "2GB",
             "lc_messages": "C",
             "log_min_messages": "log",
-            # What the cluster's own files may say otherwise, for other places than this container.
-            "logging_collector": "off",
-            "log_destination": "stderr",
-            "archive_mode": "off",
-            "ssl": "off",
+            **postgres.ELSEWHERE,
         }
         if moment:
             settings["recovery_target_time"] = moment.isoformat(sep=" ")
