@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The lock that a backup holds: waited for, given back, and not left to who was killed."""
 
+import contextlib
 import json
 import os
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock
@@ -151,3 +153,28 @@ def test_what_does_not_fit_beside_itself_is_not_written_there(backups, monkeypat
 
     monkeypatch.setattr(program.Backups, "_size", nobody)
     backups._check_room(servers)
+
+
+@pytest.mark.parametrize(
+    ("work", "arguments"), [("drill", ("latest",)), ("restore", ("latest", "p")), ("drill_moment", ("latest",)), ("restore_moment", ("latest", "p"))]
+)
+def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arguments):
+    def full(_self, _servers):
+        raise BackupError("there is no room")
+
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "_undo": lambda _self: None,
+        "release": lambda _self: ({"release": "r"}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(Service("postgres", "image", "", {}, [], [], "", {}, {}), None, None),
+        "open": lambda _self, **_create: None,
+        "_index": lambda _self: ([], []),
+        "_bring": lambda _self, *given: given[5](None),
+        "_check_room": full,
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    monkeypatch.setattr(program.moments, "choose", lambda *_rows: (SimpleNamespace(until=0.0, base=SimpleNamespace(name="b", bytes=0)), None))
+    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a", state="complete"))
+    with pytest.raises(BackupError, match="there is no room"):
+        getattr(backups, work)(*arguments)
