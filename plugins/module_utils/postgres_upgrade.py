@@ -642,7 +642,7 @@ class _Copying:
         own = ["--create", "--clean", "--if-exists"] if name not in ("postgres", "template1") else []
         target = "postgres" if own else name
         restore = self.docker.start(
-            "exec", "--interactive", *postgres.WRITABLE, self.new, "pg_restore", *own, "--exit-on-error", "--host=127.0.0.1", f"--username={self.user}",
+            "exec", "--interactive", *postgres.WRITABLE, self.new, "pg_restore", *own, "--host=127.0.0.1", f"--username={self.user}",
             f"--dbname={target}", stdin=dump.stdout.fileno(), stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
@@ -653,13 +653,16 @@ class _Copying:
         finally:
             restore.kill()
             dump.kill()
-        if restored != 0:
+        views = postgres.unfilled(restore.error()) if restored == 1 else []
+        if views is None or restored not in (0, 1):
             raise BackupError(
                 f"The new server does not take the database {name}: pg_restore ended with exit code {restored} at {postgres.objects_of(restore.error())}. "
                 "The data is as it was."
             )
         if dumped != 0:
             raise BackupError(f"pg_dump failed for the database {name} with exit code {dumped}: {postgres.objects_of(dump.error())}. The data is as it was.")
+        if views:
+            self.findings.append(postgres.to_fill(name, views))
         self._update_extensions(name)
         self.say(f"comparing the database {name}")
         self._compare(name, opened)

@@ -211,8 +211,7 @@ class Copy:
         if not self._postgres:
             return
         if self._restore and self._restore.database != database:
-            self._restore.close()
-            self._restore = None
+            self._end_restore()
         if self._restore is None:
             self.say(f"writing the database {database}")
             self._restore = postgres.Restore(self.docker, *self._postgres, database)
@@ -222,7 +221,7 @@ class Copy:
         """Take the SQL of a database."""
         if self._postgres:
             self.say(f"writing the database {database}")
-            postgres.restore_sql(self.docker, *self._postgres, database, text)
+            self._tell(database, postgres.restore_sql(self.docker, *self._postgres, database, text))
 
     def rdb(self, size: int, content: IO[bytes]) -> None:
         """Take all keys of Redis."""
@@ -247,10 +246,17 @@ class Copy:
             self.seconds["compare"] = time.monotonic() - started - self.seconds["load"]
         return found.manifest, problems
 
-    def _end_writing(self) -> None:
+    def _end_restore(self) -> None:
         if self._restore:
-            self._restore.close()
+            self._tell(self._restore.database, self._restore.close())
             self._restore = None
+
+    def _tell(self, database: str, views: Sequence[str]) -> None:
+        if views:
+            self.say(postgres.to_fill(database, views))
+
+    def _end_writing(self) -> None:
+        self._end_restore()
         if self._redis:
             self._redis.close()
             self._redis = None

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process
@@ -84,7 +84,19 @@ WHERE setrole = 0 AND setdatabase = 0 ORDER BY 1;
 _FOUNDER = "SELECT quote_ident(rolname) FROM pg_roles WHERE oid = 10;"
 _CLOSED = "SELECT to_json(datname::text) FROM pg_database WHERE NOT datallowconn AND NOT datistemplate ORDER BY datname;"
 LOCKED_AT_ONCE = 100
-_TOC = re.compile(r"from TOC entry \d+; \d+ \d+ (.{1,200})")
+_NAME = r'(?:"(?:[^"\n]|""){1,63}"|[a-z_][\w$]{0,62})'
+# The words that a statement begins with, and the name that follows; of what a table's data failed at, the table.
+_OBJECT = re.compile(
+    rf"^Command was: ([A-Z][A-Z ]{{1,40}} {_NAME}(?:\.{_NAME})?)|^query was: LOCK (TABLE .{{1,200}}) IN |[Cc]ontents of (table {_NAME}) failed"
+    rf"|COPY failed for (table {_NAME})",
+    re.MULTILINE,
+)
+_TOLD = 5
+_REFRESH = "REFRESH MATERIALIZED VIEW "
+_VIEW = re.compile(rf"^Command was: {_REFRESH}(.+);$", re.MULTILINE)
+_ERROR = re.compile(r"^pg_restore: error: ", re.MULTILINE)
+_IGNORED = re.compile(r"errors ignored on restore: (\d+)\s*\Z")
+_SQL_ERROR = re.compile(r"(?:<stdin>:(\d+): )?\b(?:ERROR|FATAL|PANIC|error):\s*([0-9A-Z]{5}\b)?")
 _ROLE = re.compile(r"CREATE ROLE (.+);\Z")
 
 
@@ -245,24 +257,43 @@ def size(open_one: Session) -> int:
     return int(open_one.ask("SELECT coalesce(sum(pg_database_size(oid)), 0)::bigint FROM pg_database WHERE NOT datistemplate;")[0])
 
 
-def restore_sql(docker: Docker, container: str, user: str, database: str, text: IO[bytes]) -> None:
-    """Load the SQL of a database into a new server, in the place of an empty one of its name; raise BackupError."""
+def restore_sql(docker: Docker, container: str, user: str, database: str, text: IO[bytes]) -> list[str]:
+    """Load the SQL of a database into a new server, in the place of an empty one of its name; return materialized views that cannot be filled there.
+
+    Raises BackupError where anything else fails.
+    """
     quoted = '"' + database.replace('"', '""') + '"'
     docker.ask(
         "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}",
         f"--dbname={beside(database)}", stdin=f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE);".encode(),
     )  # fmt: skip
     process = docker.start(
-        "exec", "--interactive", *WRITABLE, container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
-        f"--username={user}", f"--dbname={beside(database)}", stdin=text.fileno(), stdout=subprocess.DEVNULL,
+        "exec", "--interactive", *WRITABLE, container, "psql", "-Xq", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
+        f"--username={user}", f"--dbname={beside(database)}", "--file=-", stdin=text.fileno(), stdout=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        if (status := process.wait()) != 0:
-            code = re.findall(r":(\d+): ERROR:\s+([0-9A-Z]{5})\b", process.error())
-            where = f", line {code[-1][0]}, SQLSTATE {code[-1][1]}" if code else ""
-            raise BackupError(f"The SQL of the database {database} cannot be loaded: psql ended with exit code {status}{where}.")
+        status = process.wait()
+        errors = _SQL_ERROR.findall(process.error())
     finally:
         process.kill()
+    failed = {int(line or 0): code for line, code in errors}
+    views = _refreshed(text, failed) if status == 0 else {}
+    if status != 0 or len(views) < len(failed):
+        where = next((f" at line {line}, SQLSTATE {code}" for line, code in failed.items() if line not in views), f": psql ended with exit code {status}")
+        raise BackupError(f"The SQL of the database {database} cannot be loaded{where}.")
+    return list(views.values())
+
+
+def _refreshed(text: IO[bytes], lines: Collection[int]) -> dict[int, str]:
+    """Return those lines of a dump that fill a materialized view, with its name."""
+    if not lines:
+        return {}
+    found = {}
+    text.seek(0)
+    for number, line in enumerate(text, 1):
+        if number in lines and line.startswith(_REFRESH.encode()) and line.endswith(b";\n"):
+            found[number] = line.decode(errors="replace").removeprefix(_REFRESH).removesuffix(";\n")
+    return found
 
 
 def clusters_in(root: str) -> dict[str, str]:
@@ -286,7 +317,26 @@ def major_of(text: str) -> str | None:
 
 def objects_of(text: str) -> str:
     """Return the objects that pg_dump or pg_restore names where it fails; never what it quotes of the data."""
-    return ", ".join(dict.fromkeys(_TOC.findall(text))) or "see the size of the volume and of the memory"
+    found = list(dict.fromkeys("".join(groups) for groups in _OBJECT.findall(text)))
+    more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
+    return (", ".join(found[:_TOLD]) or "see the size of the volume and of the memory") + more
+
+
+def unfilled(text: str) -> list[str] | None:
+    """Return the materialized views that `pg_restore` could not fill; None where anything else failed, too.
+
+    Their queries may need what is not there: a foreign server, or a search path, which no dump has.
+    """
+    views, ignored = _VIEW.findall(text), _IGNORED.search(text)
+    return views if ignored and int(ignored[1]) == len(views) == len(_ERROR.findall(text)) else None
+
+
+def to_fill(database: str, views: Sequence[str]) -> str:
+    """Return what a person is told about materialized views that could not be filled."""
+    return (
+        f"{database}: materialized views whose queries fail here, such as over a foreign server, are not filled: {', '.join(views)}. "
+        "Fill them where the stack runs, by REFRESH MATERIALIZED VIEW; pg_matviews has them with ispopulated = false"
+    )
 
 
 def role_statements(text: str) -> Iterator[str]:
@@ -314,7 +364,7 @@ class Restore:
     def __init__(self, docker: Docker, container: str, user: str, database: str):
         self.database = database
         self.process = docker.start(
-            "exec", "--interactive", *WRITABLE, container, "pg_restore", "--create", "--clean", "--if-exists", "--no-tablespaces", "--exit-on-error",
+            "exec", "--interactive", *WRITABLE, container, "pg_restore", "--create", "--clean", "--if-exists", "--no-tablespaces",
             "--host=127.0.0.1", f"--username={user}", f"--dbname={beside(database)}", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
         )  # fmt: skip
 
@@ -329,14 +379,16 @@ class Restore:
         status = self.process.wait(60)
         return BackupError(f"pg_restore failed for the database {self.database} with exit code {status}: {objects_of(self.process.error())}.")
 
-    def close(self) -> None:
-        """Wait until all is written; raise BackupError."""
+    def close(self) -> list[str]:
+        """Wait until all is written, and return materialized views that cannot be filled; raise BackupError."""
         try:
             self.process.stdin.close()
         except OSError:
             raise self._failed() from None
-        if self.process.wait() != 0:
+        views = unfilled(self.process.error()) if self.process.wait() == 1 else []
+        if views is None or self.process.wait() not in (0, 1):
             raise self._failed()
+        return views
 
     def abandon(self) -> None:
         """End it."""

@@ -44,7 +44,8 @@ INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALU
 # Where people keep data too: in the database for administration; in one that has the name of a file of an export, and that nobody is to write to any more; in
 # one whose bytes are of no encoding. What an interrupted DROP DATABASE left is no data.
 OTHER = {"postgres": "''", "roles": r"E'caf\u00e9'", "bytes": r"convert_from('\x636166e9', 'SQL_ASCII')"}
-# What a dump has otherwise than the table: nothing of what is generated, here of what cannot even be read; columns in another order. And a setting of no role.
+# What a dump has otherwise than the table: nothing of what is generated, here of what cannot even be read; columns in another order. And a setting of no role,
+# and a view whose query needs the network of the stack.
 BENT = """
 CREATE SCHEMA other;
 CREATE TABLE other.share (n int, share int GENERATED ALWAYS AS (1 / n)); INSERT INTO other.share VALUES (0);
@@ -54,6 +55,10 @@ CREATE ROLE readers; CREATE ROLE reader; GRANT readers TO reader;
 ALTER ROLE ALL SET idle_session_timeout = '7h'; ALTER ROLE ALL SET temp_tablespaces = '';
 ALTER ROLE ALL SET search_path = "$user", public, 'a "b, c';
 CREATE DATABASE closed ALLOW_CONNECTIONS false;
+CREATE EXTENSION file_fdw; CREATE SERVER stack FOREIGN DATA WRAPPER file_fdw;
+CREATE FOREIGN TABLE other.hosts (line text) SERVER stack OPTIONS (program 'getent hosts postgres');
+CREATE MATERIALIZED VIEW other."here Only" AS SELECT * FROM other.hosts;
+CREATE MATERIALIZED VIEW other.everywhere AS SELECT count(*) FROM other.child;
 """
 MEMBERS = """
 SELECT string_agg(m.rolname || ' in ' || r.rolname, ',' ORDER BY m.rolname, r.rolname)
@@ -70,6 +75,7 @@ CREATE TABLE IF NOT EXISTS public.beside (t text);
 INSERT INTO public.beside VALUES (random() || %s);
 """
 CHANGE = """
+REFRESH MATERIALIZED VIEW other."here Only";
 INSERT INTO public."Odd Name" (t, f, at, b)
   SELECT E'tab\\tnew\\nline \\\\N ' || i, random() / 3, now(), decode(md5(random()::text), 'hex') FROM generate_series(1, 50) i;
 INSERT INTO public.shapes (shape)
@@ -218,6 +224,10 @@ class Stack:
                 found[f"object {listed.key}"] = (answer.read(), about["headers"])
         client.close()
         return found
+
+    def unfilled(self) -> str:
+        """Return the materialized views without data."""
+        return self.sql("SELECT string_agg(matviewname, ',') FROM pg_matviews WHERE NOT ispopulated")
 
     def nameless_volumes(self) -> set[str]:
         """Return the volumes without a name of its own that containers of the project have, jobs included."""

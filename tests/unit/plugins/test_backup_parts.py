@@ -40,14 +40,85 @@ def test_what_differs_in_redis_is_told():
     assert redis.differences(wanted, {"keys": 2, "digest": "b"}) == ["Redis: some of the keys are not those of the set"]
 
 
-def test_an_error_of_a_restore_names_objects_and_quotes_no_row():
-    said = """pg_restore: error: could not execute query: ERROR:  duplicate key value violates unique constraint "a_pkey"
-DETAIL:  Key (id)=(row-of-somebody) already exists.
-CONTEXT:  COPY a, line 1: "row-of-somebody"
-pg_restore: from TOC entry 4242; 0 16500 TABLE DATA campaigns campaign_user
+@pytest.mark.parametrize(
+    ("said", "named"),
+    [
+        (
+            """pg_restore: error: could not execute query: ERROR:  could not create unique index "a_pkey"
+DETAIL:  Key (id)=(row-of-somebody) is duplicated.
+Command was: ALTER TABLE ONLY public."A b"
+    ADD CONSTRAINT a_pkey PRIMARY KEY (id);
+""",
+            'ALTER TABLE ONLY public."A b"',
+        ),
+        ('pg_restore: error: COPY failed for table "a": ERROR:  row-of-somebody\nCONTEXT:  COPY a, line 1: "row-of-somebody"\n', 'table "a"'),
+        ("pg_restore: error: could not execute query: ERROR:  x\nCommand was: COMMENT ON TABLE public.a IS 'row-of-somebody';\n", "COMMENT ON TABLE public.a"),
+        ('pg_dump: error: Dumping the contents of table "a" failed: PQgetResult() failed.\npg_dump: detail: row-of-somebody', 'table "a"'),
+        ("pg_dump: error: query failed: ERROR:  timeout\nquery was: LOCK TABLE public.a IN ACCESS SHARE MODE\n", "TABLE public.a"),
+        ("ERROR: row-of-somebody", "see the size of the volume and of the memory"),
+    ],
+)
+def test_an_error_of_a_dump_or_restore_names_objects_and_quotes_no_row(said, named):
+    assert postgres.objects_of(said) == named
+
+
+def test_not_more_than_some_objects_are_told():
+    said = "".join(f"Command was: CREATE TABLE public.t{number} (\n" for number in range(7))
+    assert postgres.objects_of(said) == f"{', '.join(f'CREATE TABLE public.t{number}' for number in range(5))} and 2 more"
+
+
+VIEW = """pg_restore: error: could not execute query: ERROR:  program "getent hosts postgres" failed
+DETAIL:  child process exited with exit code 2
+Command was: REFRESH MATERIALIZED VIEW other."here Only";
+
+
 """
-    assert postgres.objects_of(said) == "TABLE DATA campaigns campaign_user"
-    assert "row-of-somebody" not in postgres.objects_of("ERROR: row-of-somebody")
+TABLE = """pg_restore: error: COPY failed for table "a": ERROR:  no space left
+"""
+
+
+def test_only_where_nothing_but_views_could_not_be_filled_a_restore_is_whole():
+    assert postgres.unfilled(f"{VIEW}pg_restore: warning: errors ignored on restore: 1\n") == ['other."here Only"']
+    assert postgres.unfilled(f"{VIEW}{TABLE}pg_restore: warning: errors ignored on restore: 2\n") is None
+    assert postgres.unfilled(f"{VIEW}{TABLE}pg_restore: warning: errors ignored on restore: 1\n") is None
+    # An end before all was read.
+    assert postgres.unfilled(VIEW) is None
+    assert postgres.unfilled("pg_restore: error: could not read from input file: end of file\n") is None
+
+
+class OnePsql:
+    """Docker whose psql ends in one way."""
+
+    def __init__(self, status: int, said: str):
+        self.process = SimpleNamespace(wait=lambda: status, error=lambda: said, kill=lambda: None)
+
+    def ask(self, *_command, **_options) -> None:
+        pass
+
+    def start(self, *_command, **_options) -> SimpleNamespace:
+        return self.process
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "views"),
+    [
+        (0, "", []),
+        (0, "psql:<stdin>:2: ERROR:  42P01\n", ['other."here Only"']),
+        (0, "psql:<stdin>:1: ERROR:  42P01\npsql:<stdin>:2: ERROR:  42P01\n", None),
+        (0, "psql:<stdin>:1: error: invalid command \\restrict\n", None),
+        (0, "psql:<stdin>:2: ERROR:  42P01\nERROR:  42P01\n", None),
+        (0, "psql:<stdin>:1: NOTICE:  42P06\npsql:<stdin>:2: WARNING:  01000\n", []),
+        (2, "psql:<stdin>:2: ERROR:  42P01\npsql: error: connection to server was lost\n", None),
+    ],
+)
+def test_the_same_is_so_for_sql(tmp_path, status, said, views):
+    (tmp_path / "a.sql").write_text('CREATE TABLE t ();\nREFRESH MATERIALIZED VIEW other."here Only";\n')
+    with (tmp_path / "a.sql").open("rb") as text:
+        if views is None:
+            with pytest.raises(BackupError, match="cannot be loaded"):
+                postgres.restore_sql(OnePsql(status, said), "server", "user", "a", text)
+        else:
+            assert postgres.restore_sql(OnePsql(status, said), "server", "user", "a", text) == views
 
 
 def test_a_role_that_is_there_is_no_error_and_its_name_may_be_anything():
