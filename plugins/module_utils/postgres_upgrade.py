@@ -662,7 +662,7 @@ class _Copying:
         if dumped != 0:
             raise BackupError(f"pg_dump failed for the database {name} with exit code {dumped}: {postgres.objects_of(dump.error())}. The data is as it was.")
         if views:
-            self.findings.append(postgres.to_fill(name, views))
+            self.findings.append(f"{postgres.empty_views(name, views)}. Fill them after the upgrade, by REFRESH MATERIALIZED VIEW")
         self._update_extensions(name)
         self.say(f"comparing the database {name}")
         self._compare(name, opened)

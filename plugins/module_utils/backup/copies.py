@@ -87,6 +87,8 @@ class Copy:
     # Parts of a set that come from elsewhere.
     without: frozenset[str] = frozenset()
     seconds: dict[str, float] = field(default_factory=dict)
+    # Materialized views that could not be filled, by database.
+    empty_views: dict[str, Sequence[str]] = field(default_factory=dict)
     _restore: postgres.Restore | None = None
     _redis: redis.Writer | None = None
     _client: s3.Client | None = None
@@ -253,7 +255,8 @@ class Copy:
 
     def _tell(self, database: str, views: Sequence[str]) -> None:
         if views:
-            self.say(postgres.to_fill(database, views))
+            self.empty_views[database] = views
+            self.say(postgres.empty_views(database, views))
 
     def _end_writing(self) -> None:
         self._end_restore()

@@ -272,7 +272,8 @@ psql -X -d postgres -f {roles}      # a role that is there already is told of, a
 ```
 
 Each creates its database, so one of that name must not be there: `DROP DATABASE` an empty one before. One that its own settings make read-only
-takes its tables with `PGOPTIONS='-c default_transaction_read_only=off'` before the command. {passwords}
+takes its tables with `PGOPTIONS='-c default_transaction_read_only=off'` before the command. What fills materialized views comes last: where one cannot be
+filled, such as over a foreign server, leave `-v ON_ERROR_STOP=1` out. {passwords}
 """
 _MINIO = """
 ## Objects

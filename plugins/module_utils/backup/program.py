@@ -708,13 +708,18 @@ class Backups:
                 before, new = os.stat(swap.path_of(self.docker, volume)), swap.path_of(self.docker, names[name])
                 os.chown(new, before.st_uid, before.st_gid)
                 os.chmod(new, stat.S_IMODE(before.st_mode))
-            found, problems = load(copies.Copy(self.docker, servers, names, private, secret_files, self.say))
+            copy = copies.Copy(self.docker, servers, names, private, secret_files, self.say)
+            found, problems = load(copy)
         database = servers.postgres.environment.get("POSTGRES_DB") if servers.postgres else None
         if database and database not in found["databases"]:
             problems.append(f"there is no database {database}, which the present release uses, among {', '.join(found['databases']) or 'none'}")
         if problems:
             raise BackupError(f"{what} did not come back whole. Nothing was changed. {'; '.join(problems[:5])}")
         self._exchange(what, identifier, {live[name]: names[name] for name in live}, written)
+        if servers.postgres:
+            container, user = self.container(servers.postgres), servers.postgres.environment["POSTGRES_USER"]
+            for database, views in copy.empty_views.items():
+                self.say(postgres.fill(self.docker, container, user, database, views))
         return DONE
 
     # --- Out and in

@@ -86,6 +86,18 @@ def test_only_where_nothing_but_views_could_not_be_filled_a_restore_is_whole():
     assert postgres.unfilled("pg_restore: error: could not read from input file: end of file\n") is None
 
 
+@pytest.mark.parametrize(("failing", "told"), [((), "that were empty are filled"), (("b",), "are still empty, because their queries fail: b. Fill them")])
+def test_what_is_empty_is_filled_where_the_stack_runs(failing, told):
+    asked = []
+
+    def attempt(*command):
+        asked.append(command[-1])
+        return int(command[-1].endswith(failing)) if failing else 0, "", ""
+
+    assert told in postgres.fill(SimpleNamespace(attempt=attempt), "server", "user", "db", ["a", "b"])
+    assert asked == ["REFRESH MATERIALIZED VIEW a", "REFRESH MATERIALIZED VIEW b"]
+
+
 class OnePsql:
     """Docker whose psql ends in one way."""
 
