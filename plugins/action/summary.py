@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import socket
 from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.campaign.platform.plugins.module_utils import host as machine
 from ansible_collections.campaign.platform.plugins.plugin_utils import summary
 
 # With this inventory `make` runs the commands.
@@ -58,7 +58,7 @@ def place_of(variables: Mapping[str, Any], *, is_local: bool, directory: str = _
         if directory != _DIRECTORY:
             commands["logs"] += f" STACK={directory}"
         password |= dict.fromkeys(["env_local", "generated"], "`make password` shows the password.")
-    ssh = f"{getpass.getuser()}@{socket.gethostname()}" if is_local else f"{user}@{host}" if user else host
+    ssh = f"{machine.user()}@{socket.gethostname()}" if is_local else f"{user}@{host}" if user else host
     return summary.Place(host=socket.gethostname() if is_local else host, ssh=ssh, password=password, **commands)
 
 

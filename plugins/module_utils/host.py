@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import getpass
 import hashlib
 import os
 import re
@@ -40,6 +41,14 @@ def link_target(directory: str | None, name: str) -> str | None:
         return os.path.basename(os.readlink(os.path.join(directory, name)))
     except OSError:
         return None
+
+
+def user() -> str:
+    """Return the name of the user who runs this, or the number of one that this machine has no name for, as in many containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):
+        return f"uid {os.getuid()}"
 
 
 def machine() -> str:

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -95,6 +96,20 @@ class UpgradeError(MixedVolumesError):
         self.holder: dict[str, Any] = {}
 
 
+class LostLockError(LockedError):
+    """A run has lost the lock, so that another one works, or has worked meanwhile. It must not go on, and not put anything back either."""
+
+    def __init__(self, holder: Mapping[str, Any] | None):
+        who = f"{holder.get('user')}@{holder.get('controller')}, process {holder.get('pid')}, works on it" if holder else "Another run has worked on it"
+        Exception.__init__(
+            self,
+            f"This run had given no sign of life for more than a minute and lost the lock of the stack. {who} since then, so this run changes nothing more. "
+            "Look at what is there (the playbook status), and run this again.",
+        )
+        # It is not to be taken over by asking again.
+        self.holder: dict[str, Any] = {}
+
+
 class Lock:
     """The lock of the stack in a directory; ``holder`` is who asks for it."""
 
@@ -116,11 +131,11 @@ class Lock:
         finally:
             os.close(descriptor)
 
-    def acquire(self, *, takeover: bool = False, dead: str | None = None, repairs: bool = False) -> None:
+    def acquire(self, *, takeover: bool = False, dead: str | None = None, repairs: bool = False, goes_on: bool = False) -> None:
         """Hold the lock from now on, or raise LockedError.
 
         ``dead`` is the run of a holder that is known to have ended, ``takeover`` means whoever holds it. Who ``repairs`` may hold it after a restore that was
-        cut off.
+        cut off. A run that ``goes_on`` has held it since before it changed anything, and must hold it still.
         """
         if not repairs and os.path.exists(os.path.join(self.directory, SWAP)):
             raise MixedVolumesError(self.directory)
@@ -131,8 +146,11 @@ class Lock:
             held = _read(descriptor)
             age = time.time() - os.fstat(descriptor).st_mtime
             another = held if held and held.get("run") != self.holder["run"] else None
+            if goes_on and (another or not held):
+                raise LostLockError(another)
             is_over = takeover or (another or {}).get("run") == dead
-            if another and not is_over and (age < LEASE or self._is_client_running()):
+            # A sign of life from the future is one of before the clock was set back.
+            if another and not is_over and (abs(age) < LEASE or self._is_client_running()):
                 raise LockedError(another, age)
             if another:
                 self._await_client(another, age)
@@ -164,6 +182,30 @@ class Lock:
             if time.monotonic() >= deadline:
                 raise LockedError(another, age)
             time.sleep(INTERVAL)
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Give signs of life as long as something is at work, however long one step of it takes."""
+        ended = threading.Event()
+
+        def beat() -> None:
+            while not ended.wait(BEAT):
+                with contextlib.suppress(OSError):
+                    self._beat()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _beat(self) -> None:
+        with open(self.path, "rb") as file:
+            held = _read(file.fileno())
+            if held and held.get("run") == self.holder["run"]:
+                os.utime(file.fileno())
 
     def note(self, release: str) -> None:
         """Write down which release is being worked on."""
@@ -214,9 +256,10 @@ def _read(descriptor: int) -> dict[str, Any] | None:
 
 
 def _write(descriptor: int, content: Mapping[str, Any]) -> None:
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, json.dumps(content, sort_keys=True).encode() if content else b"")
+    text = json.dumps(content, sort_keys=True).encode() if content else b""
+    # Over what is there: on a full disk there would be no room for it once that is given away.
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
 
 
 def history(directory: str) -> list[dict[str, Any]]:

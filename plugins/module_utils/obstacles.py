@@ -20,15 +20,17 @@ REMOVAL_DELAY = 0.5
 class Obstacles:
     """Containers in a release's way, as id and service; ``paused`` are ids."""
 
-    # What jobs left behind, and what is bound to a network that is gone.
-    doomed: list[tuple[str, str]]
+    # What jobs left behind.
+    jobs: list[tuple[str, str]]
+    # What is bound to a network that is gone.
+    stale: list[tuple[str, str]]
     # What holds a port that the release gives to another service.
     holders: list[tuple[str, str]]
     # Docker Compose cannot start them, and a check of their health cannot succeed.
     paused: list[str]
 
     def __bool__(self) -> bool:
-        return bool(self.doomed or self.holders or self.paused)
+        return bool(self.jobs or self.stale or self.holders or self.paused)
 
     def remove(self, engine: Engine) -> None:
         """Take them away; raise EngineError."""
@@ -36,7 +38,9 @@ class Obstacles:
             engine.request("POST", f"/containers/{identifier}/unpause")
         for identifier, service in self.holders:
             stop_container(engine, identifier, service)
-        for identifier, service in dict.fromkeys(self.doomed + self.holders):
+        for identifier, service in self.jobs:
+            remove_container(engine, identifier, service, volumes=True)
+        for identifier, service in dict.fromkeys(self.stale + self.holders):
             remove_container(engine, identifier, service)
 
 
@@ -48,11 +52,12 @@ def find(engine: Engine, manifest: Mapping[str, Any], jobs: Iterable[str]) -> Ob
     takers = {port: service for service, ports in manifest["ports"].items() for _address, port in ports}
     jobs = frozenset(jobs)
     return Obstacles(
-        doomed=[(container["Id"], service) for container, service in named if service in jobs or container["Id"] in stale],
+        jobs=[(container["Id"], service) for container, service in named if service in jobs],
+        stale=[(container["Id"], service) for container, service in named if service not in jobs and container["Id"] in stale],
         holders=[
             (container["Id"], service)
             for container, service in named
-            if any(takers.get(port.get("PublicPort"), service) != service for port in container.get("Ports") or [])
+            if any(port.get("Type", "tcp") == "tcp" and takers.get(port.get("PublicPort"), service) != service for port in container.get("Ports") or [])
         ],
         paused=[container["Id"] for container in containers if container.get("State") == "paused"],
     )
@@ -77,10 +82,10 @@ def stop_container(engine: Engine, identifier: str, name: str) -> None:
         raise EngineError(f"stopping the container of {name}", body.decode(errors="replace"), status)
 
 
-def remove_container(engine: Engine, identifier: str, name: str) -> None:
-    """Remove a container with its anonymous volumes, whether it runs or not."""
+def remove_container(engine: Engine, identifier: str, name: str, *, volumes: bool = False) -> None:
+    """Remove a container, whether it runs or not; its anonymous ``volumes`` stay unless they are known to hold nothing, as those of a job."""
     for _attempt in range(REMOVAL_ATTEMPTS):
-        status, body = engine.request("DELETE", f"/containers/{identifier}", {"force": "1", "v": "1"})
+        status, body = engine.request("DELETE", f"/containers/{identifier}", {"force": "1", "v": str(int(volumes))})
         # 404: it is gone already.
         if status in (204, 404):
             return

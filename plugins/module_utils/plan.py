@@ -9,6 +9,7 @@ gone, and a file that a container mounts and that somebody else changed.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -78,6 +79,28 @@ def image_id(engine: Engine, reference: str) -> str | None:
         if error.status != 404:
             raise
         return None
+
+
+def image_volumes(engine: Engine, reference: str) -> list[str]:
+    """Return where in a container an image says that it keeps data; nothing of an image that the Engine does not have. Raises EngineError."""
+    try:
+        found = engine.get(image_path(reference))
+    except EngineError as error:
+        if error.status != 404:
+            raise
+        return []
+    return sorted((found.get("Config") or {}).get("Volumes") or {})
+
+
+def is_mounted(place: str, definition: Mapping[str, Any] | None) -> bool:
+    """Return whether a service's definition mounts something at a place in its container, or above it; one that nobody can read counts as one that does."""
+    if definition is None:
+        return True
+    targets = [str(item.get("target", "")) if isinstance(item, Mapping) else str(item) for item in definition.get("volumes") or ()]
+    temporary = definition.get("tmpfs") or ()
+    targets += [str(item).partition(":")[0] for item in ([temporary] if isinstance(temporary, str) else temporary)]
+    wanted = os.path.normpath(place)
+    return any(wanted == target or wanted.startswith(f"{target}/") for target in map(os.path.normpath, filter(None, targets)))
 
 
 def image_ids(engine: Engine, references: Iterable[str]) -> dict[str, str | None]:

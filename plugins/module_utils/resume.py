@@ -9,7 +9,6 @@ middle of a deploy. It lies in the stack's directory and needs the standard libr
 
 from __future__ import annotations
 
-import getpass
 import inspect
 import os
 import re
@@ -79,7 +78,7 @@ class Resumption:
     def __init__(self, directory: str, engine: Engine):
         self.directory, self.engine = directory, engine
         name = socket.gethostname()
-        holder = {"user": getpass.getuser(), "controller": name, "machine": name, "pid": os.getpid(), "run": f"resume-{uuid.uuid4().hex}"}
+        holder = {"user": host.user(), "controller": name, "machine": name, "pid": os.getpid(), "run": f"resume-{uuid.uuid4().hex}"}
         self.lock = lock.Lock(directory, holder)
         self.pulse = lock.Pulse(directory)
 
@@ -169,8 +168,8 @@ class Resumption:
             if named and named not in there:
                 yield path, text
 
-    def bring_up(self) -> str:
-        """Start the current release as the way back of a deploy does; return what is wrong in the end, or nothing."""
+    def bring_up(self) -> str | None:
+        """Start the current release as the way back of a deploy does; return what is wrong in the end, or nothing, None where it was taken down on purpose."""
         manifest = manifests.read(os.path.join(self.directory, "current", manifests.NAME))
         try:
             tried = manifests.read(os.path.join(self.directory, "attempted", manifests.NAME))
@@ -178,7 +177,7 @@ class Resumption:
             tried = manifests.empty()
         if not project_containers(self.engine, manifest["project"]):
             # A deploy leaves some wherever it is cut off: these were removed on purpose.
-            return ""
+            return None
         # A server that starts reads the passwords of the release that the other services have.
         links.renew(self.directory, manifest)
         # The jobs of the other release would go on giving out its passwords.
@@ -213,6 +212,11 @@ def main(directory: str) -> int:
         wrong = work.bring_up()
     except (EngineError, manifests.ManifestError, OSError) as error:
         wrong = str(error)
+    if wrong is None:
+        work.lock.record("taken_down")
+        work.lock.release()
+        print("Its containers were removed meanwhile, so nothing is started.", flush=True)
+        return 0
     work.lock.record("not_resumed" if wrong else "resumed", release=current, attempted=attempted)
     work.lock.release()
     print(f"Release {current} did not come up again: {wrong}. Deploy again." if wrong else f"Release {current} serves again.", flush=True)

@@ -25,7 +25,7 @@ options:
       O(state=switched) and O(state=current).
     type: str
   project:
-    description: The Compose project's name. Required with O(state=down).
+    description: The Compose project's name. Required with O(state=down). With O(state=chosen), a release of another project is refused.
     type: str
   state:
     description:
@@ -39,11 +39,13 @@ options:
       - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are, and stops and removes the containers
         that were replaced.
       - V(chosen) reads a release that was in use before, O(release) or the one before the current one, so that it can be started as one that was staged.
+      - V(held) fails, with C(lost) in the result, where another run has taken the lock over meanwhile, and changes nothing.
+      - V(stopped) stops the jobs of a release that failed and, with O(retire), everything of the project. Containers stay, to be looked at.
       - V(ended) ends a run that failed: it writes the O(outcome) down and gives the lock back.
       - V(down) stops and removes all containers and networks of the project, whichever release they are of, and the unit or init script that starts
         C(client/resume). Volumes stay.
     type: str
-    choices: [staged, chosen, attempted, cleared, switched, current, ended, down]
+    choices: [staged, chosen, attempted, cleared, switched, current, held, stopped, ended, down]
     default: staged
   images:
     description: >-
@@ -131,7 +133,7 @@ options:
   retire:
     description: >-
       With O(state=switched), also stop and remove the containers that were replaced. Docker Compose, when it is called for other services, would keep the
-      oldest of two, whatever its definition.
+      oldest of two, whatever its definition. With O(state=stopped), stop all containers of the project.
     type: bool
     default: false
   rerun:
@@ -291,6 +293,9 @@ from ansible_collections.campaign.platform.plugins.module_utils.registry import 
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
+# A release under construction.
+_UNFINISHED = re.compile(r"\.[0-9a-f]{12}-")
+UNFINISHED_SECONDS = 3600
 # Longer than the longest time that a service is given to stop, because the Engine answers when it has stopped.
 ENGINE_SECONDS = 300
 VOLUMES = "volumes.json"
@@ -360,7 +365,8 @@ def births(paths: list[str]) -> dict[str, str]:
     there = [path for path in paths if path and os.path.isdir(path)]
     if not there:
         return {}
-    done = subprocess.run(["stat", "--format=%n|%i %.W", *there], capture_output=True, text=True, check=False)
+    # The decimal point of whoever calls is a comma in half of the world.
+    done = subprocess.run(["stat", "--format=%n|%i %.W", *there], capture_output=True, text=True, check=False, env={**os.environ, "LC_ALL": "C"})
     return dict(line.rsplit("|", 1) for line in done.stdout.splitlines() if "|" in line)
 
 
@@ -380,13 +386,13 @@ def lock_of(module: AnsibleModule) -> lock.Lock | None:
     return lock.Lock(module.params["directory"], module.params["holder"]) if module.params["holder"] else None
 
 
-def acquire(wanted: lock.Lock | None, module: AnsibleModule) -> None:
-    """Hold the lock, or fail by naming who does. A check changes nothing, so it needs none."""
+def acquire(wanted: lock.Lock | None, module: AnsibleModule, *, goes_on: bool = False) -> None:
+    """Hold the lock, or fail by naming who does. A check changes nothing, so it needs none. A run that ``goes_on`` holds it already."""
     if wanted and not module.check_mode:
         try:
-            wanted.acquire(takeover=module.params["takeover"], dead=module.params["ended_run"])
+            wanted.acquire(takeover=module.params["takeover"], dead=module.params["ended_run"], goes_on=goes_on)
         except lock.LockedError as error:
-            module.fail_json(msg=str(error), locked_by=error.holder)
+            module.fail_json(msg=str(error), locked_by=error.holder, lost=isinstance(error, lock.LostLockError))
         except OSError as error:
             module.fail_json(
                 msg=f"The stack's lock {wanted.path} cannot be taken: {error.strerror}. Nothing was changed. "
@@ -525,6 +531,7 @@ class Release:
         stale = sorted(name for name, content in files.items() if read(os.path.join(self.path, name)) != content)
         self.result["manifest"] = {**self.module.params["plan"]["manifest"], "path": os.path.join(self.path, _MANIFEST)}
         project = self.module.params["plan"]["project"]
+        self._check_project(project)
         has_new_volumes = self._has_new_volumes(project)
         if not self.result["is_new"] and (has_new_volumes or stale_containers(self.engine, project_containers(self.engine, project))):
             # What is done about it is reported by the steps that do it, of which a check has none.
@@ -534,6 +541,8 @@ class Release:
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
+        if self.result["is_new"]:
+            self._check_volumes(files)
         self._write(files, missing, stale)
         if not self.result["is_new"]:
             # Otherwise not before the release is started.
@@ -549,6 +558,42 @@ class Release:
         self.result["is_verified"] = is_idle and self._is_well()
         if self.lock and self.result["is_verified"]:
             self.lock.release()
+
+    def _check_project(self, project: str) -> None:
+        """Fail where the release in use is of a project of another name: what is stored for that is in volumes of its name."""
+        other = (self.result["previous"] or {}).get("project", project)
+        if other != project:
+            self.module.fail_json(
+                msg=f"{self.root} holds the project {other}, and stack_project is {project}. Nothing was changed. The volumes of {other} would stay behind. "
+                f"Name {other} in stack_project, or another directory in stack_directory.",
+            )
+
+    def _check_volumes(self, files: Mapping[str, bytes]) -> None:
+        """Fail where a service would write to a volume without a name, which no other container of it ever sees."""
+        services = self.result["manifest"]["services"]
+        images = self.result["manifest"]["images"]
+        try:
+            declared = {service: places for service in services if (places := plans.image_volumes(self.engine, images[service]))}
+        except EngineError:
+            if self.module.check_mode:
+                # A host that is not prepared yet.
+                return
+            raise
+        if not declared:
+            return
+        status, output, _error = self.compose.ask(self.module.params["plan"]["project"], files, "--format", "json")
+        self.compose.remember(self.path, output if status == 0 else "")
+        problems = [
+            f"the image {images[service]} of {service} keeps its data in {place}"
+            for service, places in declared.items()
+            for place in places
+            if not plans.is_mounted(place, (self.compose.definitions(self.path) or {}).get(service))
+        ]
+        if status == 0 and problems:
+            self.module.fail_json(
+                msg=f"Nothing is mounted where services keep their data, so it would be lost to the stack with each new container: {'; '.join(problems)}. "
+                "Nothing was changed. Mount a volume there, or a tmpfs where it need not be kept (stack_services).",
+            )
 
     def _take_plan(self, changes: list[plans.Change]) -> None:
         self.result["plan"] = [change.as_dict() for change in changes]
@@ -613,7 +658,10 @@ class Release:
         absent = {path: content for path, content in known.items() if not os.path.isfile(path)}
         starter, texts = boot.Starter(self.module.params["plan"]["project"]), self.module.params["plan"].get("boot") or {}
         starts = starter.is_right(texts)
-        if not missing and not stale and not absent and starts:
+        shut = [
+            directory for directory in {os.path.dirname(path) for path in known} if os.path.isdir(directory) and os.stat(directory).st_mode & 0o055 != 0o055
+        ]
+        if not missing and not stale and not absent and starts and not shut:
             return
         self.result["changed"] = True
         for path, content, _mode, _owner, secret in missing:
@@ -631,6 +679,9 @@ class Release:
         for path, content in absent.items():
             os.makedirs(os.path.dirname(path), exist_ok=True)
             write(path, content.encode(), 0o644)
+        for directory in shut:
+            # Its proxy is another user than root.
+            os.chmod(directory, 0o755)
         if stale:
             self._place(files)
         if not starts:
@@ -670,12 +721,24 @@ class Release:
         problems = [f"the file {name} is gone" for name in lost] + [f"the image {reference} is not on the host" for reference in absent]
         if problems:
             self.module.fail_json(msg="\n- ".join([f"Release {self.id} cannot run again. Nothing was changed. Deploy its inputs instead:", *problems]))
+        if self.module.params["project"]:
+            self._check_project(self.module.params["project"])
         files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)})
         self.result.update(changed=True, is_verified=False, is_rollback=True)
         self._take_plan(self._plan(files, frozenset()))
         self._take_jobs(files, manifest["jobs"], has_new_volumes=self._has_new_volumes(manifest["project"]))
+        self._check_images_of_jobs()
+
+    def _check_images_of_jobs(self) -> None:
+        """Fail where a job that would run has no image: the services might not find what it prepares."""
+        names = {*self.result["first_jobs"], *self.result["jobs"], *self.result["last_jobs"]}
+        definitions = (self.compose.definitions(self.path) if names else None) or {}
+        images = {definitions[name]["image"] for name in names & set(definitions)}
+        if absent := [reference for reference, found in plans.image_ids(self.engine, images).items() if found is None]:
+            problems = [f"the image {reference} is not on the host" for reference in sorted(absent)]
+            self.module.fail_json(msg="\n- ".join([f"Release {self.id} cannot run again. Nothing was changed. Deploy its inputs instead:", *problems]))
 
     def _kept(self) -> list[str]:
         """Return the releases that were taken into use at some time and are kept, the latest first."""
@@ -689,7 +752,7 @@ class Release:
     def attempt(self, note: bool = True) -> None:
         """Remove what would stop this release from starting; with ``note``, also write down that it is about to be started."""
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
-        acquire(self.lock, self.module)
+        acquire(self.lock, self.module, goes_on=True)
         # Jobs that run still too, of a deploy that was killed.
         found = obstacles.find(self.engine, manifest, manifest["jobs"] if self.module.params["rerun"] else ())
         noted = os.path.islink(self.attempt_link) and os.readlink(self.attempt_link) == os.path.join("releases", self.id)
@@ -728,7 +791,7 @@ class Release:
 
     def switch(self) -> None:
         """Have proxies hand requests on to what the release means, where there is more than one container."""
-        acquire(self.lock, self.module)
+        acquire(self.lock, self.module, goes_on=True)
         manifest, found, meant = self._containers()
         if self._pin(manifest, {service: meant[service] for service, containers in found.items() if len(containers) > 1}, found):
             # Until nobody is handed on to where it was found before.
@@ -826,6 +889,11 @@ class Release:
 
     def _place(self, files: dict[str, bytes]) -> None:
         """Validate the release under a temporary name, then give it its own."""
+        parent = os.path.dirname(self.path)
+        for name in os.listdir(parent):
+            # Of a run that was killed: nobody else works here, under the lock.
+            if _UNFINISHED.match(name):
+                shutil.rmtree(os.path.join(parent, name), ignore_errors=True)
         temporary = tempfile.mkdtemp(dir=os.path.dirname(self.path), prefix=f".{self.id}-")
         try:
             os.chmod(temporary, 0o755)
@@ -904,7 +972,7 @@ class Release:
         """Make this release the current one and remove what only old releases name."""
         if not os.path.isdir(self.path):
             self.module.fail_json(msg=f"The release {self.id} is not below {self.root}/releases. Stage it first.")
-        acquire(self.lock, self.module)
+        acquire(self.lock, self.module, goes_on=True)
         environment = os.path.join(self.root, ".env")
         wrong = self.current() != self.id or not os.path.islink(environment) or os.path.lexists(self.attempt_link)
         volumes = json.dumps(volumes_of(self.engine, self._project()), indent=1, sort_keys=True).encode() + b"\n"
@@ -915,10 +983,24 @@ class Release:
             return
         self._retire()
         if wrong:
-            link(self.current_link, os.path.join("releases", self.id))
-            link(environment, os.path.join("current", ".env"))
-            os.utime(self.path, (time.time(), time.time()))
             write(os.path.join(self.root, VOLUMES), volumes, 0o644)
+            if not os.path.islink(environment) or os.readlink(environment) != os.path.join("current", ".env"):
+                link(environment, os.path.join("current", ".env"))
+            link(self.current_link, os.path.join("releases", self.id))
+        # From here on it is in use, and nothing that goes wrong is a reason to go back.
+        try:
+            self._settle(wrong, doomed)
+        except (OSError, EngineError, manifests.ManifestError, ValueError, KeyError, TypeError) as error:
+            self.module.warn(f"Release {self.id} is in use and serves. What comes after that failed, and the next deploy does it again: {error!r}")
+        if self.lock:
+            self.lock.release()
+
+    def _settle(self, wrong: bool, doomed: list[str]) -> None:
+        """Write down that the release is in use, and remove what only old ones name."""
+        if self.lock:
+            self.lock.record("succeeded", release=self.id, previous=self.result["current"])
+        if wrong:
+            os.utime(self.path, (time.time(), time.time()))
             if os.path.lexists(self.attempt_link):
                 os.unlink(self.attempt_link)
             self._enter_index()
@@ -928,9 +1010,21 @@ class Release:
         if doomed:
             self._prune()
             self.result["pruned_images"] = self._prune_images(named)
-        if self.lock:
-            self.lock.record("succeeded", release=self.id, previous=self.result["current"])
-            self.lock.release()
+
+    def hold(self) -> None:
+        """Fail where another run has taken the lock over."""
+        acquire(self.lock, self.module, goes_on=True)
+
+    def stop(self) -> None:
+        """Stop what a release that failed has started: its jobs, or all of the project."""
+        acquire(self.lock, self.module, goes_on=True)
+        manifest = manifests.read(os.path.join(self.path, _MANIFEST))
+        jobs = {*manifest["jobs"], *manifest["first_jobs"], *manifest["last_jobs"]}
+        every = project_containers(self.engine, manifest["project"], one_off=True)
+        doomed = [one for one in every if self.module.params["retire"] or one["Labels"].get(plans.SERVICE) in jobs]
+        self.result["changed"] = any(one["State"] not in ("exited", "created", "dead") for one in doomed)
+        if not self.module.check_mode:
+            stop_in_order(self.engine, doomed)
 
     def end(self) -> None:
         """Write down that a run failed, and give the lock back."""
@@ -946,7 +1040,9 @@ class Release:
         needed = [row["release"] for row in replaced.records(self.root)]
         releases = os.path.join(self.root, "releases")
         others = [name for name in os.listdir(releases) if _ID.match(name) and name not in (self.id, self.result["current"], *needed)]
-        others.sort(key=lambda name: os.stat(os.path.join(releases, name)).st_mtime, reverse=True)
+        # One that was never taken into use is nothing to go back to.
+        served = {name: number for number, name in enumerate(self._kept())}
+        others.sort(key=lambda name: (served.get(name, len(served)), -os.stat(os.path.join(releases, name)).st_mtime))
         room = self.module.params["keep"] - (self.result["current"] not in (None, self.id))
         return others[max(room, 0) :]
 
@@ -954,12 +1050,12 @@ class Release:
         kept = set()
         releases = os.path.join(self.root, "releases")
         for name in os.listdir(releases):
-            manifest = read(os.path.join(releases, name, _MANIFEST))
-            if manifest is None:
+            try:
+                named = manifests.read(os.path.join(releases, name, _MANIFEST))
+            except manifests.ManifestError:
                 # A release under construction, or one that lost its manifest: nothing is known, so nothing goes.
                 return
-            named = json.loads(manifest)
-            kept.update(named["configs"] + named["secrets"] + list(named.get("stable", ())))
+            kept.update([*named["configs"], *named["secrets"], *named["stable"]])
         generations = {os.path.basename(path) for path in kept}
         for kind in ("config", "secrets"):
             for directory, _directories, names in os.walk(os.path.join(self.root, kind), topdown=False):
@@ -993,12 +1089,49 @@ class Release:
             releases = os.path.join(root, "releases")
             for name in os.listdir(releases) if os.path.isdir(releases) else ():
                 kept = self._references(os.path.join(releases, name))
+                if kept is None and is_left_over(os.path.join(releases, name)):
+                    continue
                 if kept is None:
                     # What a release under construction needs, nobody knows yet.
                     return []
                 named = named - kept
         # Without force, so that the Engine keeps what a container of whomever was made from.
         return [reference for reference in sorted(named) if self.engine.request("DELETE", image_path(reference).removesuffix("/json"))[0] == 200]
+
+
+def is_left_over(directory: str) -> bool:
+    """Return whether a directory of releases is one that a killed run left under construction, which takes seconds."""
+    try:
+        return bool(_UNFINISHED.match(os.path.basename(directory))) and time.time() - os.stat(directory).st_mtime > UNFINISHED_SECONDS
+    except FileNotFoundError:
+        return True
+
+
+def is_job(engine: Engine, container: Mapping) -> bool:
+    """Return whether a container ends by itself, so that a volume without a name has nothing of it that anybody keeps."""
+    if container["Labels"].get("com.docker.compose.oneoff") == "True":
+        return True
+    try:
+        policy = engine.get(f"/containers/{container['Id']}/json")["HostConfig"].get("RestartPolicy") or {}
+    except EngineError:
+        return False
+    return policy.get("Name") in ("", "no")
+
+
+def stop_in_order(engine: Engine, containers: list[dict]) -> None:
+    """Stop containers; what others depend on stops after them, as Compose does it. Raises EngineError."""
+    named = [(container["Id"], container["Labels"].get(plans.SERVICE, "")) for container in containers]
+    needed = {
+        service: {item.partition(":")[0] for item in container["Labels"].get("com.docker.compose.depends_on", "").split(",") if item}
+        for container, (_identifier, service) in zip(containers, named, strict=True)
+    }
+    left = list(named)
+    with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
+        while left:
+            awaited = {other for _identifier, service in left for other in needed[service] if other != service}
+            wave = [item for item in left if item[1] not in awaited] or left
+            list(pool.map(lambda item: stop_container(engine, *item), wave))
+            left = [item for item in left if item not in wave]
 
 
 def take_down(engine: Engine, project: str, directory: str, *, check_mode: bool) -> tuple[bool, str | None]:
@@ -1015,20 +1148,9 @@ def take_down(engine: Engine, project: str, directory: str, *, check_mode: bool)
     ]
     if check_mode or not (containers or networks):
         return bool(containers or networks), None
-    named = [(container["Id"], container["Labels"].get("com.docker.compose.service", "")) for container in containers]
-    # As Compose does: what others depend on stops after them.
-    needed = {
-        service: {item.partition(":")[0] for item in container["Labels"].get("com.docker.compose.depends_on", "").split(",") if item}
-        for container, (_identifier, service) in zip(containers, named, strict=True)
-    }
-    left = list(named)
+    stop_in_order(engine, containers)
     with concurrent.futures.ThreadPoolExecutor(max_workers=8) as pool:
-        while left:
-            awaited = {other for _identifier, service in left for other in needed[service] if other != service}
-            wave = [item for item in left if item[1] not in awaited] or left
-            list(pool.map(lambda item: stop_container(engine, *item), wave))
-            left = [item for item in left if item not in wave]
-        list(pool.map(lambda item: remove_container(engine, *item), named))
+        list(pool.map(lambda one: remove_container(engine, one["Id"], one["Labels"].get(plans.SERVICE, ""), volumes=is_job(engine, one)), containers))
     for network in networks:
         status, body = engine.request("DELETE", f"/networks/{network['Id']}")
         if status not in (204, 404):
@@ -1043,7 +1165,8 @@ def down(module: AnsibleModule, engine: Engine) -> None:
     held = lock_of(module) if os.path.isdir(directory) else None
     acquire(held, module)
     try:
-        changed, elsewhere = take_down(engine, project, directory, check_mode=module.check_mode)
+        with beating(held, module):
+            changed, elsewhere = take_down(engine, project, directory, check_mode=module.check_mode)
         starter = boot.Starter(project)
         starts = not elsewhere and starter.is_there()
         if starts and not module.check_mode:
@@ -1062,6 +1185,11 @@ def down(module: AnsibleModule, engine: Engine) -> None:
             held.record("taken_down")
         held.release()
     module.exit_json(changed=changed or starts)
+
+
+def beating(held: lock.Lock | None, module: AnsibleModule) -> contextlib.AbstractContextManager[None]:
+    """Give signs of life while the work takes long."""
+    return held.beating() if held and not module.check_mode else contextlib.nullcontext()
 
 
 def give_back_on_failure(release: Release, work: Callable[[], None]) -> None:
@@ -1099,7 +1227,11 @@ def main() -> None:
             "directory": {"type": "path"},
             "release": {"type": "str"},
             "project": {"type": "str"},
-            "state": {"type": "str", "choices": ["staged", "chosen", "attempted", "cleared", "switched", "current", "ended", "down"], "default": "staged"},
+            "state": {
+                "type": "str",
+                "choices": ["staged", "chosen", "attempted", "cleared", "switched", "current", "held", "stopped", "ended", "down"],
+                "default": "staged",
+            },
             "images": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
             "compose_version": {"type": "str"},
@@ -1117,7 +1249,7 @@ def main() -> None:
         supports_check_mode=True,
         required_if=[
             ("state", "staged", ("plan",)),
-            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "switched", "current", "ended")),
+            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "switched", "current", "held", "stopped", "ended")),
             ("state", "down", ("directory", "project")),
             ("state", "chosen", ("directory",)),
         ],
@@ -1128,20 +1260,23 @@ def main() -> None:
     plan = module.params["plan"]
     if plan:
         module.params.update(directory=plan["directory"], release=plan["release"])
+    # What containers of other users read is not shut by the umask of a hardened host; what is for nobody has a mode of its own.
+    os.umask(0o022)
     release = Release(module, engine)
+    work = {
+        "staged": lambda: give_back_on_failure(release, release.stage),
+        "chosen": lambda: give_back_on_failure(release, release.choose),
+        "attempted": release.attempt,
+        "cleared": lambda: release.attempt(note=False),
+        "switched": release.switch,
+        "current": release.activate,
+        "held": release.hold,
+        "stopped": release.stop,
+        "ended": release.end,
+    }
     try:
-        if module.params["state"] == "staged":
-            give_back_on_failure(release, release.stage)
-        elif module.params["state"] == "chosen":
-            give_back_on_failure(release, release.choose)
-        elif module.params["state"] in ("attempted", "cleared"):
-            release.attempt(note=module.params["state"] == "attempted")
-        elif module.params["state"] == "switched":
-            release.switch()
-        elif module.params["state"] == "ended":
-            release.end()
-        else:
-            release.activate()
+        with beating(release.lock, module):
+            work[module.params["state"]]()
     except lock.LockedError as error:
         module.fail_json(msg=str(error), locked_by=error.holder)
     except manifests.ManifestError as error:

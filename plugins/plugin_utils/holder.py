@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import getpass
 import multiprocessing
 import os
 import socket
@@ -49,7 +48,7 @@ def holder(pid: int, directory: str) -> dict[str, Any]:
     """Return who works: the run of process ``pid`` of this machine, started for the inventory in a directory."""
     machine = str(host.machine())
     return {
-        "user": getpass.getuser(),
+        "user": host.user(),
         "controller": socket.gethostname(),
         "machine": machine,
         "pid": pid,

@@ -90,12 +90,16 @@ def changes(project: str, results: Iterable[Mapping[str, Any]], jobs: Iterable[s
     # A container that is being replaced has its id before its name.
     named = re.compile(rf"(?:[0-9a-f]{{12}}_)?{re.escape(project)}-(.+)-\d+\Z")
     for result in results:
+        # A service may give its container a name of its own.
+        own = {str(row.get("Name")): str(row.get("Service")) for row in result.get("containers") or []}
         for action in result.get("actions") or []:
-            container = named.match(str(action.get("id", "")))
-            if action.get("what") != "container" or action.get("status") not in _DONE or not container or container[1] in jobs:
+            container = str(action.get("id", ""))
+            found_name = named.match(container)
+            service = own.get(container) or (found_name[1] if found_name else "")
+            if action.get("what") != "container" or action.get("status") not in _DONE or not service or service in jobs:
                 continue
-            before = done.get(container[1])
-            done[container[1]] = min((status for status in (before, action["status"]) if status), key=order.index)
+            before = done.get(service)
+            done[service] = min((status for status in (before, action["status"]) if status), key=order.index)
     found: dict[str, list[str]] = {}
     for service, status in sorted(done.items()):
         found.setdefault("replaced without a gap" if service in beside else _DONE[status], []).append(service)

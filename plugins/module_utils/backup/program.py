@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import dataclasses
 import fcntl
-import getpass
 import json
 import os
 import secrets
@@ -193,7 +192,7 @@ class Backups:
         """Return who works, for the stack's lock."""
         machine, pid = host.machine(), os.getpid()
         return {
-            "user": getpass.getuser(),
+            "user": host.user(),
             "controller": socket.gethostname(),
             "machine": machine,
             "pid": pid,

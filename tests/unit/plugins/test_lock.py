@@ -276,3 +276,40 @@ def test_a_holder_says_who_works_and_where():
     assert mine == {"user": getpass.getuser(), "controller": socket.gethostname(), "pid": os.getpid(), "commit": None}
     assert re.fullmatch(r"[0-9a-f]{12}", machine)
     assert re.fullmatch(rf"{machine}-{os.getpid()}-[0-9]+", run)
+
+
+def test_a_clock_that_was_set_back_holds_nobody_longer_than_a_lease(lock, tmp_path):
+    lock().acquire()
+    age(tmp_path, -module.LEASE - 5)
+    lock("two").acquire()
+    assert module.read(str(tmp_path))["run"] == "two"
+
+
+def test_signs_of_life_are_given_while_one_step_takes_long_and_only_of_ones_own(lock, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    lock().acquire()
+    for run, is_alive in (("one", True), ("two", False)):
+        age(tmp_path, 30)
+        with lock(run).beating():
+            time.sleep(0.3)
+        assert (module.read(str(tmp_path))["age"] < 10) is is_alive
+
+
+def test_a_full_disk_does_not_take_the_lock_away(lock, tmp_path, monkeypatch):
+    """Who holds it is written over, and never truncated first."""
+    lock().acquire()
+
+    def full(*_given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module.os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left"):
+        lock().note("0123456789ab")
+    assert module.read(str(tmp_path))["run"] == "one"
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch):
+    monkeypatch.setattr(module.os, "getuid", lambda: 4711)
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    assert controller.holder(os.getpid(), ".")["user"] == "uid 4711"

@@ -25,9 +25,11 @@ class Host:
     def __init__(self, **params):
         self.check_mode = params.pop("check", False)
         self.refusal = params.pop("refusal", "")
-        self.asked = []
+        self.asked, self.warnings = [], []
+        self.definition = params.pop("definition", {})
         self.params = {
             "index": f"{params['directory']}-index",
+            "project": None,
             "compose_version": "2.40.3",
             "verify_depth": None,
             "holder": None,
@@ -42,6 +44,9 @@ class Host:
     def fail_json(self, msg, **_more):
         raise Failed(msg)
 
+    def warn(self, text):
+        self.warnings.append(text)
+
     def run_command(self, command, cwd, pass_fds):
         """Compose reads the files where they are, on disk or not, and knows the services of one of them."""
         assert command[:2] == ["env", "-i"]
@@ -55,7 +60,7 @@ class Host:
         if arguments == ["--hash", "*"]:
             return 0, f"api {text.__hash__()}\nmigrate 2\n", ""
         assert arguments == ["--format", "json"]
-        return 0, json.dumps({"services": {"api": {"image": "image:1", "command": [text]}}}), ""
+        return 0, json.dumps({"services": {"api": {"image": "image:1", "command": [text], **self.definition}, "migrate": {"image": "image:job"}}}), ""
 
 
 LABEL = "com.docker.compose.project"
@@ -71,6 +76,7 @@ class Engine:
         self.networks, self.volumes = {"net": "p"}, volumes or {}
         self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
         self.states, self.created, self.ended, self.lingering = {}, {}, {}, []
+        self.declared, self.absent, self.emptied = None, (), []
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -81,7 +87,11 @@ class Engine:
             assert filters
             return {"Volumes": [{"Name": name, "CreatedAt": created} for name, created in self.volumes.items()] or None}
         if path.startswith("/images/"):
-            return {"Id": "sha256:1"}
+            if path.removeprefix("/images/").removesuffix("/json") in self.absent:
+                raise module.EngineError("image", "No such image", 404)
+            return {"Id": "sha256:1", "Config": {"Volumes": self.declared}}
+        if path.endswith("/json") and path.count("/") == 3:
+            return {"HostConfig": {"RestartPolicy": {"Name": "no" if self.services[path.split("/")[2]] == "migrate" else "unless-stopped"}}}
         assert path == "/containers/json"
         return [
             {
@@ -121,6 +131,8 @@ class Engine:
             del self.networks[name]
             return 204, b""
         assert query["force"] == "1"
+        if query["v"] == "1":
+            self.emptied.append(name)
         if self.status == 204:
             del self.services[name]
         return self.status, b"no"
@@ -969,7 +981,7 @@ def test_the_lock_is_held_from_staging_to_the_end(root):
     assert not (root / "releases" / TWO).exists()
     # A check changes nothing, so it needs no lock.
     stage(root, TWO, holder=other, check=True)
-    with pytest.raises(Failed, match="Another run"):
+    with pytest.raises(Failed, match=r"lost the lock .* ada@desk, process 1, works on it since then"):
         attempt(root, ONE, holder=other)
     attempt(root, ONE, holder=HOLDER)
     assert json.loads((root / "lock.json").read_text(encoding="utf-8"))["release"] == ONE
@@ -1322,3 +1334,203 @@ def test_the_program_that_is_run_lies_in_the_stack_s_directory(root):
     stage(root, ONE)
     for name, text in module.resume.program_files().items():
         assert (root / name).read_text(encoding="utf-8") == text
+
+
+# --- What other people's hosts and hands do
+
+
+def go_on(root, method, release, holder=HOLDER, **options):
+    one = module.Release(Host(directory=str(root), release=release, holder=holder, keep=3, **options), Engine())
+    getattr(one, method)()
+    return one
+
+
+@pytest.mark.parametrize("method", ["attempt", "switch", "activate", "hold", "stop"])
+@pytest.mark.parametrize("other", [None, {**HOLDER, "run": "m-2-2", "user": "bob"}])
+def test_who_has_lost_the_lock_changes_nothing_more(root, method, other):
+    """Silent for longer than the lease: stopped, asleep, or waiting for another host of the inventory."""
+    stage(root, ONE, holder=HOLDER)
+    os.utime(root / "lock.json", (1, 1))
+    bob = {**HOLDER, "run": "m-2-2", "user": "bob"}
+    stage(root, TWO, holder=bob)
+    if other is None:
+        go_on(root, "activate", TWO, holder=bob)
+    before = tree(root)
+    with pytest.raises(Failed, match="bob@desk, process 1, works on it" if other else "Another run has worked on it since then"):
+        go_on(root, method, ONE)
+    assert tree(root) == before
+
+
+def test_what_fails_after_a_release_is_in_use_is_told_and_does_not_go_back(root, monkeypatch):
+    stage(root, ONE, holder=HOLDER)
+    host = Host(directory=str(root), release=ONE, keep=3, holder=HOLDER)
+    activated = module.Release(host, Engine())
+    monkeypatch.setattr(activated, "_enter_index", lambda: (_ for _ in ()).throw(PermissionError(13, "Permission denied", "/var/lib")))
+    activated.activate()
+    assert os.readlink(root / "current") == f"releases/{ONE}"
+    assert not held(root)
+    assert "in use and serves" in host.warnings[0]
+    assert "Permission denied" in host.warnings[0]
+    assert json.loads((root / "history.jsonl").read_text().splitlines()[-1])["event"] == "succeeded"
+
+
+def test_what_fails_before_leaves_the_release_before_in_use(root, monkeypatch):
+    stage(root, ONE)
+    activate(root, ONE)
+    stage(root, TWO)
+    real = module.write
+
+    def full(path, *given):
+        if path.endswith(module.VOLUMES):
+            raise OSError(28, "No space left on device", path)
+        real(path, *given)
+
+    monkeypatch.setattr(module, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        activate(root, TWO, engine=Engine(volumes={"p_data": "later"}))
+    assert os.readlink(root / "current") == f"releases/{ONE}"
+
+
+def test_releases_that_failed_make_no_room_at_the_expense_of_those_that_served(root):
+    """Three that failed since, the newest last, and the one in use is deployed again."""
+    failed = ["4" * 12, "5" * 12, "6" * 12]
+    for release in (ONE, TWO):
+        stage(root, release, holder=HOLDER)
+        activate(root, release, holder=HOLDER)
+    for number, release in enumerate(failed):
+        stage(root, release, holder=HOLDER)
+        module.Release(Host(directory=str(root), release=release, holder=HOLDER), Engine()).end()
+        os.utime(root / "releases" / release, (time.time() + number + 1,) * 2)
+    stage(root, TWO, holder=HOLDER)
+    assert activate(root, TWO, holder=HOLDER)["pruned"] == [failed[0]]
+    assert choose(root)["release"] == ONE
+
+
+def test_what_a_hardened_host_s_umask_shut_is_opened(root):
+    plan = plan_of(root, ONE)
+    plan["manifest"]["routes"] = {"frontend": {"api": 3000}}
+    for mode in (0o755, 0o750):
+        module.Release(Host(directory=str(root), release=ONE, plan=plan), Engine()).stage()
+        assert (root / "routes/frontend").stat().st_mode & 0o777 == 0o755
+        (root / "routes/frontend").chmod(mode)
+    again = module.Release(Host(directory=str(root), release=ONE, plan=plan), Engine())
+    again.stage()
+    assert again.result["changed"]
+    assert (root / "routes/frontend").stat().st_mode & 0o777 == 0o755
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])
+def test_a_umask_of_the_host_shuts_nobody_out(run_module, root, engine, mask):
+    before = os.umask(mask)
+    try:
+        plan = plan_of(root, ONE)
+        run_module(module, plan={**plan, "release": ONE, "directory": str(root)}, socket=engine.path, check=False)
+    finally:
+        os.umask(before)
+    shut = [path for path in [root, *root.rglob("*")] if path.is_dir() and path.name != "secrets" and path.stat().st_mode & 0o055 != 0o055]
+    assert shut == []
+
+
+def test_jobs_of_a_failed_release_are_stopped_and_nothing_is_created(root):
+    stage(root, ONE)
+    engine = Engine(one="migrate", two="api")
+    module.Release(Host(directory=str(root), release=ONE), engine).stop()
+    assert engine.done == [("POST", "one", "stop")]
+    module.Release(Host(directory=str(root), release=ONE, retire=True), engine).stop()
+    assert sorted(engine.done[1:]) == [("POST", "one", "stop"), ("POST", "two", "stop")]
+
+
+def test_what_a_kill_left_under_construction_goes_with_the_next_release(root):
+    stage(root, ONE)
+    left = root / "releases" / f".{TWO}-abcd"
+    left.mkdir()
+    stage(root, TWO)
+    assert not left.exists()
+
+
+@pytest.mark.parametrize(("age", "pruned"), [(10, []), (7200, ["old:1"])])
+def test_what_a_kill_left_of_another_stack_keeps_images_no_longer_than_an_hour(root, tmp_path, age, pruned):
+    other = tmp_path / "other"
+    left = other / "releases" / f".{TWO}-abcd"
+    left.mkdir(parents=True)
+    os.utime(left, (time.time() - age,) * 2)
+    (tmp_path / "stack-index").mkdir()
+    (tmp_path / "stack-index" / "q").symlink_to(other)
+    for release, references in ((ONE, ["old:1"]), (TWO, []), (THREE, [])):
+        stage(root, release, references=references)
+        result = activate(root, release, keep=1)
+    assert result["pruned_images"] == pruned
+
+
+def test_a_project_of_another_name_is_refused_in_the_same_directory(root):
+    stage(root, ONE)
+    activate(root, ONE)
+    plan = {**plan_of(root, TWO), "project": "shop"}
+    before = tree(root)
+    with pytest.raises(Failed, match="holds the project p, and stack_project is shop"):
+        module.Release(Host(directory=str(root), release=TWO, plan=plan), Engine()).stage()
+    assert tree(root) == before
+    activate(root, stage(root, THREE)["release"])
+    with pytest.raises(Failed, match="holds the project p, and stack_project is shop"):
+        choose(root, project="shop")
+    assert os.readlink(root / "current") == f"releases/{THREE}"
+
+
+@pytest.mark.usefixtures("three")
+def test_a_release_whose_jobs_have_no_image_is_not_gone_back_to(root):
+    engine = Engine()
+    engine.absent = ("image:job",)
+    with pytest.raises(Failed, match="the image image:job is not on the host"):
+        choose(root, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("definition", "is_refused"),
+    [
+        ({}, True),
+        ({"volumes": [{"type": "volume", "source": "x", "target": "/elsewhere"}]}, True),
+        ({"volumes": [{"type": "volume", "source": "x", "target": "/data2"}]}, True),
+        ({"volumes": [{"type": "volume", "source": "x", "target": "/data/db/"}]}, False),
+        ({"volumes": [{"type": "volume", "source": "x", "target": "/data"}]}, False),
+        ({"tmpfs": ["/data/db:size=1m"]}, False),
+    ],
+)
+def test_data_in_a_volume_without_a_name_is_refused_before_it_is_lost(root, definition, is_refused):
+    engine = Engine()
+    engine.declared = {"/data/db": {}}
+    if is_refused:
+        with pytest.raises(Failed, match=r"the image image:1 of api keeps its data in /data/db\. Nothing was changed"):
+            stage(root, ONE, engine=engine, definition=definition)
+        assert not (root / "releases" / ONE).exists()
+    else:
+        stage(root, ONE, engine=engine, definition=definition)
+        assert (root / "releases" / ONE).exists()
+
+
+def test_only_jobs_lose_their_volumes_without_a_name(root):
+    engine = stack(root)
+    engine.services["job"] = "migrate"
+    engine.labels["job"] = {"com.docker.compose.project.working_dir": str(root)}
+    assert down(root, engine) == (True, None)
+    # There is another one, which was of the stack already.
+    assert sorted(engine.emptied) == ["four", "job"]
+
+
+def test_a_port_of_another_protocol_is_no_obstacle(root):
+    engine = Engine(one="dns")
+    engine.ports["one"] = [5353]
+    stage(root, ONE, ports={"api": [["0.0.0.0", 5353]]})
+    real = engine.get
+    engine.get = lambda path, **query: (
+        [{**one, "Ports": [{"PublicPort": 5353, "Type": "udp"}]} for one in real(path, **query)] if "containers" in path else real(path, **query)
+    )
+    attempt(root, ONE, engine=engine)
+    assert engine.services == {"one": "dns"}
+
+
+def test_births_are_told_the_same_to_everybody(tmp_path, monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    seen = {}
+    monkeypatch.setattr(module.subprocess, "run", lambda *_given, **named: seen.update(named) or subprocess.CompletedProcess([], 0, "", ""))
+    module.births([str(tmp_path)])
+    assert seen["env"]["LC_ALL"] == "C"

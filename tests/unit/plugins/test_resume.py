@@ -138,7 +138,8 @@ def test_what_was_removed_on_purpose_stays_away(root, machine):
     containers(machine)
     assert module.main(str(root)) == 0
     assert called(root) == []
-    assert events(root)[-1] == "resumed"
+    # Nobody is told that it serves.
+    assert events(root)[-1] == "taken_down"
 
 
 def held(root, seconds_ago):

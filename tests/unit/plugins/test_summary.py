@@ -130,6 +130,11 @@ def test_what_was_done_has_the_words_of_docker(status, kind):
     assert summary.changes("campaign", [{"actions": [action("campaign-api-1", status)]}], []) == {kind: ["api"]}
 
 
+def test_a_container_with_a_name_of_its_own_is_of_its_service():
+    results = [{"actions": [action("shop", "Recreate")], "containers": [{"Name": "shop", "Service": "api"}]}]
+    assert summary.changes("campaign", results, []) == {"recreated": ["api"]}
+
+
 def test_a_run_that_changed_nothing_says_so(local):
     assert "Changed by this run: no container." in told(local, {"actions": []}, is_new=False)
 
