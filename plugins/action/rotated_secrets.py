@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import os
 import stat
@@ -13,29 +15,50 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
+from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, generated, inputs, rotation
 from ansible_collections.campaign.platform.plugins.plugin_utils.env_file import parse_env
 
 _BY_HAND = "Set the new value there, and deploy."
+_WRITABLE = "A rotation writes a new file beside it and gives that its name, with its mode and its owner: see that whoever deploys may do that."
 
 
-def write(path: str, text: str) -> None:
-    """Write a file that is there, whole, with the mode and the owner that it has."""
-    path = os.path.realpath(path)
-    was = os.stat(path)
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".new-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), stat.S_IMODE(was.st_mode))
-            if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
-                os.fchown(file.fileno(), was.st_uid, was.st_gid)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+class Writing:
+    """A file that is there gets another text, whole, with the mode and the owner that it has. Whatever stands against it shows before anything is written."""
+
+    def __init__(self, path: str, text: str):
+        self.path = os.path.realpath(path)
+        try:
+            self.temporary = self._prepared(text)
+        except OSError as error:
+            raise inputs.RefusedError(f"Nothing was changed. {path} cannot be replaced: {error.strerror}. {_WRITABLE}") from None
+
+    def _prepared(self, text: str) -> str:
+        if any(line.split()[4:5] == [self.path] for line in host.read(f"{host.PROC}/self/mountinfo").splitlines()):
+            raise OSError(errno.EBUSY, "it is a mount of its own")
+        was = os.stat(self.path)
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=".new-")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+                file.write(text)
+                file.flush()
+                os.fchmod(file.fileno(), stat.S_IMODE(was.st_mode))
+                if (was.st_uid, was.st_gid) != (os.geteuid(), os.getegid()):
+                    os.fchown(file.fileno(), was.st_uid, was.st_gid)
+                os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(temporary)
+            raise
+        return temporary
+
+    def __call__(self) -> None:
+        """Put it in the place of the other one."""
+        os.replace(self.temporary, self.path)
+
+    def drop(self) -> None:
+        """Leave all as it was."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.temporary)
 
 
 class Places:
@@ -61,7 +84,10 @@ class Places:
                 f"Nothing was changed. {', '.join(values)}: {path} is not the file that stack_env_local comes from. Name it in rotate_secrets_env_local."
             )
         self.names[rotation.ENV_LOCAL] = path
-        self.writers.append(lambda: write(path, rotation.changed_env(text, values)))
+        changed = rotation.changed_env(text, values)
+        if parse_env(changed) != {**parse_env(text), **values}:
+            raise inputs.RefusedError(f"Nothing was changed. The lines of {path} cannot be changed one by one. Set {', '.join(values)} by hand, and deploy.")
+        self.writers.append(Writing(path, changed))
 
     def inventory(self, values: Mapping[str, str]) -> None:
         """Prepare to change the mapping in the vault."""
@@ -74,16 +100,23 @@ class Places:
             )
         text, encrypt = inputs.vault_text(path)
         variables = [self.arguments["variable"], "stack_secrets"]
-        variable = rotation.holds(text, variables, {name: given[name] for name in values if name in given})
+        # What no rotation has written yet may come from an expression's default.
+        known = {name: given[name] for name in values if name in given and (name, given[name]) != (rotation.KEYS_BEFORE, rotation.NO_KEYS)}
+        variable = rotation.holds(text, variables, known)
         if variable is None:
             raise inputs.RefusedError(f"Nothing was changed. {listed}: {path} does not hold them in {' or '.join(variables)}. {_BY_HAND}")
+        if rotation.KEYS_BEFORE in values and rotation.KEYS_BEFORE not in given and rotation.holds(text, [variable], given) is None:
+            raise inputs.RefusedError(
+                f"Nothing was changed. stack_secrets names its values one by one, and {rotation.KEYS_BEFORE}, which keeps people signed in, is not among them. "
+                f"Add it: {rotation.KEYS_BEFORE}: \"{{{{ {variable}.{rotation.KEYS_BEFORE} | default('{rotation.NO_KEYS}') }}}}\"."
+            )
         try:
             changed = rotation.changed_yaml(text, variable, values)
         except rotation.RotationError as error:
             raise inputs.RefusedError(f"Nothing was changed. {path}: {error} Change {listed} with `ansible-vault edit`, and deploy.") from None
         self.names[rotation.INVENTORY] = f"{path}; commit it"
         self.vault = {"vault": path, "variable": variable, "vaulted": list(values)}
-        self.writers.append(lambda: write(path, encrypt(changed)))
+        self.writers.append(Writing(path, encrypt(changed)))
 
     def generated(self, values: Mapping[str, str]) -> None:
         """Prepare to change the file of the generated secrets."""
@@ -118,14 +151,39 @@ class ActionModule(ActionBase):
         found = rotation.plan(declared, arguments["names"], int(time.time()), keep_sessions=arguments["keep_sessions"])
         if found.problems:
             raise inputs.RefusedError(inputs.told([f"rotate_secrets: {problem}" for problem in found.problems]))
-        places = self._places(declared, arguments, variables, found)
-        if not self._task.check_mode:
+        self._check_hosts(variables, found)
+        places = Places(declared, arguments)
+        try:
+            self._prepare(places, variables, found)
+            if not self._task.check_mode:
+                for writing in places.writers:
+                    writing()
+        finally:
             for writing in places.writers:
-                writing()
+                if isinstance(writing, Writing):
+                    writing.drop()
         return {**result, "changed": True, "names": found.names, "text": list(rotation.told(found, places.names)), **places.vault}
 
-    def _places(self, declared: declaration.Declaration, arguments: Mapping[str, Any], variables: Mapping[str, Any], found: rotation.Rotation) -> Places:
-        places = Places(declared, arguments)
+    def _check_hosts(self, variables: Mapping[str, Any], found: rotation.Rotation) -> None:
+        """Raise RefusedError where another host of the run has other secrets: all would get those of the first one."""
+        own, asked = variables["inventory_hostname"], {rotation.INVENTORY: "stack_secrets", rotation.ENV_LOCAL: "stack_env_local"}
+        asked |= {rotation.GENERATED: "stack_generated_secrets_file", rotation.AWS: "stack_aws_secret_id"}
+        for other in variables.get("ansible_play_hosts_all") or []:
+            for source, values in found.changes.items() if other != own else ():
+                mine, theirs = (self._given(variables, name, asked[source]) for name in (own, other))
+                if source in (rotation.INVENTORY, rotation.ENV_LOCAL):
+                    mine, theirs = ({name: given.get(name) for name in values} if isinstance(given, Mapping) else None for given in (mine, theirs))
+                if mine != theirs:
+                    raise inputs.RefusedError(
+                        f"Nothing was changed. {own} and {other} do not have the same {', '.join(values)} ({asked[source]}), and one run gives all hosts the "
+                        f"same new ones. Rotate them one after the other: --limit {own}"
+                    )
+
+    def _given(self, variables: Mapping[str, Any], name: str, variable: str) -> Any:
+        return variables["hostvars"][name].get(variable)
+
+    def _prepare(self, places: Places, variables: Mapping[str, Any], found: rotation.Rotation) -> None:
+        declared = places.declared
         for source, values in found.changes.items():
             if source == rotation.AWS:
                 place = str(declared.arguments["stack_aws_secret_id"]), str(declared.arguments["stack_aws_region"])
@@ -134,7 +192,6 @@ class ActionModule(ActionBase):
                 places.writers.insert(0, functools.partial(self._to_aws, variables, place, values))
             else:
                 getattr(places, source)(values)
-        return places
 
     def _to_aws(self, variables: Mapping[str, Any], place: tuple[str, str], values: Mapping[str, str]) -> None:
         try:

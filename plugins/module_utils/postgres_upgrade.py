@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock, replaced
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, postgres, program, sets, state, swap
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, postgres, program, sets, state, swap, wal
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, Service, await_answer, told
 from ansible_collections.campaign.platform.plugins.module_utils.links import sync_directory
 
@@ -46,9 +46,14 @@ _DATABASES = "SELECT to_jsonb(d) || jsonb_build_object('encoding', pg_encoding_t
 # What a dump does not bring along, each with the words for it.
 _OBSTACLES = {
     "SELECT subname FROM pg_subscription": "a subscription, which would go on from the wrong place: {}. Drop it, and create it again afterwards.",
-    "SELECT slot_name FROM pg_replication_slots WHERE NOT temporary": "a replication slot, whose position is of the old cluster: {}. Drop it, and set up what "
-    "reads from it again afterwards.",
+    # The stack's own is created anew by the service that reads from it.
+    f"SELECT slot_name FROM pg_replication_slots WHERE NOT temporary AND slot_name <> '{wal.SLOT}'": (
+        "a replication slot, whose position is of the old cluster: {}. Drop it, and set up what reads from it again afterwards."
+    ),
     "SELECT datname FROM pg_database WHERE datconnlimit = -2": "a database that an interrupted DROP DATABASE left: {}. Drop it.",
+    # Their owners could not sign in any more: the rules of a new cluster (pg_hba.conf) take the newer form alone.
+    "SELECT rolname FROM pg_authid WHERE rolpassword LIKE 'md5%'": "a password that is kept as md5, which a new cluster does not take, of: {}. Set "
+    "password_encryption to scram-sha-256 (ALTER SYSTEM), and each password again (ALTER ROLE ... PASSWORD).",
     "SELECT gid FROM pg_prepared_xacts": "a prepared transaction: {}. Commit it or roll it back.",
     "SELECT spcname FROM pg_tablespace WHERE spcname NOT IN ('pg_default', 'pg_global')": "a tablespace, which is outside of the volume: {}. Move its content.",
 }
@@ -70,20 +75,24 @@ FROM pg_db_role_setting LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_dat
 """
 _OF_USERS = """n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')"""
-# PostgreSQL 18 lists what is not null as constraints, and 17 knows the privilege MAINTAIN.
+# PostgreSQL 18 lists what is not null as constraints, and 17 knows the privilege MAINTAIN. Before 15 the schema public was the founder's, and a trigger's
+# copies for partitions were told apart from triggers in another way. An extension's sequences are not dumped.
 _SCHEMA = f"""
-SELECT json_build_array('sequence ' || format('%I.%I', schemaname, sequencename), last_value, increment_by, max_value, cycle) FROM pg_sequences;
+SELECT json_build_array('sequence ' || format('%I.%I', n.nspname, c.relname), pg_sequence_last_value(c.oid), seqincrement, seqmax, seqcycle)
+FROM pg_sequence s JOIN pg_class c ON c.oid = seqrelid JOIN pg_namespace n ON n.oid = relnamespace WHERE {_OF_USERS};
 SELECT json_build_array('relation ' || format('%I.%I', n.nspname, c.relname), c.relkind, pg_get_userbyid(c.relowner),
   (SELECT count(*) FROM pg_index i WHERE i.indrelid = c.oid AND i.indisvalid),
   (SELECT count(*) FROM pg_constraint k WHERE k.conrelid = c.oid AND k.contype <> 'n' AND k.convalidated),
-  (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal), (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid),
+  (SELECT count(*) FROM pg_trigger t WHERE t.tgrelid = c.oid AND NOT t.tgisinternal
+    AND coalesce((to_jsonb(t) ->> 'tgparentid')::oid, 0) = 0), (SELECT count(*) FROM pg_policy p WHERE p.polrelid = c.oid),
   (SELECT array_agg(pg_get_userbyid(a.grantee) || ' ' || a.privilege_type || a.is_grantable ORDER BY a.grantee::regrole::text COLLATE "C", a.privilege_type)
    FROM aclexplode(c.relacl) a WHERE a.grantee <> c.relowner AND a.privilege_type <> 'MAINTAIN'))
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'v', 'm', 'f', 'p', 'S') AND {_OF_USERS};
 SELECT json_build_array('function ' || p.oid::regprocedure, pg_get_userbyid(p.proowner), md5(p.prosrc)) FROM pg_proc p JOIN pg_namespace n
   ON n.oid = p.pronamespace WHERE n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e');
-SELECT json_build_array('schema ' || nspname, pg_get_userbyid(nspowner)) FROM pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema';
+SELECT json_build_array('schema ' || nspname, CASE WHEN nspname = 'public' AND nspowner = 10 AND current_setting('server_version_num')::int < 150000
+  THEN 'pg_database_owner' ELSE pg_get_userbyid(nspowner) END) FROM pg_namespace n WHERE nspname !~ '^pg_' AND nspname <> 'information_schema';
 """
 # They may not have been there before.
 _TABLES_OF_EXTENSIONS = """
@@ -613,7 +622,7 @@ class _Copying:
         return {"databases": sorted(sizes), "tables": self.tables, "rows": self.rows, "findings": self.findings}
 
     def _run(self, *command: str) -> None:
-        status, _output, _error = self.docker.attempt("exec", self.new, *command)
+        status, _output, _error = self.docker.attempt("exec", *postgres.WRITABLE, self.new, *command)
         if status != 0:
             raise BackupError(f"`{command[0]}` failed in the new server with exit code {status}. The data is as it was.")
 

@@ -23,7 +23,9 @@ from ansible_collections.campaign.platform.plugins.plugin_utils.texts import to_
 
 ALL = "all"
 KEY, KEYS_BEFORE = "jwt_secret", "jwt_secret_previous"
+NO_KEYS = "[]"
 ENV_LOCAL, INVENTORY, AWS, GENERATED = "env_local", "inventory", "aws", "generated"
+_WHERE = {ENV_LOCAL: ".env.local", INVENTORY: "stack_secrets", AWS: "AWS Secrets Manager", GENERATED: "the file of the generated secrets"}
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 # The api signs with the old key until the deploy replaces it, in seconds.
 DEPLOY_SECONDS = 3600
@@ -117,7 +119,7 @@ def keys_before(text: str, key: str, expiration: str, now: int, *, keep: bool) -
     ``expiration`` is how long a token is valid, such as 7d; ``now`` are seconds since 1970. Without ``keep`` no key is believed any more.
     """
     until = now + _SECONDS[expiration[-1]] * int(expiration[:-1]) + DEPLOY_SECONDS
-    rows = [row for row in json.loads(text or "[]") if row["until"] > now]
+    rows = [row for row in json.loads(text or NO_KEYS) if row["until"] > now]
     return json.dumps([*rows, {"key": key, "until": until}] if keep else [])
 
 
@@ -156,7 +158,12 @@ def plan(declared: Declaration, wanted: Collection[str], now: int, *, keep_sessi
         source, known_as = source_of(declared, name)
         value = new_value()
         found.changes.setdefault(source, {})[known_as] = changed_url(env_local[known_as], value) if known_as in declared.tables.urls else value
-        if name == KEY:
+        if name == KEY and (elsewhere := source_of(declared, KEYS_BEFORE)[0]) not in (source, GENERATED):
+            found.problems.append(
+                f"{KEYS_BEFORE} stands in {_WHERE[elsewhere]}, and {KEY} in {_WHERE[source]}, so it would not be found. Move it to where {KEY} is, "
+                "or remove it, which signs out who signed in before the last rotation."
+            )
+        elif name == KEY:
             before = keys_before(known.values[KEYS_BEFORE], known.values[KEY], declared.settings["JWT_EXPIRATION"], now, keep=keep_sessions)
             found.changes[source][KEYS_BEFORE.upper() if source == ENV_LOCAL else KEYS_BEFORE] = before
     return found
@@ -173,7 +180,8 @@ def changed_env(text: str, values: Mapping[str, str]) -> str:
         found = re.match(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=", line)
         if found and found[1] in left:
             lines[number] = to_env_file({found[1]: left.pop(found[1])}).removesuffix("\n")
-    if left and lines[-1] != "":
+    if lines[-1] != "":
+        # What has no end of line in its last line gets one.
         lines.append("")
     return "\n".join([*lines[:-1], to_env_file(left)])
 

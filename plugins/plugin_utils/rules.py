@@ -185,7 +185,9 @@ def secret_problems(
         known.update({name: value for name, value in texts.items() if "strong" in rules.get(name, {})})
         for name in texts if strict else ():
             length = rules.get(name, {}).get("strong")
-            weakness = _weakness(texts[name], length, examples) if texts[name] and length else None
+            # A list of none, for one, is no value that could be guessed.
+            is_value = texts[name] not in ("", rules.get(name, {}).get("default"))
+            weakness = _weakness(texts[name], length, examples) if is_value and length else None
             if weakness:
                 problems.append(f"{source}: {name} {weakness}. {_REMEDY}")
     return problems + (_shared(known) if strict else [])

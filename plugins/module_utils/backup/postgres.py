@@ -62,8 +62,8 @@ SCHEMA_OF_POSTGIS = (
 _DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn AND NOT datistemplate AND datconnlimit <> -2 ORDER BY datname;"
 # Of every cluster, for administration. People keep data in it all the same.
 ADMINISTRATION = "postgres"
-# What is written to stronger than a setting of the database or of the role, which comes back with it before its tables do.
-WRITABLE = ("--env", "PGOPTIONS=-c default_transaction_read_only=off")
+# Stronger than a setting of the database or of the role, which comes back with it before its tables do.
+WRITABLE = ("--env", "PGOPTIONS=-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0")
 # What a cluster's own files may say otherwise, for another place than a throw-away container.
 ELSEWHERE = {"ssl": "off", "archive_mode": "off", "logging_collector": "off", "log_destination": "stderr"}
 HAS_OBJECTS = """
@@ -98,6 +98,7 @@ _ERROR = re.compile(r"^pg_restore: error: ", re.MULTILINE)
 _IGNORED = re.compile(r"errors ignored on restore: (\d+)\s*\Z")
 _SQL_ERROR = re.compile(r"(?:<stdin>:(\d+): )?\b(?:ERROR|FATAL|PANIC|error):\s*([0-9A-Z]{5}\b)?")
 _ROLE = re.compile(r"CREATE ROLE (.+);\Z")
+_GRANTOR = re.compile(r"""(GRANT .*) GRANTED BY ("(?:[^"]|"")+"|[^\s"]+);\Z""")
 
 
 class Session:
@@ -230,12 +231,15 @@ def roles(docker: Docker, container: str, user: str, database: str, *, passwords
 def whole_roles(open_one: Session, text: str) -> str:
     """Return a dump of roles with what it lacks, and without what another cluster refuses."""
     (founder,) = open_one.ask(_FOUNDER)
-    return "\n".join([*(_without_grantor(line, founder) for line in text.split("\n")), *open_one.ask(_FOR_ALL_ROLES), ""])
+    # Before 16 nobody looked at whether who granted a membership might, and from then on a server does.
+    anybody = open_one.version < 160000
+    return "\n".join([*(_without_grantor(line, None if anybody else founder) for line in text.split("\n")), *open_one.ask(_FOR_ALL_ROLES), ""])
 
 
-def _without_grantor(line: str, founder: str) -> str:
-    clause = f" GRANTED BY {founder};"
-    return f"{line.removesuffix(clause)};" if line.startswith("GRANT ") and line.endswith(clause) else line
+def _without_grantor(line: str, founder: str | None) -> str:
+    """Return a line of a dump of roles without the clause of who granted a membership where that is the founder, or whoever it is."""
+    found = _GRANTOR.match(line)
+    return f"{found[1]};" if found and founder in (None, found[2]) else line
 
 
 def dump(docker: Docker, container: str, user: str, database: str, snapshot: str, plain: IO[bytes] | None = None) -> Process:

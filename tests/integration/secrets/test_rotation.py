@@ -138,3 +138,70 @@ def test_a_vault_that_a_person_wrote_otherwise_is_left_to_a_person(inventory, va
     assert status == 2
     assert "with `ansible-vault edit`, and deploy" in re.sub(r"\s+", " ", output)
     assert vault.read_bytes() == before
+
+
+def test_another_host_with_secrets_of_its_own_does_not_get_those_of_the_first(inventory, vault):
+    hosts = yaml.safe_load((inventory / "hosts.yml").read_text())
+    hosts["campaign"]["hosts"]["there"] = None
+    (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    status, output = play(inventory, ROTATE, check=True, stack_rotate_secrets=["jwt_secret"])
+    assert status == 0, output[-3000:]
+    own = {**secrets_of(view(inventory)), "jwt_secret": "another-one-of-there-0123456789abcdef"}
+    hosts["campaign"]["hosts"]["there"] = {"stack_secrets": own}
+    (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    before = vault.read_bytes()
+    status, output = play(inventory, ROTATE, stack_rotate_secrets=["jwt_secret"])
+    assert status == 2
+    assert "here and there do not have the same jwt_secret" in re.sub(r"\s+", " ", output)
+    assert vault.read_bytes() == before
+    # What is the same in both can be.
+    status, output = play(inventory, ROTATE, check=True, stack_rotate_secrets=["redis_api_password"])
+    assert status == 0, output[-3000:]
+
+
+def test_an_inventory_that_names_each_secret_has_to_name_the_keys_from_before_too(inventory, vault):
+    """Otherwise the next deploy would not have them, and everybody would be signed out."""
+    hosts = yaml.safe_load((inventory / "hosts.yml").read_text())
+    named = {name: f"{{{{ vault_stack_secrets.{name} }}}}" for name in secrets_of(view(inventory)) if name != "jwt_secret_previous"}
+    hosts["campaign"]["vars"]["stack_secrets"] = {**named, "operator_password": "stands-in-the-inventory-itself-1"}
+    (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    before = vault.read_bytes()
+    status, output = play(inventory, ROTATE, stack_rotate_secrets=["jwt_secret"])
+    assert status == 2
+    advice = re.search(r"Add it: jwt_secret_previous: \"(.*?)\"\.", re.sub(r"\s+", " ", output))
+    assert advice, output[-3000:]
+    assert vault.read_bytes() == before
+    hosts["campaign"]["vars"]["stack_secrets"]["jwt_secret_previous"] = advice[1].replace("''", "'")
+    (inventory / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    for _time in range(2):
+        status, output = play(inventory, ROTATE, stack_rotate_secrets=["jwt_secret"])
+        assert status == 0, output[-3000:]
+    assert len(json.loads(secrets_of(view(inventory))["jwt_secret_previous"])) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a file a mount of its own")
+def test_a_file_that_cannot_be_replaced_is_told_of_before_another_is_written(inventory, vault):
+    """Of an inventory in a container, of which single files are mounted."""
+    (inventory / ".env.local").write_text("JWT_SECRET=of-env-local-0123456789abcdefgh")
+    kept = {"stack_variant": "local", "stack_env_local": "{{ lookup('campaign.platform.env_file', stack_env_local_file) }}"}
+    subprocess.run(["mount", "--bind", inventory / ".env.local", inventory / ".env.local"], check=True)
+    try:
+        before = vault.read_bytes()
+        status, output = play(inventory, ROTATE, stack_rotate_secrets=["redis_api_password", "jwt_secret"], **kept)
+    finally:
+        subprocess.run(["umount", inventory / ".env.local"], check=True)
+    assert status == 2
+    assert ".env.local cannot be replaced: it is a mount of its own" in re.sub(r"\s+", " ", output)
+    assert vault.read_bytes() == before
+    assert sorted(path.name for path in inventory.iterdir()) == [".env.local", "group_vars", "hosts.yml"]
+    assert [path.name for path in vault.parent.iterdir()] == ["vault.yml"]
+    status, output = play(inventory, ROTATE, stack_rotate_secrets=["redis_api_password", "jwt_secret"], **kept)
+    assert status == 0, output[-3000:]
+    assert vault.read_bytes() != before
+
+
+def test_after_a_stolen_key_was_replaced_a_deploy_goes_on(inventory, vault):
+    status, output = play(inventory, ROTATE, DEPLOY, stack_rotate_secrets=["jwt_secret"], stack_rotate_keep_sessions=False)
+    assert status == 0, output[-3000:]
+    assert secrets_of(view(inventory))["jwt_secret_previous"] == "[]"
+    assert vault.is_file()

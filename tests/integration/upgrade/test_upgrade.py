@@ -164,6 +164,8 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     found.well("site", **OLD)
     found.sql(SCHEMA)
     found.sql(OTHER, "other data")
+    # Nobody is to write to it any more, and extensions are brought to the versions of the new image all the same.
+    found.sql('CREATE EXTENSION postgis; ALTER DATABASE "other data" SET default_transaction_read_only = on', "other data")
     found.sql(IN_POSTGRES, "postgres")
     found.sql(CHANGE)
     assert found.version().startswith("17 3.5")
@@ -181,12 +183,15 @@ def test_a_bare_change_of_the_image_is_refused(stack):
 
 
 def test_what_a_dump_would_lose_is_refused_and_a_rehearsal_touches_nothing(stack):
-    stack.sql("SELECT pg_create_physical_replication_slot('standby')")
     before, container = stack.fingerprint(), stack.container()
+    # The second is the stack's own, which nobody has to do anything about.
+    stack.sql("SELECT pg_create_physical_replication_slot(name) FROM unnest(ARRAY['standby', 'campaign_wal']) AS name")
+    stack.sql("SET password_encryption = md5; CREATE ROLE old_one LOGIN PASSWORD 'a password of years ago'")
     result = stack.play("upgrade_postgres", upgrade_postgres_rehearsal_only=True)
     assert result.status != 0
-    assert "a replication slot, whose position is of the old cluster: standby" in result.text
-    stack.sql("SELECT pg_drop_replication_slot('standby')")
+    assert "a replication slot, whose position is of the old cluster: standby." in result.text
+    assert "a password that is kept as md5, which a new cluster does not take, of: old_one." in result.text
+    stack.sql("SELECT pg_drop_replication_slot('standby'); DROP ROLE old_one")
     assert stack.fingerprint() == before
     # People go on working meanwhile.
     process, written, rows = stack.start("upgrade_postgres", upgrade_postgres_rehearsal_only=True), 0, int(stack.sql("SELECT count(*) FROM public.part"))

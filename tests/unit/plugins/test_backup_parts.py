@@ -226,7 +226,7 @@ def test_a_copy_loads_what_extensions_need_and_runs_no_jobs(command, passed):
 def test_grants_of_the_founder_are_for_any_cluster():
     """A server refuses them where another one made the cluster, since PostgreSQL 16."""
     text = 'GRANT a TO b WITH INHERIT TRUE GRANTED BY "the founder";\nGRANT a TO c GRANTED BY d;\nCREATE ROLE x;'
-    opened = SimpleNamespace(ask=lambda statement: ['"the founder"'] if "oid = 10" in statement else ["ALTER ROLE ALL SET a TO 'b';"])
+    opened = SimpleNamespace(version=160001, ask=lambda statement: ['"the founder"'] if "oid = 10" in statement else ["ALTER ROLE ALL SET a TO 'b';"])
     assert postgres.whole_roles(opened, text).split("\n") == [
         "GRANT a TO b WITH INHERIT TRUE;",
         "GRANT a TO c GRANTED BY d;",
@@ -234,6 +234,9 @@ def test_grants_of_the_founder_are_for_any_cluster():
         "ALTER ROLE ALL SET a TO 'b';",
         "",
     ]
+    # Of an older one, which let everybody grant, those of everybody are.
+    opened.version = 150010
+    assert postgres.whole_roles(opened, text).split("\n")[:3] == ["GRANT a TO b WITH INHERIT TRUE;", "GRANT a TO c;", "CREATE ROLE x;"]
 
 
 def test_a_bucket_that_came_while_the_set_was_made_is_created():

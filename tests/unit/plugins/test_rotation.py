@@ -169,6 +169,16 @@ def test_each_goes_where_its_value_comes_from(tmp_path):
     assert re.fullmatch(r"redis://api:[\w-]{43}@redis:6379", changes["env_local"]["REDIS_URL"])
 
 
+def test_keys_from_before_that_stand_elsewhere_are_told_of():
+    """They would be read in the place of those that the rotation writes."""
+    given = {"stack_secrets": {"jwt_secret": "of-the-inventory-1"}, "stack_env_local": {"JWT_SECRET_PREVIOUS": "[]"}}
+    found = plan(["jwt_secret"], **given)
+    (problem,) = found.problems
+    assert problem.startswith("jwt_secret_previous stands in .env.local, and jwt_secret in stack_secrets, so it would not be found. Move it to where")
+    given = {"stack_secrets": {"jwt_secret": "of-the-inventory-1", "jwt_secret_previous": "[]"}}
+    assert plan(["jwt_secret"], **given).problems == []
+
+
 def test_an_address_keeps_all_but_its_password():
     assert rotation.changed_url("postgres://a%3Ab:old%40@postgres:5432/campaign_db", "n/w") == "postgres://a%3Ab:n%2Fw@postgres:5432/campaign_db"
 
@@ -179,6 +189,10 @@ def test_the_lines_of_an_environment_file_stay():
     assert parse_env(changed) == {"A": 'new "$1"', "B": "x", "C": "three", "D": "added"}
     assert changed.startswith("# A comment\n\n")
     assert parse_env(rotation.changed_env("", {"A": "1"})) == {"A": "1"}
+    # As many editors save it.
+    for text in ("A=1\nB=2", "A=1\nB=2\n"):
+        for values in ({"A": "x"}, {"B": "x"}, {"A": "x", "B": "y"}, {"C": "x"}, {}):
+            assert parse_env(rotation.changed_env(text, values)) == {"A": "1", "B": "2", **values}, (text, values)
     assert rotation.changed_env("A=1\n", {}) == "A=1\n"
 
 
