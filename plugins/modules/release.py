@@ -303,6 +303,11 @@ CLIENT = """#!/bin/sh
 # Docker's client without the environment and the configuration of the user who calls it: Docker Compose ranks both above the release's own values.
 # While it works, nobody else takes the stack's lock, whatever became of the run that called it.
 exec 9<{directory}/running && flock --shared 9
+# Of a run that has lost the lock of the stack meanwhile, another one has seen that nothing works here any more.
+if [ -n "${{CAMPAIGN_RUN:-}}" ] && ! grep -qF "\"run\": \"$CAMPAIGN_RUN\"" {directory}/../lock.json; then
+  echo "This run has lost the lock of the stack, so nothing was done." >&2
+  exit 1
+fi
 env -i PATH="$PATH" DOCKER_CONFIG={directory} DOCKER_HOST=unix://{socket} docker "$@"
 status=$?
 touch -c {directory}/../lock.json 2>/dev/null
@@ -467,6 +472,7 @@ class Release:
         self.attempt_link = os.path.join(self.root, "attempted")
         is_new = current != self.id or os.path.lexists(self.attempt_link)
         self.result = {"changed": False, "release": self.id, "current": current, "previous": self._read(self.current_link), "is_new": is_new, "diff": []}
+        self.result["run"] = (params["holder"] or {}).get("run")
 
     def _read(self, directory: str) -> dict | None:
         """Return a release's manifest, None where there is none that can be read."""

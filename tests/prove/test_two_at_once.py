@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Of two deploys at once one wins, and the other one says who holds the lock and changes nothing."""
 
+import os
+import re
+import signal
+import time
+
 import pytest
 
 ROUNDS = 20
@@ -24,3 +29,40 @@ def test_exactly_one_wins(stack, rounds):
         assert "Another run works on this stack" in lost
         assert f"process {next(run.pid for run in runs if run.returncode == 0)}" in lost
         assert f"LOG_LEVEL={won}" in stack.containers()["api"]["Config"]["Env"]
+
+
+def _await(condition, process) -> None:
+    while not condition():
+        assert process.poll() is None, process.stdout.read()[-4000:]
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("step", ["attempted", "beside"])
+def test_who_slept_longer_than_the_lock_leaves_what_another_run_has_brought(stack, step):
+    """A laptop that was shut in the middle of a deploy, which another one then ended."""
+    stack.deploy(stack_log_level="info")
+    asleep = stack.start(stack_log_level="debug")
+
+    def is_there() -> bool:
+        names = stack.docker("ps", "--format", "{{.Names}}").split()
+        of_the_api = [name for name in names if re.fullmatch(rf"{stack.directory.name}-api-\d+", name)]
+        return (stack.directory / "attempted").is_symlink() and len(of_the_api) == (1 if step == "attempted" else 2)
+
+    try:
+        _await(is_there, asleep)
+        # What it has started goes on, and nobody is there to take what comes of it.
+        os.kill(asleep.pid, signal.SIGSTOP)
+        time.sleep(8)
+        os.utime(stack.directory / "lock.json", (1, 1))
+        stack.deploy(stack_log_level="error")
+        current, running = stack.current(), stack.running()
+    finally:
+        os.kill(asleep.pid, signal.SIGCONT)
+    text = " ".join(asleep.communicate(timeout=500)[0].split())
+    assert asleep.returncode == 2, text[-4000:]
+    assert "lost the lock of the stack" in text
+    assert "was started again" not in text
+    assert (stack.current(), stack.running()) == (current, running)
+    assert "LOG_LEVEL=error" in stack.containers()["api"]["Config"]["Env"]
+    assert "Release" in stack.play(stack_log_level="error").text
+    assert (stack.current(), stack.running()) == (current, running)
