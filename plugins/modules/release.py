@@ -304,7 +304,7 @@ CLIENT = """#!/bin/sh
 # While it works, nobody else takes the stack's lock, whatever became of the run that called it.
 exec 9<{directory}/running && flock --shared 9
 # Of a run that has lost the lock of the stack meanwhile, another one has seen that nothing works here any more.
-if [ -n "${{CAMPAIGN_RUN:-}}" ] && ! grep -qF "\"run\": \"$CAMPAIGN_RUN\"" {directory}/../lock.json; then
+if [ -n "${{CAMPAIGN_RUN:-}}" ] && ! grep -qF "\\"run\\": \\"$CAMPAIGN_RUN\\"" {directory}/../lock.json; then
   echo "This run has lost the lock of the stack, so nothing was done." >&2
   exit 1
 fi

@@ -591,6 +591,17 @@ def test_the_client_takes_nothing_of_its_caller(root, called):
     assert {f"DOCKER_CONFIG={root}/client", "DOCKER_HOST=unix:///run/engine.sock", "arguments: compose a b"} <= set(printed)
 
 
+def test_the_client_does_nothing_for_a_run_that_has_lost_the_lock(root, called):
+    stage(root, ONE, holder=HOLDER)
+    assert "arguments: compose a b" in called(CAMPAIGN_RUN=HOLDER["run"])
+    # Whoever calls it by hand, or for the stack itself, names no run.
+    assert "arguments: compose a b" in called(CAMPAIGN_RUN="")
+    for other in ("m-2-2", "m-1-11", "m-1-", ".*"):
+        with pytest.raises(subprocess.CalledProcessError) as refused:
+            called(CAMPAIGN_RUN=other)
+        assert (refused.value.stdout, refused.value.stderr) == ("", "This run has lost the lock of the stack, so nothing was done.\n")
+
+
 def test_the_client_s_configuration_is_empty_but_for_the_places_of_plugins(root, tmp_path, monkeypatch):
     own = tmp_path / "own"
     (own / "cli-plugins").mkdir(parents=True)
