@@ -32,7 +32,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.links import syn
 MOUNT, TOP_MOUNT = "/var/lib/postgresql", "/var/lib/postgresql/data"
 STOP_SECONDS = 120
 # A server that ends with who started it, even if that is killed: two servers over one volume would destroy it.
-BOUND = "exec 3<&0; docker-entrypoint.sh postgres & pid=$!; (cat >/dev/null; kill -INT $pid) <&3 & wait $pid"
+BOUND = 'exec 3<&0; docker-entrypoint.sh postgres "$@" & pid=$!; (cat >/dev/null; kill -INT $pid) <&3 & wait $pid'
 # Its database until the others are restored. It is dropped at the end.
 SCRATCH = "campaign_upgrade"
 _TEMPLATES = ("template0", "template1")
@@ -315,7 +315,7 @@ class Upgrades:
             options += ["--mount", f"type=bind,source={path},target=/run/secrets/{target},readonly"]
         process = self.docker.start(
             "run", "--rm", "--interactive", "--name", name, *self.docker.confined(), *options, "--entrypoint", "sh", service.image, "-c", BOUND,
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            "sh", *copies.passed_on(service.command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             self._await_start(process, name)

@@ -148,6 +148,16 @@ def test_a_role_that_is_not_taken_is_told_without_its_password():
 # --- The lock
 
 
+def test_the_old_server_gets_its_options(tmp_path):
+    (tmp_path / "docker-entrypoint.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@" >"$PLACE"\n')
+    (tmp_path / "docker-entrypoint.sh").chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PLACE": str(tmp_path / "told")}
+    command = ["sh", "-c", postgres_upgrade.BOUND, "sh", "-c", "shared_preload_libraries=one, two"]
+    done = subprocess.run(command, env=env, stdin=subprocess.DEVNULL, check=False, timeout=20)
+    assert done.returncode == 0
+    assert (tmp_path / "told").read_text().splitlines() == ["postgres", "-c", "shared_preload_libraries=one, two"]
+
+
 def test_nobody_but_its_own_run_works_on_a_stack_that_is_upgraded(tmp_path):
     (tmp_path / "backup").mkdir()
     (tmp_path / lock.UPGRADE).write_text(json.dumps({"run": "m-1-1"}))
