@@ -634,7 +634,7 @@ class _Copying:
         if status != 0:
             raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}. The data is as it was.")
         with postgres.session(self.docker, self.old, self.user, self.main) as opened:
-            output = postgres.whole_roles(opened, output)
+            output = "\n".join([postgres.whole_roles(opened, output), *postgres.administration_settings(opened), ""])
         text = "\n".join(postgres.role_statements(output))
         status, _output, error = self.docker.attempt(
             "exec", "--interactive", self.new, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",

@@ -71,14 +71,19 @@ SELECT EXISTS (SELECT FROM pg_class WHERE oid >= 16384) OR EXISTS (SELECT FROM p
   OR EXISTS (SELECT FROM pg_namespace WHERE oid >= 16384) OR EXISTS (SELECT FROM pg_extension WHERE oid >= 16384)
   OR EXISTS (SELECT FROM pg_largeobject_metadata);
 """
-# What `pg_dumpall` writes for no role. A list of names is kept with those quoted that need it, and each of them is a text of its own in a command.
-_FOR_ALL_ROLES = r"""
-SELECT format('ALTER ROLE ALL SET %I TO %s;', name, CASE WHEN name NOT IN
+# A list of names is kept with those quoted that need it, and each of them is a text of its own in a command.
+_TO = r"""format(' SET %I TO %s;', name, CASE WHEN name NOT IN
   ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces') THEN quote_literal(value) ELSE coalesce(
   (SELECT string_agg(quote_literal(coalesce(replace(found[1], '""', '"'), found[2])), ', ')
    FROM regexp_matches(value, '"((?:[^"]|"")*)"|([^,[:space:]]+)', 'g') AS found), $$''$$) END)
-FROM pg_db_role_setting, unnest(setconfig) one, LATERAL (SELECT split_part(one, '=', 1), substr(one, position('=' IN one) + 1)) AS parts (name, value)
-WHERE setrole = 0 AND setdatabase = 0 ORDER BY 1;
+FROM pg_db_role_setting, unnest(setconfig) one, LATERAL (SELECT split_part(one, '=', 1), substr(one, position('=' IN one) + 1)) AS parts (name, value)"""
+# What `pg_dumpall` writes for no role.
+_FOR_ALL_ROLES = f"SELECT 'ALTER ROLE ALL' || {_TO} WHERE setrole = 0 AND setdatabase = 0 ORDER BY 1;"
+# What comes with a database that is created, and that one is there already.
+_FOR_ADMINISTRATION = f"""
+SELECT CASE WHEN setrole = 0 THEN '' ELSE 'ALTER ROLE ' || quote_ident(pg_get_userbyid(setrole)) || ' IN ' END
+  || CASE WHEN setrole = 0 THEN 'ALTER ' ELSE '' END || 'DATABASE {ADMINISTRATION}' || {_TO}
+WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = '{ADMINISTRATION}') ORDER BY 1;
 """
 # The one that made the cluster, whose grants need no clause, and are refused with one where another made it.
 _FOUNDER = "SELECT quote_ident(rolname) FROM pg_roles WHERE oid = 10;"
@@ -234,6 +239,11 @@ def whole_roles(open_one: Session, text: str) -> str:
     # Before 16 nobody looked at whether who granted a membership might, and from then on a server does.
     anybody = open_one.version < 160000
     return "\n".join([*(_without_grantor(line, None if anybody else founder) for line in text.split("\n")), *open_one.ask(_FOR_ALL_ROLES), ""])
+
+
+def administration_settings(open_one: Session) -> list[str]:
+    """Return the settings of the database for administration, and of roles in it, as SQL."""
+    return open_one.ask(_FOR_ADMINISTRATION)
 
 
 def _without_grantor(line: str, founder: str | None) -> str:

@@ -48,6 +48,7 @@ CREATE SEQUENCE public.invoices START 1000 INCREMENT 7; SELECT nextval('public.i
 CREATE ROLE reader LOGIN PASSWORD 'a password of the reader' CONNECTION LIMIT 3; CREATE ROLE readers; GRANT readers TO reader;
 GRANT CONNECT ON DATABASE campaign_db TO reader;
 COMMENT ON ROLE readers IS E'two\\nlines'; ALTER ROLE reader SET work_mem = '8MB';
+ALTER DATABASE postgres SET work_mem = '5MB'; ALTER ROLE reader IN DATABASE postgres SET search_path = 'a "b, c', public;
 ALTER TABLE public.empty OWNER TO reader; GRANT SELECT ON public.shapes TO readers WITH GRANT OPTION;
 INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALUES (990001, 'own', 1, '', '+proj=longlat');
 SELECT topology.CreateTopology('streets', 4326);
