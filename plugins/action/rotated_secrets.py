@@ -11,9 +11,10 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, generated, inputs, rotation
@@ -34,7 +35,9 @@ class Writing:
             raise inputs.RefusedError(f"Nothing was changed. {path} cannot be replaced: {error.strerror}. {_WRITABLE}") from None
 
     def _prepared(self, text: str) -> str:
-        if any(line.split()[4:5] == [self.path] for line in host.read(f"{host.PROC}/self/mountinfo").splitlines()):
+        # Where a blank is spelled like this.
+        shown = self.path.replace("\\", r"\134").replace(" ", r"\040")
+        if any(line.split()[4:5] == [shown] for line in host.read(f"{host.PROC}/self/mountinfo").splitlines()):
             raise OSError(errno.EBUSY, "it is a mount of its own")
         was = os.stat(self.path)
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=".new-")
@@ -64,8 +67,9 @@ class Writing:
 class Places:
     """Where secrets come from: how each is written, and how a person knows it. Whatever is wrong with one shows before any is written."""
 
-    def __init__(self, declared: declaration.Declaration, arguments: Mapping[str, Any]):
-        self.declared, self.arguments = declared, arguments
+    def __init__(self, declared: declaration.Declaration, arguments: Mapping[str, Any], given: Any):
+        # ``given`` is stack_secrets as the inventory has it, with its expressions.
+        self.declared, self.arguments, self.given = declared, arguments, given
         self.names: dict[str, str] = {}
         self.writers: list[Callable[[], None]] = []
         self.vault: dict[str, Any] = {}
@@ -105,7 +109,9 @@ class Places:
         variable = rotation.holds(text, variables, known)
         if variable is None:
             raise inputs.RefusedError(f"Nothing was changed. {listed}: {path} does not hold them in {' or '.join(variables)}. {_BY_HAND}")
-        if rotation.KEYS_BEFORE in values and rotation.KEYS_BEFORE not in given and rotation.holds(text, [variable], given) is None:
+        # One expression takes what is added along.
+        by_name = isinstance(self.given, Mapping) and variable != "stack_secrets"
+        if rotation.KEYS_BEFORE in values and rotation.KEYS_BEFORE not in given and by_name:
             raise inputs.RefusedError(
                 f"Nothing was changed. stack_secrets names its values one by one, and {rotation.KEYS_BEFORE}, which keeps people signed in, is not among them. "
                 f"Add it: {rotation.KEYS_BEFORE}: \"{{{{ {variable}.{rotation.KEYS_BEFORE} | default('{rotation.NO_KEYS}') }}}}\"."
@@ -152,7 +158,7 @@ class ActionModule(ActionBase):
         if found.problems:
             raise inputs.RefusedError(inputs.told([f"rotate_secrets: {problem}" for problem in found.problems]))
         self._check_hosts(variables, found)
-        places = Places(declared, arguments)
+        places = Places(declared, arguments, variables.get("stack_secrets"))
         try:
             self._prepare(places, variables, found)
             if not self._task.check_mode:
@@ -166,21 +172,24 @@ class ActionModule(ActionBase):
 
     def _check_hosts(self, variables: Mapping[str, Any], found: rotation.Rotation) -> None:
         """Raise RefusedError where another host of the run has other secrets: all would get those of the first one."""
-        own, asked = variables["inventory_hostname"], {rotation.INVENTORY: "stack_secrets", rotation.ENV_LOCAL: "stack_env_local"}
-        asked |= {rotation.GENERATED: "stack_generated_secrets_file", rotation.AWS: "stack_aws_secret_id"}
+        own, asked = variables["inventory_hostname"], {rotation.INVENTORY: ["stack_secrets"], rotation.ENV_LOCAL: ["stack_env_local"]}
+        asked |= {rotation.GENERATED: ["stack_generated_secrets_file"], rotation.AWS: ["stack_aws_secret_id", "stack_aws_region"]}
         for other in variables.get("ansible_play_hosts_all") or []:
             for source, values in found.changes.items() if other != own else ():
-                mine, theirs = (self._given(variables, name, asked[source]) for name in (own, other))
-                if source in (rotation.INVENTORY, rotation.ENV_LOCAL):
-                    mine, theirs = ({name: given.get(name) for name in values} if isinstance(given, Mapping) else None for given in (mine, theirs))
+                mine, theirs = ([self._given(variables, name, variable, values) for variable in asked[source]] for name in (own, other))
                 if mine != theirs:
                     raise inputs.RefusedError(
-                        f"Nothing was changed. {own} and {other} do not have the same {', '.join(values)} ({asked[source]}), and one run gives all hosts the "
-                        f"same new ones. Rotate them one after the other: --limit {own}"
+                        f"Nothing was changed. {own} and {other} do not have the same {', '.join(values)} ({', '.join(asked[source])}), and one run gives "
+                        f"all hosts the same new ones. Rotate them one after the other: --limit {own}"
                     )
 
-    def _given(self, variables: Mapping[str, Any], name: str, variable: str) -> Any:
-        return variables["hostvars"][name].get(variable)
+    def _given(self, variables: Mapping[str, Any], host_name: str, variable: str, names: Collection[str]) -> Any:
+        """Return a variable of a host, of a mapping the names that are rotated; as the inventory has it where it needs what a role knows."""
+        try:
+            found = variables["hostvars"][host_name].get(variable)
+        except AnsibleError:
+            found = variables["hostvars"].raw_get(host_name).get(variable)
+        return {name: found.get(name) for name in names} if isinstance(found, Mapping) else found
 
     def _prepare(self, places: Places, variables: Mapping[str, Any], found: rotation.Rotation) -> None:
         declared = places.declared

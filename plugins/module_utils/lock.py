@@ -18,6 +18,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LOCK, RUNNING, HISTORY = "lock.json", "client/running", "history.jsonl"
+# A variable of the environment that says which run a step is of.
+RUN = "CAMPAIGN_RUN"
 # There while a restore exchanges the volumes, and after one that was cut off in its middle: then they do not belong together.
 SWAP = "backup/swap.json"
 # There while PostgreSQL is exchanged for another major version, and after an exchange that was cut off: then only its own run may go on.
@@ -149,13 +151,15 @@ class Lock:
             if goes_on and (another or not held):
                 raise LostLockError(another)
             is_over = takeover or (another or {}).get("run") == dead
-            # A sign of life from the future is one of before the clock was set back.
-            if another and not is_over and (abs(age) < LEASE or self._is_client_running()):
-                raise LockedError(another, age)
-            if another:
-                self._await_client(another, age)
-                self.record("aborted", another, release=another.get("release"))
-            _write(descriptor, {**self.holder, "since": held["since"] if held and not another else _now()})
+            with contextlib.ExitStack() as until_written:
+                # A sign of life from the future is one of before the clock was set back.
+                if another and not is_over and (abs(age) < LEASE or not self._stops_client(until_written)):
+                    raise LockedError(another, age)
+                if another and is_over:
+                    self._await_client(another, age, until_written)
+                if another:
+                    self.record("aborted", another, release=another.get("release"))
+                _write(descriptor, {**self.holder, "since": held["since"] if held and not another else _now()})
 
     def _upgrading(self) -> str | None:
         """Return the run that exchanges PostgreSQL, an empty text where that cannot be read, None where nobody does."""
@@ -167,18 +171,23 @@ class Lock:
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
-    def _is_client_running(self) -> bool:
+    def _stops_client(self, until_written: contextlib.ExitStack) -> bool:
+        """Return whether no client works, and have none begin until it is written down who holds the lock: it looks at that first."""
         try:
-            with open(os.path.join(self.directory, RUNNING), "rb") as file:
-                return not _is_locked(file.fileno())
+            descriptor = os.open(os.path.join(self.directory, RUNNING), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
             # The client has never been used here.
-            return False
+            return True
+        if _is_locked(descriptor):
+            until_written.callback(os.close, descriptor)
+            return True
+        os.close(descriptor)
+        return False
 
-    def _await_client(self, another: Mapping[str, Any], age: float) -> None:
+    def _await_client(self, another: Mapping[str, Any], age: float, until_written: contextlib.ExitStack) -> None:
         """Wait until what an ended run left working has ended too."""
         deadline = time.monotonic() + PATIENCE
-        while self._is_client_running():
+        while not self._stops_client(until_written):
             if time.monotonic() >= deadline:
                 raise LockedError(another, age)
             time.sleep(INTERVAL)
@@ -300,5 +309,7 @@ class Pulse:
         """Give the sign if it is time."""
         if self.path and time.monotonic() - self.last >= BEAT:
             self.last = time.monotonic()
-            with contextlib.suppress(OSError):
-                os.utime(self.path)
+            with contextlib.suppress(OSError), open(self.path, "rb") as file:
+                # The tasks of a deploy know its run.
+                if os.environ.get(RUN) in (None, "", (_read(file.fileno()) or {}).get("run")):
+                    os.utime(file.fileno())

@@ -92,15 +92,18 @@ def image_volumes(engine: Engine, reference: str) -> list[str]:
     return sorted((found.get("Config") or {}).get("Volumes") or {})
 
 
-def is_mounted(place: str, definition: Mapping[str, Any] | None) -> bool:
-    """Return whether a service's definition mounts something at a place in its container, or above it; one that nobody can read counts as one that does."""
+def is_mounted(place: str, definition: Mapping[str, Any] | None, *, above: bool = False) -> bool:
+    """Return whether a service's definition mounts something at a place in its container; one that nobody can read counts as one that does.
+
+    What is mounted ``above`` it is not at it: Docker puts a volume of its own there all the same.
+    """
     if definition is None:
         return True
     targets = [str(item.get("target", "")) if isinstance(item, Mapping) else str(item) for item in definition.get("volumes") or ()]
     temporary = definition.get("tmpfs") or ()
     targets += [str(item).partition(":")[0] for item in ([temporary] if isinstance(temporary, str) else temporary)]
     wanted = os.path.normpath(place)
-    return any(wanted == target or wanted.startswith(f"{target}/") for target in map(os.path.normpath, filter(None, targets)))
+    return any(wanted == target or (above and wanted.startswith(f"{target}/")) for target in map(os.path.normpath, filter(None, targets)))
 
 
 def image_ids(engine: Engine, references: Iterable[str]) -> dict[str, str | None]:

@@ -136,6 +136,10 @@ options:
       oldest of two, whatever its definition. With O(state=stopped), stop all containers of the project.
     type: bool
     default: false
+  idle:
+    description: With O(state=current), nothing had to be done, so that staging has given the lock back.
+    type: bool
+    default: false
   rerun:
     description: With O(state=attempted) and O(state=cleared), also remove what the release's jobs left behind, so that they run again.
     type: bool
@@ -293,6 +297,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.registry import 
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
+# Services of the collection whose data lies beside the place that images of PostgreSQL before 18 declare, in the same volume.
+_BESIDE = frozenset(["postgres", "wal"])
 # A release under construction.
 _UNFINISHED = re.compile(r"\.[0-9a-f]{12}-")
 UNFINISHED_SECONDS = 3600
@@ -304,13 +310,16 @@ CLIENT = """#!/bin/sh
 # While it works, nobody else takes the stack's lock, whatever became of the run that called it.
 exec 9<{directory}/running && flock --shared 9
 # Of a run that has lost the lock of the stack meanwhile, another one has seen that nothing works here any more.
-if [ -n "${{CAMPAIGN_RUN:-}}" ] && ! grep -qF "\\"run\\": \\"$CAMPAIGN_RUN\\"" {directory}/../lock.json; then
+holds() {{
+  [ -z "${{CAMPAIGN_RUN:-}}" ] || grep -qF "\\"run\\": \\"$CAMPAIGN_RUN\\"" {directory}/../lock.json
+}}
+if ! holds; then
   echo "This run has lost the lock of the stack, so nothing was done." >&2
   exit 1
 fi
 env -i PATH="$PATH" DOCKER_CONFIG={directory} DOCKER_HOST=unix://{socket} docker "$@"
 status=$?
-touch -c {directory}/../lock.json 2>/dev/null
+holds && touch -c {directory}/../lock.json 2>/dev/null
 exit $status
 """
 
@@ -397,7 +406,7 @@ def acquire(wanted: lock.Lock | None, module: AnsibleModule, *, goes_on: bool = 
         try:
             wanted.acquire(takeover=module.params["takeover"], dead=module.params["ended_run"], goes_on=goes_on)
         except lock.LockedError as error:
-            module.fail_json(msg=str(error), locked_by=error.holder, lost=isinstance(error, lock.LostLockError))
+            module.fail_json(msg=str(error), locked_by=error.holder, lost=goes_on)
         except OSError as error:
             module.fail_json(
                 msg=f"The stack's lock {wanted.path} cannot be taken: {error.strerror}. Nothing was changed. "
@@ -565,9 +574,9 @@ class Release:
         if self.lock and self.result["is_verified"]:
             self.lock.release()
 
-    def _check_project(self, project: str) -> None:
-        """Fail where the release in use is of a project of another name: what is stored for that is in volumes of its name."""
-        other = (self.result["previous"] or {}).get("project", project)
+    def _check_project(self, project: str, other: str | None = None) -> None:
+        """Fail where a release, or the one in use, is of a project of another name: what is stored for that is in volumes of its name."""
+        other = other or (self.result["previous"] or {}).get("project", project)
         if other != project:
             self.module.fail_json(
                 msg=f"{self.root} holds the project {other}, and stack_project is {project}. Nothing was changed. The volumes of {other} would stay behind. "
@@ -593,7 +602,7 @@ class Release:
             f"the image {images[service]} of {service} keeps its data in {place}"
             for service, places in declared.items()
             for place in places
-            if not plans.is_mounted(place, (self.compose.definitions(self.path) or {}).get(service))
+            if not plans.is_mounted(place, (self.compose.definitions(self.path) or {}).get(service), above=service in _BESIDE)
         ]
         if status == 0 and problems:
             self.module.fail_json(
@@ -729,6 +738,7 @@ class Release:
             self.module.fail_json(msg="\n- ".join([f"Release {self.id} cannot run again. Nothing was changed. Deploy its inputs instead:", *problems]))
         if self.module.params["project"]:
             self._check_project(self.module.params["project"])
+            self._check_project(self.module.params["project"], manifest["project"])
         files = {os.path.basename(path): read(path) or b"" for path in [*manifest["compose_files"], manifest["env_file"] or ""] if path}
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)})
@@ -978,7 +988,8 @@ class Release:
         """Make this release the current one and remove what only old releases name."""
         if not os.path.isdir(self.path):
             self.module.fail_json(msg=f"The release {self.id} is not below {self.root}/releases. Stage it first.")
-        acquire(self.lock, self.module, goes_on=True)
+        # Where nothing was to be done, staging gave the lock back.
+        acquire(self.lock, self.module, goes_on=not self.module.params["idle"])
         environment = os.path.join(self.root, ".env")
         wrong = self.current() != self.id or not os.path.islink(environment) or os.path.lexists(self.attempt_link)
         volumes = json.dumps(volumes_of(self.engine, self._project()), indent=1, sort_keys=True).encode() + b"\n"
@@ -997,7 +1008,7 @@ class Release:
         try:
             self._settle(wrong, doomed)
         except (OSError, EngineError, manifests.ManifestError, ValueError, KeyError, TypeError) as error:
-            self.module.warn(f"Release {self.id} is in use and serves. What comes after that failed, and the next deploy does it again: {error!r}")
+            self.module.warn(f"Release {self.id} is in use and serves. What comes after that failed, and the next release does it again: {error!r}")
         if self.lock:
             self.lock.release()
 
@@ -1246,6 +1257,7 @@ def main() -> None:
             "ended_run": {"type": "str"},
             "outcome": {"type": "str", "choices": ["failed", "rolled_back", "not_rolled_back"], "default": "failed"},
             "retire": {"type": "bool", "default": False},
+            "idle": {"type": "bool", "default": False},
             "rerun": {"type": "bool", "default": True},
             "verify_depth": {"type": "str", "choices": ["basic", "full"]},
             "keep": {"type": "int", "default": 3},

@@ -164,10 +164,10 @@ class Process:
         """What the call prints."""
         return self.popen.stdout
 
-    def error(self) -> str:
-        """Return what the call has said is wrong so far."""
+    def error(self, size: int = 65536) -> str:
+        """Return what the call has said is wrong so far, of which the first bytes in number."""
         # Not by seeking: the call writes where this descriptor stands.
-        return os.pread(self.errors.fileno(), 65536, 0).decode(errors="replace")
+        return os.pread(self.errors.fileno(), size, 0).decode(errors="replace")
 
     def wait(self, seconds: float | None = None) -> int:
         """Return the exit status."""

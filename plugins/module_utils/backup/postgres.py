@@ -63,7 +63,14 @@ _DATABASES = "SELECT to_json(datname::text) FROM pg_database WHERE datallowconn 
 # Of every cluster, for administration. People keep data in it all the same.
 ADMINISTRATION = "postgres"
 # Stronger than a setting of the database or of the role, which comes back with it before its tables do.
-WRITABLE = ("--env", "PGOPTIONS=-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0")
+# And in the language in which what goes wrong is read.
+WRITABLE = (
+    "--env",
+    "PGOPTIONS=-c default_transaction_read_only=off -c statement_timeout=0 -c lock_timeout=0 -c idle_in_transaction_session_timeout=0 -c lc_messages=C",
+    "--env",
+    "LC_ALL=C",
+)
+FILL_SECONDS = 3600.0
 # What a cluster's own files may say otherwise, for another place than a throw-away container.
 ELSEWHERE = {"ssl": "off", "archive_mode": "off", "logging_collector": "off", "log_destination": "stderr"}
 HAS_OBJECTS = """
@@ -89,6 +96,8 @@ WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = '{ADMINISTRATIO
 _FOUNDER = "SELECT quote_ident(rolname) FROM pg_roles WHERE oid = 10;"
 _CLOSED = "SELECT to_json(datname::text) FROM pg_database WHERE NOT datallowconn AND NOT datistemplate ORDER BY datname;"
 LOCKED_AT_ONCE = 100
+# Of what psql says of a whole database, in bytes.
+LONGEST = 64 * 1024**2
 _NAME = r'(?:"(?:[^"\n]|""){1,63}"|[a-z_][\w$]{0,62})'
 # The words that a statement begins with, and the name that follows; of what a table's data failed at, the table.
 _OBJECT = re.compile(
@@ -287,10 +296,13 @@ def restore_sql(docker: Docker, container: str, user: str, database: str, text: 
     )  # fmt: skip
     try:
         status = process.wait()
-        errors = _SQL_ERROR.findall(process.error())
+        said = process.error(LONGEST)
+        errors = _SQL_ERROR.findall(said)
     finally:
         process.kill()
     failed = {int(line or 0): code for line, code in errors}
+    if len(said) >= LONGEST:
+        raise BackupError(f"The SQL of the database {database} cannot be loaded: psql has more to tell than anybody reads.")
     views = _refreshed(text, failed) if status == 0 else {}
     if status != 0 or len(views) < len(failed):
         where = next((f" at line {line}, SQLSTATE {code}" for line, code in failed.items() if line not in views), f": psql ended with exit code {status}")
@@ -355,7 +367,7 @@ def fill(docker: Docker, container: str, user: str, database: str, views: Sequen
 
     def is_filled(view: str) -> bool:
         command = ["psql", "-Xq", "--host=127.0.0.1", f"--username={user}", f"--dbname={database}", "-c", f"{_REFRESH}{view}"]
-        return docker.attempt("exec", *WRITABLE, container, *command)[0] == 0
+        return docker.attempt("exec", *WRITABLE, container, *command, seconds=FILL_SECONDS)[0] == 0
 
     if left := [view for view in views if not is_filled(view)]:
         return f"{database}: materialized views that are still empty, because their queries fail: {', '.join(left)}. Fill them by REFRESH MATERIALIZED VIEW"

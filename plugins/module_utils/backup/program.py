@@ -715,10 +715,13 @@ class Backups:
         if problems:
             raise BackupError(f"{what} did not come back whole. Nothing was changed. {'; '.join(problems[:5])}")
         self._exchange(what, identifier, {live[name]: names[name] for name in live}, written)
-        if servers.postgres:
-            container, user = self.container(servers.postgres), servers.postgres.environment["POSTGRES_USER"]
-            for database, views in copy.empty_views.items():
-                self.say(postgres.fill(self.docker, container, user, database, views))
+        for database, views in copy.empty_views.items() if servers.postgres else ():
+            # What was restored is in use, whatever comes of it.
+            try:
+                told_of = postgres.fill(self.docker, self.container(servers.postgres), servers.postgres.environment["POSTGRES_USER"], database, views)
+            except BackupError as error:
+                told_of = f"{database}: the materialized views {', '.join(views)} are empty: {error} Fill them by REFRESH MATERIALIZED VIEW"
+            self.say(told_of)
         return DONE
 
     # --- Out and in

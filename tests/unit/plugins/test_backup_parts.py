@@ -90,7 +90,8 @@ def test_only_where_nothing_but_views_could_not_be_filled_a_restore_is_whole():
 def test_what_is_empty_is_filled_where_the_stack_runs(failing, told):
     asked = []
 
-    def attempt(*command):
+    def attempt(*command, seconds):
+        assert seconds
         asked.append(command[-1])
         return int(command[-1].endswith(failing)) if failing else 0, "", ""
 
@@ -102,7 +103,7 @@ class OnePsql:
     """Docker whose psql ends in one way."""
 
     def __init__(self, status: int, said: str):
-        self.process = SimpleNamespace(wait=lambda: status, error=lambda: said, kill=lambda: None)
+        self.process = SimpleNamespace(wait=lambda: status, error=lambda _size: said, kill=lambda: None)
 
     def ask(self, *_command, **_options) -> None:
         pass

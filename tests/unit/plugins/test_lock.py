@@ -313,3 +313,33 @@ def test_a_user_without_a_name_is_told_by_number(monkeypatch):
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
     assert controller.holder(os.getpid(), ".")["user"] == "uid 4711"
+
+
+def test_no_client_begins_until_it_is_written_who_holds_the_lock(lock, tmp_path, monkeypatch):
+    (tmp_path / "client").mkdir()
+    (tmp_path / module.RUNNING).touch()
+    lock().acquire()
+    age(tmp_path, module.LEASE + 5)
+    seen = []
+
+    def record(_lock, event, *_given, **_more):
+        with (tmp_path / module.RUNNING).open("rb") as file:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            seen.append(event)
+
+    monkeypatch.setattr(module.Lock, "record", record)
+    lock("two").acquire()
+    assert seen == ["aborted"]
+    with (tmp_path / module.RUNNING).open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+
+
+@pytest.mark.parametrize(("run", "is_given"), [(None, True), ("one", True), ("two", False)])
+def test_a_step_gives_no_sign_of_life_of_another_run(lock, tmp_path, monkeypatch, run, is_given):
+    lock().acquire()
+    age(tmp_path, 30)
+    if run:
+        monkeypatch.setenv(module.RUN, run)
+    module.Pulse(str(tmp_path))()
+    assert (module.read(str(tmp_path))["age"] < 10) is is_given

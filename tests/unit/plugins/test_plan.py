@@ -234,3 +234,14 @@ def test_no_service_proves_itself_with_what_is_about_to_go(recreates):
 def test_a_store_that_is_recreated_before_it_leaves_a_service_its_old_container():
     containers = [container("api", depends="redis:service_healthy:true"), container("redis")]
     assert besides(*containers, hashes={"api": "h2", "redis": "h2"}, foundations=["redis"]) == {"api": True, "redis": False}
+
+
+def test_a_place_above_counts_for_those_who_keep_nothing_at_it():
+    definition = {"volumes": [{"target": "/var/lib/postgresql"}], "tmpfs": "/run:size=1m"}
+    assert plan.is_mounted("/var/lib/postgresql", definition)
+    assert not plan.is_mounted("/var/lib/postgresql/data", definition)
+    assert plan.is_mounted("/var/lib/postgresql/data", definition, above=True)
+    assert not plan.is_mounted("/var/lib/postgresql2", definition, above=True)
+    assert plan.is_mounted("/run", definition)
+    assert plan.is_mounted("/run", None)
+    assert not plan.is_mounted("/run", {})

@@ -37,6 +37,7 @@ class Host:
             "ended_run": None,
             "outcome": "failed",
             "retire": False,
+            "idle": False,
             "rerun": True,
             **params,
         }
@@ -1372,6 +1373,20 @@ def test_who_has_lost_the_lock_changes_nothing_more(root, method, other):
     assert tree(root) == before
 
 
+def test_where_nothing_was_to_be_done_the_lock_is_free_again_and_nobody_has_lost_it(root, monkeypatch):
+    """An answer that the controller judges afterwards has the services asked again, and then the release is in use as before."""
+    monkeypatch.setattr(module.verification.Stack, "verify", lambda _stack: (1, []))
+    stage(root, ONE, holder=HOLDER)
+    go_on(root, "activate", ONE)
+    engine = Engine(one="api")
+    engine.labels["one"] = as_deployed(root, ONE)
+    assert stage(root, ONE, engine=engine, holder=HOLDER, verify_depth="basic")["is_verified"]
+    with pytest.raises(Failed, match="lost the lock"):
+        go_on(root, "activate", ONE)
+    go_on(root, "activate", ONE, idle=True)
+    assert not held(root)
+
+
 def test_what_fails_after_a_release_is_in_use_is_told_and_does_not_go_back(root, monkeypatch):
     stage(root, ONE, holder=HOLDER)
     host = Host(directory=str(root), release=ONE, keep=3, holder=HOLDER)
@@ -1485,6 +1500,10 @@ def test_a_project_of_another_name_is_refused_in_the_same_directory(root):
     with pytest.raises(Failed, match="holds the project p, and stack_project is shop"):
         choose(root, project="shop")
     assert os.readlink(root / "current") == f"releases/{THREE}"
+    # A release of before the name was changed, which an earlier version of this collection let pass.
+    change(root / "current/manifest.json", project="shop")
+    with pytest.raises(Failed, match="holds the project p, and stack_project is shop"):
+        choose(root, ONE, project="shop")
 
 
 @pytest.mark.usefixtures("three")
@@ -1502,7 +1521,8 @@ def test_a_release_whose_jobs_have_no_image_is_not_gone_back_to(root):
         ({"volumes": [{"type": "volume", "source": "x", "target": "/elsewhere"}]}, True),
         ({"volumes": [{"type": "volume", "source": "x", "target": "/data2"}]}, True),
         ({"volumes": [{"type": "volume", "source": "x", "target": "/data/db/"}]}, False),
-        ({"volumes": [{"type": "volume", "source": "x", "target": "/data"}]}, False),
+        # Docker puts a volume of its own there all the same.
+        ({"volumes": [{"type": "volume", "source": "x", "target": "/data"}]}, True),
         ({"tmpfs": ["/data/db:size=1m"]}, False),
     ],
 )
