@@ -185,11 +185,15 @@ class ActionModule(ActionBase):
 
     def _given(self, variables: Mapping[str, Any], host_name: str, variable: str, names: Collection[str]) -> Any:
         """Return a variable of a host, of a mapping the names that are rotated; as the inventory has it where it needs what a role knows."""
+
+        def of(known: Mapping[str, Any]) -> Any:
+            found = known.get(variable)
+            return {name: found.get(name) for name in names} if isinstance(found, Mapping) else found
+
         try:
-            found = variables["hostvars"][host_name].get(variable)
+            return of(variables["hostvars"][host_name])
         except AnsibleError:
-            found = variables["hostvars"].raw_get(host_name).get(variable)
-        return {name: found.get(name) for name in names} if isinstance(found, Mapping) else found
+            return of(variables["hostvars"].raw_get(host_name))
 
     def _prepare(self, places: Places, variables: Mapping[str, Any], found: rotation.Rotation) -> None:
         declared = places.declared
