@@ -113,6 +113,16 @@ def kind_of_redis(path: str, volume: str) -> str:
     raise _refused(f"The volume {volume} has no keys of Redis. Leave it out of backup_restore_from_volumes with an empty name, if there should be none.")
 
 
+def has_newer_rdb(path: str, keys: str) -> bool:
+    """Return whether a directory of Redis has an RDB file that was written after all of its append-only files."""
+    rdb = os.path.join(path, redis.RDB)
+    if keys == redis.RDB or not os.path.exists(rdb):
+        return False
+    log = os.path.join(path, keys)
+    written = [os.path.join(log, name) for name in os.listdir(log)] if os.path.isdir(log) else [log]
+    return os.stat(rdb).st_mtime > max((os.stat(name).st_mtime for name in written), default=0.0)
+
+
 def image_of(docker: Docker, volume: str, otherwise: str) -> str:
     """Return the image of the stopped container that a volume belongs to, so that its server has the locales of the data; a given one where there is none."""
     for identifier in docker.ask("ps", "--all", "--quiet", "--filter", f"volume={volume}").split():
@@ -192,6 +202,7 @@ class Source:
             self.containers["minio"] = f"{self.run}-minio"
             there["minio"] = dataclasses.replace(there["minio"], secrets=one.files_of_minio(there["minio"]))
         if "redis" in there:
+            self._check_keys(there["redis"], swap.path_of(self.docker, copied["redis"]))
             give(self.docker, there["redis"], copied["redis"], "/data", f"{self.run}-redis-owner")
             if self.keys == redis.RDB:
                 redis.read_rdb(self.docker, there["redis"], copied["redis"], f"{self.run}-redis-rdb")
@@ -199,6 +210,26 @@ class Source:
                 # It takes the file of earlier versions over when it starts.
                 redis.write_rdb(self.docker, there["redis"], copied["redis"], f"{self.run}-redis-rdb")
         return copies.Servers(*(there.get(name) for name in _PARTS))
+
+    def _check_keys(self, service: Service, path: str) -> None:
+        """Raise BackupError where append-only files and an RDB file that was written later hold other keys: one of both is of long ago."""
+        if not has_newer_rdb(path, self.keys):
+            return
+        self.say("comparing the append-only files of Redis with its RDB file, which was written later")
+        found = []
+        for number, kind in enumerate((self.keys, redis.RDB)):
+            name = f"{self.run}-redis-{number}"
+            volume = self.docker.create_volume(name)
+            subprocess.run(["cp", "--archive", os.path.join(path, kind), swap.path_of(self.docker, volume)], capture_output=True, check=True)
+            give(self.docker, service, volume, "/data", f"{name}-owner")
+            if kind == redis.RDB:
+                redis.read_rdb(self.docker, service, volume, f"{name}-read")
+            found.append(redis.facts(self.docker, service, volume, f"{name}-facts"))
+        if found[0] != found[1]:
+            raise BackupError(
+                f"The volume {self.volumes['redis']} has {self.keys} with {found[0]['keys']} keys, and {redis.RDB}, which was written later, with "
+                f"{found[1]['keys']}, and these are not the same. Its Redis read the former with `appendonly yes`, else the latter. Move the other one away."
+            )
 
     def _start_postgres(self, stack: contextlib.ExitStack, service: Service, private: str) -> Service:
         """Start PostgreSQL over a copy, and return the service with the superuser that was found in it."""

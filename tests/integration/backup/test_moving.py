@@ -4,6 +4,7 @@
 import contextlib
 import hashlib
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -153,6 +154,11 @@ def test_a_project_made_by_hand_moves_in(stack, export, hand_made):
     refused = stack.play("restore", **asked, backup_restore_from_volumes={"redis": f"{HAND}_keys"})
     assert refused.status != 0
     assert f"The project {HAND} runs" in refused.text
+    # Its append-only files are of a time in which it kept some.
+    redis_cli = ["docker", "compose", "--project-name", HAND, "exec", "-T", "redis", "redis-cli"]
+    for command in ("CONFIG SET appendonly yes", "WAITAOF 1 0 5000", "CONFIG SET appendonly no", "RPUSH campaign:queue:evaluation:later 1", "SAVE"):
+        subprocess.run([*redis_cli, *command.split()], capture_output=True, check=True)
+        time.sleep(1.5)
     subprocess.run(["docker", "compose", "--project-name", HAND, "stop"], capture_output=True, check=True)
     for volumes, told in (
         ({}, f"There is no volume {HAND}_redis-data"),
@@ -163,6 +169,12 @@ def test_a_project_made_by_hand_moves_in(stack, export, hand_made):
         assert refused.status == 1
         assert told in refused.text
     right = {**asked, "backup_restore_from_volumes": {"redis": f"{HAND}_keys"}}
+    refused = stack.play("restore", **right)
+    assert refused.status != 0
+    assert "dump.rdb, which was written later, with" in refused.text
+    assert stack.fingerprint() == left
+    assert stack.own() == []
+    shutil.rmtree(hand_made["redis"] / "appendonlydir")
     theirs = {name: tree(path) for name, path in hand_made.items()}
     unconfirmed = stack.play("restore", **{**right, "backup_restore_confirm": "another"})
     assert unconfirmed.status != 0
@@ -170,6 +182,7 @@ def test_a_project_made_by_hand_moves_in(stack, export, hand_made):
     assert stack.fingerprint() == left
     moved = stack.play("restore", **right)
     assert moved.status == 0, moved.text[-3000:]
+    assert stack.queue("LRANGE", "campaign:queue:evaluation:later", "0", "-1") == "1"
     assert compared(stack.fingerprint()) == compared(before)
     assert {name: tree(path) for name, path in hand_made.items()} == theirs
     assert stack.own() == []

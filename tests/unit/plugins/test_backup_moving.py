@@ -2,6 +2,7 @@
 """Whether the volumes of another Compose project can be taken is known before anything is touched."""
 
 import json
+import os
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import moving
@@ -146,3 +147,18 @@ def test_a_source_that_fails_says_so_and_not_that_a_set_was_cut_off():
     source = moving.Source(Answers(""), "/", "other", print, None, {}, {})
     with pytest.raises(BackupError, match="pg_dump failed"):
         source._pass_on(Failing, None, {}, None)
+
+
+def test_an_rdb_file_of_later_than_the_log_is_seen(tmp_path):
+    (tmp_path / "appendonlydir").mkdir()
+    log, rdb = tmp_path / "appendonlydir/appendonly.aof.1.incr.aof", tmp_path / "dump.rdb"
+    log.touch()
+    assert not moving.has_newer_rdb(str(tmp_path), "appendonlydir")
+    rdb.touch()
+    for later, is_newer in ((-10, False), (10, True)):
+        os.utime(rdb, (log.stat().st_mtime + later,) * 2)
+        assert moving.has_newer_rdb(str(tmp_path), "appendonlydir") is is_newer
+    assert not moving.has_newer_rdb(str(tmp_path), "dump.rdb")
+    (tmp_path / "appendonly.aof").touch()
+    os.utime(tmp_path / "appendonly.aof", (1, 1))
+    assert moving.has_newer_rdb(str(tmp_path), "appendonly.aof")
