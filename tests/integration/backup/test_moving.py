@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.campaign.platform.plugins.module_utils.backup import s3
+from ansible_collections.campaign.platform.plugins.module_utils.backup import plain, postgres, s3
 
 HAND = "campaign-hand"
 HAND_PORT = 23099
@@ -121,9 +121,14 @@ def hand_made(stack, export, tmp_path) -> Iterator[dict[str, Path]]:
         while subprocess.run([*compose, "exec", "-T", "postgres", "pg_isready", "-h", "127.0.0.1", "-q"], check=False, capture_output=True).returncode:
             assert time.monotonic() < deadline
             time.sleep(0.5)
-        for options, name in (([], "roles"), (["-v", "ON_ERROR_STOP=1"], "campaign_db")):
-            with (target / f"postgres/{name}.sql").open() as text:
-                run("exec", "-T", "postgres", "psql", "-Xq", "-U", "postgres", "-d", "postgres", *options, stdin=text)
+        asked = ["exec", "-T", "--env", "PGOPTIONS=-c default_transaction_read_only=off", "postgres", "psql", "-Xq", "-U", "postgres", "-d"]
+        with (target / plain.ROLES).open() as text:
+            run(*asked, "postgres", stdin=text)
+        run(*asked, "template1", "-c", "DROP DATABASE postgres")
+        # That one first, because the others are created from within it.
+        for name in sorted(json.loads((target / plain.MANIFEST).read_text())["dumps"], key=lambda name: name != "postgres"):
+            with (target / plain.sql_name(name)).open(encoding="utf-8", errors="surrogateescape") as text:
+                run(*asked, postgres.beside(name), "-v", "ON_ERROR_STOP=1", stdin=text)
         client = s3.Client(lambda: ("127.0.0.1", HAND_PORT), "hand", HAND_PASSWORD)
         for bucket in json.loads((target / "buckets.json").read_text()):
             client.create_bucket(bucket)
