@@ -71,24 +71,26 @@ class Wanted:
     current_hashes: Mapping[str, str] = field(default_factory=dict)
 
 
-def image_id(engine: Engine, reference: str) -> str | None:
-    """Return the id of the image that a reference means, None where the Engine has none; raise EngineError."""
+def _image(engine: Engine, reference: str) -> Mapping[str, Any] | None:
+    """Return what the Engine knows of the image that a reference means, None where it has none; raise EngineError."""
     try:
-        return str(engine.get(image_path(reference))["Id"])
+        found: Mapping[str, Any] = engine.get(image_path(reference))
     except EngineError as error:
         if error.status != 404:
             raise
         return None
+    return found
+
+
+def image_id(engine: Engine, reference: str) -> str | None:
+    """Return the id of the image that a reference means, None where the Engine has none; raise EngineError."""
+    found = _image(engine, reference)
+    return str(found["Id"]) if found else None
 
 
 def image_volumes(engine: Engine, reference: str) -> list[str]:
     """Return where in a container an image says that it keeps data; nothing of an image that the Engine does not have. Raises EngineError."""
-    try:
-        found = engine.get(image_path(reference))
-    except EngineError as error:
-        if error.status != 404:
-            raise
-        return []
+    found = _image(engine, reference) or {}
     return sorted((found.get("Config") or {}).get("Volumes") or {})
 
 

@@ -276,7 +276,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import boot, links, lock, obstacles, replaced, resume, routes, verification
@@ -732,10 +732,8 @@ class Release:
             self.module.fail_json(msg=f"The release {self.id} cannot be gone back to. Nothing was changed. {why}")
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
         lost = [name for name in [*manifest["configs"], *manifest["secrets"]] if not os.path.isfile(os.path.join(self.root, name))]
-        absent = [reference for reference, found in plans.image_ids(self.engine, manifest["images"].values()).items() if found is None]
-        problems = [f"the file {name} is gone" for name in lost] + [f"the image {reference} is not on the host" for reference in absent]
-        if problems:
-            self.module.fail_json(msg="\n- ".join([f"Release {self.id} cannot run again. Nothing was changed. Deploy its inputs instead:", *problems]))
+        problems = [f"the file {name} is gone" for name in lost] + self._absent(manifest["images"].values())
+        self._refuse(problems)
         if self.module.params["project"]:
             self._check_project(self.module.params["project"])
             self._check_project(self.module.params["project"], manifest["project"])
@@ -751,9 +749,15 @@ class Release:
         """Fail where a job that would run has no image: the services might not find what it prepares."""
         names = {*self.result["first_jobs"], *self.result["jobs"], *self.result["last_jobs"]}
         definitions = (self.compose.definitions(self.path) if names else None) or {}
-        images = {definitions[name]["image"] for name in names & set(definitions)}
-        if absent := [reference for reference, found in plans.image_ids(self.engine, images).items() if found is None]:
-            problems = [f"the image {reference} is not on the host" for reference in sorted(absent)]
+        self._refuse(self._absent({definitions[name]["image"] for name in names & set(definitions)}))
+
+    def _absent(self, references: Iterable[str]) -> list[str]:
+        """Return what is wrong with images that the host does not have, by reference."""
+        return [f"the image {reference} is not on the host" for reference, found in plans.image_ids(self.engine, references).items() if found is None]
+
+    def _refuse(self, problems: list[str]) -> None:
+        """Fail where something speaks against going back."""
+        if problems:
             self.module.fail_json(msg="\n- ".join([f"Release {self.id} cannot run again. Nothing was changed. Deploy its inputs instead:", *problems]))
 
     def _kept(self) -> list[str]:

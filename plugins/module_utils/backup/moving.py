@@ -186,9 +186,7 @@ class Source:
         for name, volume in copied.items():
             self.say(f"copying the volume {self.volumes[name]}")
             target = swap.path_of(self.docker, volume)
-            done = subprocess.run(["cp", "--archive", "--reflink=auto", f"{self.paths[name]}/.", target], capture_output=True, check=False)
-            if done.returncode != 0:
-                raise BackupError(f"The volume {self.volumes[name]} cannot be copied. Look at the free space.")
+            self._copy(name, f"{self.paths[name]}/.", target)
         # A copy of what was written to meanwhile is none.
         check_again()
         there = {
@@ -211,6 +209,12 @@ class Source:
                 redis.write_rdb(self.docker, there["redis"], copied["redis"], f"{self.run}-redis-rdb")
         return copies.Servers(*(there.get(name) for name in _PARTS))
 
+    def _copy(self, name: str, source: str, target: str) -> None:
+        """Copy files of a server's volume into the directory of another one; raise BackupError."""
+        done = subprocess.run(["cp", "--archive", "--reflink=auto", source, target], capture_output=True, check=False)
+        if done.returncode != 0:
+            raise BackupError(f"The volume {self.volumes[name]} cannot be copied. Look at the free space.")
+
     def _check_keys(self, service: Service, path: str) -> None:
         """Raise BackupError where append-only files and an RDB file that was written later hold other keys: one of both is of long ago."""
         if not has_newer_rdb(path, self.keys):
@@ -220,7 +224,7 @@ class Source:
         for number, kind in enumerate((self.keys, redis.RDB)):
             name = f"{self.run}-redis-{number}"
             volume = self.docker.create_volume(name)
-            subprocess.run(["cp", "--archive", os.path.join(path, kind), swap.path_of(self.docker, volume)], capture_output=True, check=True)
+            self._copy("redis", os.path.join(path, kind), swap.path_of(self.docker, volume))
             give(self.docker, service, volume, "/data", f"{name}-owner")
             if kind == redis.RDB:
                 redis.read_rdb(self.docker, service, volume, f"{name}-read")
