@@ -17,6 +17,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import summary
 _CHECKOUT = "inventories/local"
 # Where `make logs` looks without being told.
 _DIRECTORY = "/opt/campaign"
+_ENCRYPTED = b"$ANSIBLE_VAULT;"
 
 
 def shown(path: str) -> str:
@@ -31,12 +32,24 @@ def vault_of(inventories: list[str]) -> str | None:
     return next((path for path in paths if os.path.isfile(path)), None)
 
 
+def is_encrypted(path: str) -> bool:
+    """Return whether a file is one of Ansible's vault as a whole."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_ENCRYPTED)) == _ENCRYPTED
+    except OSError:
+        return False
+
+
 def place_of(variables: Mapping[str, Any], *, is_local: bool, directory: str = _DIRECTORY) -> summary.Place:
     """Return where the deploy was started, and where it went to."""
     inventories = list(variables.get("ansible_inventory_sources") or [])
     host = str(variables.get("ansible_host") or variables["inventory_hostname"])
     user = variables.get("ansible_user")
-    playbook = "ansible-playbook " + "".join(f"-i {shown(path)} " for path in inventories)
+    vault = vault_of(inventories)
+    # Ansible reads the file whatever the playbook does with it.
+    ask = "--ask-vault-pass " if vault and is_encrypted(vault) else ""
+    playbook = "ansible-playbook " + "".join(f"-i {shown(path)} " for path in inventories) + ask
     commands = {
         "deploy": f"{playbook}campaign.platform.site",
         "rollback": f"{playbook}campaign.platform.rollback",
@@ -46,7 +59,6 @@ def place_of(variables: Mapping[str, Any], *, is_local: bool, directory: str = _
     # Prod has no such file, and an empty path is none.
     kept = variables.get("stack_generated_secrets_file")
     file = shown(os.path.expanduser(str(kept))) if kept else ""
-    vault = vault_of(inventories)
     password = {
         "env_local": "The password is OPERATOR_PASSWORD of .env.local.",
         "generated": f"The password is operator_password in {file}.",

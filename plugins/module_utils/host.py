@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import getpass
 import hashlib
 import os
@@ -159,6 +160,17 @@ def oom_kills(pid: int) -> int | None:
         if found:
             return int(found[1])
     return None
+
+
+def is_busy(address: str, port: int) -> bool:
+    """Return whether something listens there already."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((address, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def accepts(address: str, port: int, seconds: float = 2) -> bool:

@@ -54,7 +54,8 @@ class LockedError(Exception):
         )
 
 
-def _now() -> str:
+def now() -> str:
+    """Return the time as the history has it."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
@@ -159,7 +160,7 @@ class Lock:
                     self._await_client(another, age, until_written)
                 if another:
                     self.record("aborted", another, release=another.get("release"))
-                _write(descriptor, {**self.holder, "since": held["since"] if held and not another else _now()})
+                _write(descriptor, {**self.holder, "since": held["since"] if held and not another else now()})
 
     def _upgrading(self) -> str | None:
         """Return the run that exchanges PostgreSQL, an empty text where that cannot be read, None where nobody does."""
@@ -235,7 +236,7 @@ class Lock:
     def record(self, event: str, holder: Mapping[str, Any] | None = None, **details: Any) -> None:
         """Append one line to the stack's history; ``details`` must hold no secret."""
         who = holder or self.holder
-        line = {"time": _now(), "event": event, **{key: value for key, value in details.items() if value is not None}}
+        line = {"time": now(), "event": event, **{key: value for key, value in details.items() if value is not None}}
         line |= {key: who[key] for key in ("user", "controller", "pid", "commit") if who.get(key) is not None}
         descriptor = os.open(os.path.join(self.directory, HISTORY), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.plan import SERV
 
 REMOVAL_ATTEMPTS = 60
 REMOVAL_DELAY = 0.5
+# Docker Compose's name for a container that is about to take the place of another one.
+TEMPORARY = re.compile(r"[0-9a-f]{12}_(.+)\Z")
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,24 @@ def find(engine: Engine, manifest: Mapping[str, Any], jobs: Iterable[str]) -> Ob
         ],
         paused=[container["Id"] for container in containers if container.get("State") == "paused"],
     )
+
+
+def own_names(containers: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the names of their own of containers that were cut off under the one that they have for a moment, by id; none that another one has."""
+    names = {str(container["Id"]): str(container["Names"][0]).lstrip("/") for container in containers}
+    found = {identifier: match[1] for identifier, name in names.items() if (match := TEMPORARY.match(name))}
+    return {identifier: name for identifier, name in found.items() if name not in names.values()}
+
+
+def give_names(engine: Engine, project: str) -> bool:
+    """Give containers of a project their own names that were cut off under another one; return whether there were any. Raises EngineError."""
+    wanted = own_names(project_containers(engine, project))
+    for identifier, name in wanted.items():
+        status, body = engine.request("POST", f"/containers/{identifier}/rename", {"name": name})
+        # 404: it is gone, 409: the name is taken meanwhile.
+        if status not in (204, 404, 409):
+            raise EngineError(f"giving the container {name} its name", body.decode(errors="replace"), status)
+    return bool(wanted)
 
 
 def stale_containers(engine: Engine, containers: list[dict[str, Any]]) -> list[dict[str, Any]]:

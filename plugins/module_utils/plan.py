@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
 from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
@@ -60,6 +61,8 @@ class Wanted:
     networks: Mapping[str, list[str]] = field(default_factory=dict)
     # Files that were not on the host as the release has them. A container that mounts one holds what it was.
     damaged: frozenset[str] = frozenset()
+    # Files of the release that never change under their names. A container that started before one was put right holds what it was then.
+    files: frozenset[str] = frozenset()
     # Services of which two containers may run for a while.
     start_first: frozenset[str] = frozenset()
     # Services that are started by themselves before the others, so that Compose recreates nothing because of them.
@@ -69,6 +72,8 @@ class Wanted:
     # Directory and hashes of the release in use. A container may be older than that, from a release that was pruned, and have the definition still.
     current: str = ""
     current_hashes: Mapping[str, str] = field(default_factory=dict)
+    # Ids of the images that references are going to mean when this release is started.
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def _image(engine: Engine, reference: str) -> Mapping[str, Any] | None:
@@ -86,6 +91,12 @@ def image_id(engine: Engine, reference: str) -> str | None:
     """Return the id of the image that a reference means, None where the Engine has none; raise EngineError."""
     found = _image(engine, reference)
     return str(found["Id"]) if found else None
+
+
+def has_no_name(engine: Engine, identifier: str) -> bool:
+    """Return whether an image is there and no tag means it; raise EngineError."""
+    found = _image(engine, identifier)
+    return found is not None and not found.get("RepoTags")
 
 
 def image_volumes(engine: Engine, reference: str) -> list[str]:
@@ -161,8 +172,39 @@ def _why_recreated(container: Mapping[str, Any], service: str, wanted: Wanted, d
     return differences(known[0], known[1]) or ["its definition, as Docker Compose reads it"]
 
 
+def holds_other(pid: int, target: str, content: bytes) -> bool:
+    """Return whether a process sees other bytes under a file's name: one that was replaced stays mounted as it was until its container starts again."""
+    try:
+        with open(f"{host.PROC}/{pid}/root{target}", "rb") as file:
+            return file.read() != content
+    except OSError:
+        return False
+
+
+def _held(engine: Engine, container: Mapping[str, Any], wanted: Wanted) -> list[str]:
+    """Return the files that a container mounts and that were changed or removed by hand, whether they are put right already or not; raise EngineError."""
+    mounts = {mount["Source"]: mount.get("Destination", "") for mount in container.get("Mounts") or [] if mount.get("Source")}
+    found = {path for path in mounts if path in wanted.damaged}
+    younger = [path for path in mounts if path in wanted.files - found and _is_younger(path, container.get("Created", 0))]
+    if younger and container["State"] == "running":
+        pid = engine.get(f"/containers/{container['Id']}/json")["State"].get("Pid") or 0
+        for path in younger:
+            with open(path, "rb") as file:
+                if holds_other(pid, mounts[path], file.read()):
+                    found.add(path)
+    return sorted(found)
+
+
+def _is_younger(path: str, created: float) -> bool:
+    """Return whether a file was written after a container was created, which the Engine tells in whole seconds."""
+    try:
+        return os.stat(path).st_mtime >= created
+    except OSError:
+        return False
+
+
 def _of_service(
-    service: str, containers: list[dict[str, Any]], wanted: Wanted, ids: Mapping[str, str | None], networks: set[str], definitions: Definitions
+    engine: Engine, service: str, containers: list[dict[str, Any]], wanted: Wanted, ids: Mapping[str, str | None], networks: set[str], definitions: Definitions
 ) -> Change | None:
     reference = wanted.images.get(service, "")
     if not containers:
@@ -180,7 +222,7 @@ def _of_service(
     reasons += [f"network {name} is gone" for name, network in sorted(bound.items()) if network["NetworkID"] and network["NetworkID"] not in networks]
     apart = [name for name in wanted.networks.get(service, ()) if name not in bound]
     reasons += [f"it is not connected to the network {name}" for name in apart]
-    held = sorted(mount["Source"] for mount in container.get("Mounts") or [] if mount.get("Source") in wanted.damaged)
+    held = _held(engine, container, wanted)
     reasons += [f"{path} was changed or removed by hand" for path in held]
     if reasons:
         return Change(service, RECREATE, reasons, forced=bool(held or apart))
@@ -253,9 +295,9 @@ def compute(engine: Engine, wanted: Wanted, definitions: Definitions) -> list[Ch
         elif service not in wanted.hashes:
             # Not a job of the release either.
             strangers.setdefault(service, []).append(container)
-    ids = image_ids(engine, wanted.images.values())
+    ids = {**image_ids(engine, wanted.images.values()), **wanted.tags}
     networks = {network["Id"] for network in engine.get("/networks")}
-    each = {service: _of_service(service, containers, wanted, ids, networks, definitions) for service, containers in found.items()}
+    each = {service: _of_service(engine, service, containers, wanted, ids, networks, definitions) for service, containers in found.items()}
     changes = {service: change for service, change in each.items() if change}
     _place(changes, found, wanted)
     removed = [Change(service, REMOVE, ["the release has no such service"]) for service in sorted(strangers)]

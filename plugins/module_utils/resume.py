@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -42,8 +41,6 @@ REQUEST_PATIENCE = 300.0
 INTERVAL = 0.5
 # Where the history ends with one of these, the current release may be down. After any other event it serves, or was taken down on purpose.
 CUT_OFF = frozenset(["started", "not_rolled_back", "not_resumed"])
-# Docker Compose's name for a container that is about to take the place of another one.
-TEMPORARY = re.compile(r"[0-9a-f]{12}_(.+)\Z")
 
 
 def program_files() -> dict[str, str]:
@@ -136,15 +133,6 @@ class Resumption:
             raise
         return state["Status"] if state["Status"] != "running" else (state.get("Health") or {"Status": "healthy"})["Status"]
 
-    def give_names(self, manifest: Mapping[str, Any]) -> None:
-        """Give containers their own names that were cut off under the one that they have for a moment."""
-        containers = project_containers(self.engine, manifest["project"])
-        taken = {routes.name_of(container) for container in containers}
-        for container in containers:
-            own = TEMPORARY.match(routes.name_of(container))
-            if own and own[1] not in taken:
-                self.engine.request("POST", f"/containers/{container['Id']}/rename", {"name": own[1]})
-
     def forget_routes(self, manifest: Mapping[str, Any]) -> None:
         """Have proxies find services by their names again where they were sent to a container that is gone."""
         containers = project_containers(self.engine, manifest["project"])
@@ -187,7 +175,7 @@ class Resumption:
             # What is wrong with them shows in the services that sign in.
             self.compose(manifest, "--profile", "job", *up, *manifest["foundations"], *manifest["restoring_jobs"])
         status = self.compose(manifest, *up, "--remove-orphans")
-        self.give_names(manifest)
+        obstacles.give_names(self.engine, manifest["project"])
         self.forget_routes(manifest)
         deadline = time.monotonic() + (HEALTH_PATIENCE if status == 0 else 0)
         while ill := self.ill(manifest):

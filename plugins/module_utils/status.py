@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, links, lock, manifest, plan
+from ansible_collections.campaign.platform.plugins.module_utils import certificate, host, links, lock, manifest, obstacles, plan
 from ansible_collections.campaign.platform.plugins.module_utils.backup import state
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of, noted_hashes
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, EngineTimeout, project_containers
@@ -36,8 +36,6 @@ DETAIL = 200
 ENDED = ("exited", "restarting", "dead")
 # Kinds of drift by what a deploy would do about them.
 KINDS = {plan.CREATE: "container", plan.START: "container", plan.RECREATE: "definition", plan.REMOVE: "surplus"}
-# What a killed `docker compose up` may leave.
-_TEMPORARY_NAME = re.compile(r"[0-9a-f]{12}_")
 # How the Engine spells that something never happened.
 _NEVER = "0001-01-01"
 _NUMBER = re.compile(r"-?\d+(\.\d+)?\Z")
@@ -261,11 +259,7 @@ class Consumer:
 
     def has_other_content(self, content: bytes) -> bool:
         """Return whether the container has other bytes under the file's name: one that was replaced is mounted as it was until the container starts again."""
-        try:
-            with open(f"{host.PROC}/{self.pid}/root{self.target}", "rb") as file:
-                return file.read() != content
-        except OSError:
-            return False
+        return plan.holds_other(self.pid, self.target, content)
 
 
 def mounted(seen: Observed) -> dict[str, list[Consumer]]:
@@ -392,7 +386,7 @@ def container_drift(engine: Engine, directory: str, written: dict[str, Any], see
     rows = [{"service": change.service or None, "kind": KINDS[change.action], "what": "; ".join(change.reasons)} for change in changes]
     for service in written["services"]:
         name = (seen.of(service) or {}).get("Name", "").lstrip("/")
-        if _TEMPORARY_NAME.match(name):
+        if obstacles.TEMPORARY.match(name):
             rows.append({"service": service, "kind": "name", "what": f"its container is {name}, a temporary name that a deploy left which was killed"})
         reference = written["images"].get(service)
         if name and reference and seen.images.get(reference) is None:

@@ -135,6 +135,12 @@ def accepts(address: str, port: int) -> str:
         return f"{address}:{port}: {error.strerror or error}"
 
 
+def limit_of(container: dict) -> str:
+    """Return the memory that a container may use, as part of a sentence; nothing where it has no limit."""
+    limit = (container.get("HostConfig") or {}).get("Memory") or 0
+    return f" (its limit is {limit / 2**20:.0f} MiB)" if limit else ""
+
+
 class Stack:
     """The containers of a Compose project and the questions asked of them."""
 
@@ -178,7 +184,9 @@ class Stack:
             return "no container"
         state = container["State"]
         if state["Status"] != "running":
-            return f"{state['Status']} (exit code {state['ExitCode']})"
+            # The kernel's word for it, of the container or of a process in it.
+            starved = ", killed for want of memory" + limit_of(container) if state.get("OOMKilled") and state["ExitCode"] else ""
+            return f"{state['Status']} (exit code {state['ExitCode']}){starved}"
         health = state.get("Health")
         if health is None:
             return NO_HEALTHCHECK

@@ -95,7 +95,7 @@ ansible_facts:
         - C(stack) has the id of the C(current) release and of the C(attempted) one, whose deploy did not end with success, or null; and from the manifest
           of the current one, or of the attempted one where there is no current one, C(release) (which of the two it is, or null), C(project),
           C(compose_files), C(env_file), C(services), C(jobs), C(foundations) and C(images). They are empty, and C(manifest_error) says why, where that
-          manifest cannot be read.
+          manifest cannot be read. C(lock) says who holds the stack's lock, with the C(age) of the last sign of life in seconds, or is null.
       type: dict
 """
 
@@ -114,9 +114,9 @@ import time
 from collections.abc import Callable
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import manifest
+from ansible_collections.campaign.platform.plugins.module_utils import lock, manifest
 from ansible_collections.campaign.platform.plugins.module_utils.engine import PROJECT, Engine, EngineError, client_directory, started_elsewhere
-from ansible_collections.campaign.platform.plugins.module_utils.host import link_target, read, tool_version
+from ansible_collections.campaign.platform.plugins.module_utils.host import is_busy, link_target, read, tool_version
 
 MEMINFO = "/proc/meminfo"
 ADDRESSES = "/proc/net/fib_trie"
@@ -147,17 +147,6 @@ def debian_archive() -> dict | None:
             signed = re.search(r"signed-by=(\S+)", options)
             return {"uri": uri, "signed_by": signed[1] if signed else None}
     return None
-
-
-def is_busy(address: str, port: int) -> bool:
-    """Return whether something listens there already."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((address, port))
-        except OSError as error:
-            return error.errno == errno.EADDRINUSE
-    return False
 
 
 def proxied_ports() -> set[int]:
@@ -372,7 +361,7 @@ def stack_facts(directory: str | None) -> dict:
     found = {name: link_target(directory, name) for name in ("current", "attempted")}
     link = next((name for name, release in found.items() if release), None)
     read_here = {"project": None, "compose_files": [], "env_file": None, "services": [], "jobs": [], "foundations": [], "images": {}}
-    facts = {**found, "release": found[link] if link else None, **read_here, "manifest_error": None}
+    facts = {**found, "release": found[link] if link else None, **read_here, "manifest_error": None, "lock": lock.read(directory) if directory else None}
     if link:
         try:
             written = manifest.read(os.path.join(directory or "", link, manifest.NAME))

@@ -30,14 +30,15 @@ options:
   state:
     description:
       - V(staged) makes the release complete and runnable on the host: it writes files, and nothing else.
+      - V(tagged) has references mean the images that O(tags) names, because they have come to mean others since the release ran.
       - V(attempted) notes that the release is about to be started, and clears the way as V(cleared) does.
       - V(cleared) removes containers that would stop the release from starting. Those are what its jobs left behind, because C(docker compose down) removes
         the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
         another service; and, of what was interrupted while a container was replaced without a gap, the new one. It also unpauses containers.
       - V(switched) has proxies hand requests on to the containers that the release means, where a service has more than one, and returns when nobody is handed
         on to another one any more. Where the release is the current one, the others are stopped and removed.
-      - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are, and stops and removes the containers
-        that were replaced.
+      - V(current) points C(current) and C(.env) to the release and prunes. It also writes down which volumes there are and, in the release's
+        C(deployed.json), which images it runs with, who took it into use, when and from which commit; and stops and removes the containers that were replaced.
       - V(chosen) reads a release that was in use before, O(release) or the one before the current one, so that it can be started as one that was staged.
       - V(held) fails, with C(lost) in the result, where another run has taken the lock over meanwhile, and changes nothing.
       - V(stopped) stops the jobs of a release that failed and, with O(retire), everything of the project. Containers stay, to be looked at.
@@ -45,11 +46,14 @@ options:
       - V(down) stops and removes all containers and networks of the project, whichever release they are of, and the unit or init script that starts
         C(client/resume). Volumes stay.
     type: str
-    choices: [staged, chosen, attempted, cleared, switched, current, held, stopped, ended, down]
+    choices: [staged, chosen, tagged, attempted, cleared, switched, current, held, stopped, ended, down]
     default: staged
   images:
     description: >-
       References of images by key. With O(state=staged) in the role C(stack), the controller builds the release from the role's variables and these references.
+    type: dict
+  tags:
+    description: With O(state=tagged), ids of images by the reference that is to mean them. They have to be on the host.
     type: dict
   plan:
     description: A whole release, for those who build one themselves. Given with O(state=staged) in place of O(images).
@@ -196,7 +200,7 @@ release:
 is_new:
   description:
     - Whether the release has to be started with its jobs. It is not the current one, or another one was attempted since; or a volume is new since it was
-      activated, so that nothing of what the jobs did is in it; or a container is bound to a network that is gone.
+      activated, so that nothing of what the jobs did is in it; or a container is bound to a network that is gone; or a reference means another image by now.
   type: bool
   returned: always
 is_verified:
@@ -225,6 +229,18 @@ manifest:
   description: The release's manifest, with the path of its file as C(path).
   type: dict
   returned: when O(state=staged) or O(state=chosen)
+moved:
+  description: Ids of the images that the current release runs with and that are on the host, by the reference that has come to mean another one since.
+  type: dict
+  returned: always
+newer:
+  description: Ids of the images that these references mean by now.
+  type: dict
+  returned: always
+tags:
+  description: Ids of the images that the chosen release ran with, by the reference that has come to mean another one since.
+  type: dict
+  returned: always
 first_jobs:
   description: The jobs that have to end before anything is started. None where RV(jobs) has none because they are done.
   type: list
@@ -269,6 +285,7 @@ pruned_images:
 
 import concurrent.futures
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -276,10 +293,10 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import boot, links, lock, obstacles, replaced, resume, routes, verification
+from ansible_collections.campaign.platform.plugins.module_utils import boot, host, links, lock, obstacles, replaced, resume, routes, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of, noted_hashes
@@ -293,7 +310,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import (
 )
 from ansible_collections.campaign.platform.plugins.module_utils.links import link, sync_directory
 from ansible_collections.campaign.platform.plugins.module_utils.obstacles import remove_container, stale_containers, stop_container
-from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
+from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path, split_reference
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
@@ -304,7 +321,11 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{12}-")
 UNFINISHED_SECONDS = 3600
 # Longer than the longest time that a service is given to stop, because the Engine answers when it has stopped.
 ENGINE_SECONDS = 300
+# Steps that change nothing of what runs.
+HARMLESS = frozenset(["staged", "chosen", "tagged", "held", "ended"])
 VOLUMES = "volumes.json"
+# What a release ran with when it was taken into use: the ids of its images by reference. And who did that, and when.
+DEPLOYED = "deployed.json"
 CLIENT = """#!/bin/sh
 # Docker's client without the environment and the configuration of the user who calls it: Docker Compose ranks both above the release's own values.
 # While it works, nobody else takes the stack's lock, whatever became of the run that called it.
@@ -408,8 +429,9 @@ def acquire(wanted: lock.Lock | None, module: AnsibleModule, *, goes_on: bool = 
         except lock.LockedError as error:
             module.fail_json(msg=str(error), locked_by=error.holder, lost=goes_on)
         except OSError as error:
+            unchanged = "" if goes_on else " Nothing was changed."
             module.fail_json(
-                msg=f"The stack's lock {wanted.path} cannot be taken: {error.strerror}. Nothing was changed. "
+                msg=f"The stack's lock {wanted.path} cannot be taken: {error.strerror}.{unchanged} "
                 f"Check that {wanted.directory} is a directory with free space that root may write to, and remove what is in the place of the lock.",
             )
 
@@ -482,6 +504,7 @@ class Release:
         is_new = current != self.id or os.path.lexists(self.attempt_link)
         self.result = {"changed": False, "release": self.id, "current": current, "previous": self._read(self.current_link), "is_new": is_new, "diff": []}
         self.result["run"] = (params["holder"] or {}).get("run")
+        self.result.update(moved={}, newer={}, tags={})
 
     def _read(self, directory: str) -> dict | None:
         """Return a release's manifest, None where there is none that can be read."""
@@ -548,11 +571,12 @@ class Release:
         project = self.module.params["plan"]["project"]
         self._check_project(project)
         has_new_volumes = self._has_new_volumes(project)
-        if not self.result["is_new"] and (has_new_volumes or stale_containers(self.engine, project_containers(self.engine, project))):
+        self._take_moved()
+        if not self.result["is_new"] and (has_new_volumes or self.result["moved"] or self._has_stale_containers(project)):
             # What is done about it is reported by the steps that do it, of which a check has none.
             self.result.update(is_new=True, changed=self.module.check_mode)
         # The migrations of a release that was taken into use ran then, and the schema may be that of a newer one that failed since.
-        again = self.result["current"] == self.id and not has_new_volumes
+        again = self.result["current"] == self.id and not has_new_volumes and not self.result["moved"]
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
@@ -562,6 +586,7 @@ class Release:
         if not self.result["is_new"]:
             # Otherwise not before the release is started.
             self._renew_links(self.result["manifest"])
+        self._give_names(project)
         self._take_plan(self._plan(files, frozenset(path for path, *_rest in missing)))
         self._take_jobs(files, self.result["manifest"]["restoring_jobs" if again else "jobs"], has_new_volumes=has_new_volumes)
         if self.lock and self.result["plan"] and not self.result["is_new"] and not self.module.check_mode:
@@ -573,6 +598,23 @@ class Release:
         self.result["is_verified"] = is_idle and self._is_well()
         if self.lock and self.result["is_verified"]:
             self.lock.release()
+
+    def _has_stale_containers(self, project: str) -> bool:
+        return bool(stale_containers(self.engine, project_containers(self.engine, project)))
+
+    def _give_names(self, project: str) -> None:
+        """Give containers their own names that a run left under another one when it was killed: Docker Compose starts them, and renames none."""
+        try:
+            found = obstacles.own_names(project_containers(self.engine, project))
+        except EngineError:
+            if self.module.check_mode:
+                # A check does not start the Engine.
+                return
+            raise
+        if found:
+            self.result["changed"] = True
+            if not self.module.check_mode:
+                obstacles.give_names(self.engine, project)
 
     def _check_project(self, project: str, other: str | None = None) -> None:
         """Fail where a release, or the one in use, is of a project of another name: what is stored for that is in volumes of its name."""
@@ -625,7 +667,7 @@ class Release:
     def _has_done_jobs(self, manifest: Mapping, files: dict[str, bytes]) -> bool:
         """Return whether the release in use has run the same jobs, and all that they work on stays as it is: only what is replaced beside it changes."""
         previous = self.result["previous"]
-        if previous is None or os.path.lexists(self.attempt_link) or self.result["others"]:
+        if previous is None or os.path.lexists(self.attempt_link) or self.result["others"] or self.result["moved"] or self.result["tags"]:
             return False
         if not previous["ground"] or previous["ground"] != manifest.get("ground"):
             return False
@@ -657,11 +699,13 @@ class Release:
         return ended.issuperset(jobs)
 
     def _is_well(self) -> bool:
-        """Return whether the release that runs passes its verification at once."""
+        """Return whether the release that runs passes its verification at once, of which a check leaves out what writes or signs in."""
         if not (depth := self.module.params["verify_depth"]):
             return False
         params = {"manifest": os.path.join(self.path, _MANIFEST), "depth": depth, "timeout": 0, "jobs": [], **dict.fromkeys(verification.FROM_MANIFEST)}
         verification.from_manifest(params)
+        if self.module.check_mode:
+            params["checks"] = []
         stack = verification.Stack(self.engine, params)
         _passed, failures = stack.verify()
         # What these answers have to say is for the action to judge, as it is that of the module verify.
@@ -723,17 +767,28 @@ class Release:
             self.id = next((name for name in kept if name != self.result["current"]), "")
         if self.id not in kept or self.id == self.result["current"]:
             others = ", ".join(name for name in kept if name != self.result["current"]) or "none"
-            what = f"The release {self.id} runs already" if self.id and self.id == self.result["current"] else f"There is no release {self.id} to go back to"
-            self.module.fail_json(
-                msg=f"{what.replace('  ', ' ')}. Nothing was changed. Those that were in use and are kept are: {others}. Name one in stack_rollback_to."
-            )
+            what, start = f"There is no release {self.id} to go back to".replace("  ", " "), ""
+            if self.id and self.id == self.result["current"]:
+                what = f"The release {self.id} is the one in use"
+                start = (
+                    f" If it does not run: `python3 -B {self.root}/{resume.PROGRAM}` on the host, as root, starts it again where a deploy failed or was "
+                    f"cut off, and `docker compose up --detach` in {self.root} where it was stopped or taken down."
+                )
+            self.module.fail_json(msg=f"{what}. Nothing was changed. Those that were in use and are kept are: {others}. Name one in stack_rollback_to.{start}")
         self.path = os.path.join(self.root, "releases", self.id)
         if why := (read(os.path.join(self.path, replaced.UNUSABLE)) or b"").decode().partition("\n")[2].strip():
             self.module.fail_json(msg=f"The release {self.id} cannot be gone back to. Nothing was changed. {why}")
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
         lost = [name for name in [*manifest["configs"], *manifest["secrets"]] if not os.path.isfile(os.path.join(self.root, name))]
-        problems = [f"the file {name} is gone" for name in lost] + self._absent(manifest["images"].values())
-        self._refuse(problems)
+        problems = [f"the file {name} is gone" for name in lost]
+        problems += [f"the file {name} was changed by hand" for name in manifest["configs"] if name not in lost and not self._is_as_written(name)]
+        problems += self._absent(manifest["images"].values())
+        problems += [
+            f"the image {reference} is another one by now, and the one that the release ran with is not on the host ({identifier})"
+            for reference, (identifier, _now) in self._other_images(self.path).items()
+            if not self._is_there(identifier)
+        ]
+        self._refuse(problems + self._taken(manifest))
         if self.module.params["project"]:
             self._check_project(self.module.params["project"])
             self._check_project(self.module.params["project"], manifest["project"])
@@ -741,9 +796,61 @@ class Release:
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)})
         self.result.update(changed=True, is_verified=False, is_rollback=True)
+        self.result["tags"] = {reference: noted for reference, (noted, _now) in self._other_images(self.path).items()}
+        self._take_moved()
         self._take_plan(self._plan(files, frozenset()))
         self._take_jobs(files, manifest["jobs"], has_new_volumes=self._has_new_volumes(manifest["project"]))
         self._check_images_of_jobs()
+
+    def _taken(self, manifest: Mapping) -> list[str]:
+        """Return which ports of a release something else on the host holds by now."""
+        own = {port.get("PublicPort") for container in project_containers(self.engine, manifest["project"]) for port in container.get("Ports") or []}
+        wanted = sorted({(address, int(port)) for ports in manifest["ports"].values() for address, port in ports if port not in own})
+        return [f"something else listens on port {port} of {address}" for address, port in wanted if host.is_busy(address, port)]
+
+    def _is_as_written(self, name: str) -> bool:
+        """Return whether a config file has the content that the directory is named after in which it lies."""
+        content = read(os.path.join(self.root, name)) or b""
+        return hashlib.sha256(content).hexdigest().startswith(os.path.basename(os.path.dirname(name)))
+
+    def _noted_images(self, release: str) -> dict[str, str]:
+        """Return the ids of the images that a release ran with when it was taken into use, by reference; of an older one nobody knows."""
+        try:
+            found = json.loads(read(os.path.join(release, DEPLOYED)) or b"{}")["images"]
+        except (ValueError, KeyError, TypeError):
+            return {}
+        return {str(reference): str(identifier) for reference, identifier in found.items()} if isinstance(found, dict) else {}
+
+    def _other_images(self, release: str) -> dict[str, tuple[str, str]]:
+        """Return the images that a release ran with and what their references mean by now, for those of which that is another one, by reference."""
+        noted = self._noted_images(release)
+        now = plans.image_ids(self.engine, noted)
+        return {reference: (identifier, found) for reference, identifier in noted.items() if (found := now[reference]) not in (None, identifier)}
+
+    def _is_there(self, identifier: str) -> bool:
+        return plans.image_id(self.engine, identifier) is not None
+
+    def _take_moved(self) -> None:
+        """Find out which images the release in use runs with that their references do not mean any more, as far as they are on the host."""
+        try:
+            others = {reference: pair for reference, pair in self._other_images(self.current_link).items() if self._is_there(pair[0])}
+        except EngineError:
+            if not self.module.check_mode:
+                raise
+            # A check does not start the Engine.
+            others = {}
+        self.result["moved"] = {reference: before for reference, (before, _after) in others.items()}
+        self.result["newer"] = {reference: after for reference, (_before, after) in others.items()}
+
+    def tag(self) -> None:
+        """Have references mean the images again that a release ran with."""
+        acquire(self.lock, self.module, goes_on=True)
+        for reference, identifier in (self.module.params["tags"] or {}).items():
+            if plans.image_id(self.engine, reference) == identifier:
+                continue
+            self.result["changed"] = True
+            if not self.module.check_mode:
+                tag_image(self.engine, identifier, reference)
 
     def _check_images_of_jobs(self) -> None:
         """Fail where a job that would run has no image: the services might not find what it prepares."""
@@ -788,6 +895,7 @@ class Release:
         links.renew(self.root, manifest)
         self._link_earlier(manifest)
         found.remove(self.engine)
+        obstacles.give_names(self.engine, manifest["project"])
         self._drop_unproven(manifest)
 
     def _note(self) -> None:
@@ -974,11 +1082,13 @@ class Release:
             self._hashes(files),
             manifest.get("networks") or {},
             damaged,
+            frozenset(os.path.join(self.root, name) for name in [*manifest["configs"], *manifest["secrets"]]),
             start_first=frozenset(manifest.get("start_first") or ()),
             foundations=frozenset(manifest.get("foundations") or ()),
             recreates_dependents=plans.recreates_dependents(self.module.params["compose_version"] or version),
             current=self.current_link,
             current_hashes=hashes,
+            tags=self.result["tags"],
         )
         try:
             return plans.compute(self.engine, wanted, definitions)
@@ -998,6 +1108,11 @@ class Release:
         wrong = self.current() != self.id or not os.path.islink(environment) or os.path.lexists(self.attempt_link)
         volumes = json.dumps(volumes_of(self.engine, self._project()), indent=1, sort_keys=True).encode() + b"\n"
         wrong = wrong or read(os.path.join(self.root, VOLUMES)) != volumes
+        # What a digest means never changes.
+        tags = [reference for reference in self._references(self.path) or () if "@" not in reference]
+        images = {reference: found for reference, found in plans.image_ids(self.engine, tags).items() if found}
+        before = self._noted_images(self.path)
+        wrong = wrong or images != before
         doomed = self._doomed()
         self.result.update(changed=bool(wrong or doomed), pruned=doomed, pruned_images=[])
         if self.module.check_mode:
@@ -1007,16 +1122,22 @@ class Release:
             write(os.path.join(self.root, VOLUMES), volumes, 0o644)
             if not os.path.islink(environment) or os.readlink(environment) != os.path.join("current", ".env"):
                 link(environment, os.path.join("current", ".env"))
+            write(os.path.join(self.path, DEPLOYED), self._deployed(images), 0o644)
             link(self.current_link, os.path.join("releases", self.id))
         # From here on it is in use, and nothing that goes wrong is a reason to go back.
         try:
-            self._settle(wrong, doomed)
+            self._settle(wrong, doomed, {*before.values()} - {*images.values()})
         except (OSError, EngineError, manifests.ManifestError, ValueError, KeyError, TypeError) as error:
             self.module.warn(f"Release {self.id} is in use and serves. What comes after that failed, and the next release does it again: {error!r}")
         if self.lock:
             self.lock.release()
 
-    def _settle(self, wrong: bool, doomed: list[str]) -> None:
+    def _deployed(self, images: Mapping[str, str]) -> bytes:
+        who = {key: value for key, value in (self.module.params["holder"] or {}).items() if key in ("user", "controller", "commit") and value is not None}
+        note = {"result": "succeeded", "time": lock.now(), **who, "images": images}
+        return (json.dumps(note, indent=1, sort_keys=True) + "\n").encode()
+
+    def _settle(self, wrong: bool, doomed: list[str], replaced_images: Collection[str]) -> None:
         """Write down that the release is in use, and remove what only old ones name."""
         if self.lock:
             self.lock.record("succeeded", release=self.id, previous=self.result["current"])
@@ -1025,12 +1146,15 @@ class Release:
             if os.path.lexists(self.attempt_link):
                 os.unlink(self.attempt_link)
             self._enter_index()
-        named = {reference for name in doomed for reference in self._references(os.path.join(self.root, "releases", name)) or ()}
-        for name in doomed:
-            shutil.rmtree(os.path.join(self.root, "releases", name))
+        paths = [os.path.join(self.root, "releases", name) for name in doomed]
+        named = {reference for path in paths for reference in self._references(path) or ()}
+        identifiers = {*replaced_images, *(identifier for path in paths for identifier in self._noted_images(path).values())}
+        for path in paths:
+            shutil.rmtree(path)
         if doomed:
             self._prune()
-            self.result["pruned_images"] = self._prune_images(named)
+        if doomed or identifiers:
+            self.result["pruned_images"] = self._prune_images(named, identifiers)
 
     def hold(self) -> None:
         """Fail where another run has taken the lock over."""
@@ -1103,8 +1227,11 @@ class Release:
             return None
         return {*written["references"], *written["images"].values()}
 
-    def _prune_images(self, named: set[str]) -> list[str]:
-        """Remove images that only removed releases named; return their references. What is in use stays, and so does what cannot be removed."""
+    def _prune_images(self, named: set[str], identifiers: set[str]) -> list[str]:
+        """Remove images that only removed releases named, or ran with under a reference that has come to mean another one; return what was removed.
+
+        What is in use stays, and so does what cannot be removed.
+        """
         index = self.module.params["index"]
         for root in [self.root, *(os.path.join(index, name) for name in os.listdir(index))]:
             releases = os.path.join(root, "releases")
@@ -1116,8 +1243,10 @@ class Release:
                     # What a release under construction needs, nobody knows yet.
                     return []
                 named = named - kept
+                identifiers = identifiers - {*self._noted_images(os.path.join(releases, name)).values()}
         # Without force, so that the Engine keeps what a container of whomever was made from.
-        return [reference for reference in sorted(named) if self.engine.request("DELETE", image_path(reference).removesuffix("/json"))[0] == 200]
+        doomed = sorted(named) + sorted(identifier for identifier in identifiers if plans.has_no_name(self.engine, identifier))
+        return [reference for reference in doomed if self.engine.request("DELETE", image_path(reference).removesuffix("/json"))[0] == 200]
 
 
 def is_left_over(directory: str) -> bool:
@@ -1126,6 +1255,14 @@ def is_left_over(directory: str) -> bool:
         return bool(_UNFINISHED.match(os.path.basename(directory))) and time.time() - os.stat(directory).st_mtime > UNFINISHED_SECONDS
     except FileNotFoundError:
         return True
+
+
+def tag_image(engine: Engine, identifier: str, reference: str) -> None:
+    """Have a reference with a tag mean an image; raise EngineError."""
+    repository, tag = split_reference(reference)
+    status, body = engine.request("POST", f"{image_path(identifier).removesuffix('/json')}/tag", {"repo": repository, "tag": tag})
+    if status != 201:
+        raise EngineError(f"giving an image the name {reference}", body.decode(errors="replace"), status)
 
 
 def is_job(engine: Engine, container: Mapping) -> bool:
@@ -1196,15 +1333,20 @@ def down(module: AnsibleModule, engine: Engine) -> None:
         module.fail_json(msg=f"The Docker Engine did not do it: {error}. Is it running, and may this user use its socket? Then take the stack down again.")
     except boot.BootError as error:
         module.fail_json(msg=f"The containers and networks are gone, and this machine still starts the stack's {resume.PROGRAM} by itself: {error}.")
+    except OSError as error:
+        module.fail_json(msg=f"{error.strerror}: {error.filename or directory}. The stack may be down in part. Put that right, and take it down again.")
     if elsewhere:
         module.fail_json(
             msg=f"Nothing was changed. Containers of a Compose project named {project} were started from {elsewhere}, and not from {directory}. "
             "Take them down there, or name the stack's own project in stack_project.",
         )
     if held and not module.check_mode:
-        if changed:
-            held.record("taken_down")
-        held.release()
+        try:
+            if changed:
+                held.record("taken_down")
+            held.release()
+        except OSError as error:
+            module.fail_json(msg=f"The containers and networks are gone, and that cannot be written down: {error.strerror}: {held.path}. Take it down again.")
     module.exit_json(changed=changed or starts)
 
 
@@ -1221,6 +1363,19 @@ def give_back_on_failure(release: Release, work: Callable[[], None]) -> None:
         if release.lock and not release.module.check_mode:
             release.lock.release()
         raise
+
+
+def failure(error: Exception, state: str, directory: str) -> str:
+    """Return what to say of an error in a step, of which some change nothing that runs."""
+    stays = " No service was changed." if state in HARMLESS else f" That was the step `{state}`, which may have changed containers."
+    if isinstance(error, EngineError):
+        ask = "" if error.status else " Is it running, and may this user use its socket?"
+        return f"The Docker Engine did not do it: {error}.{stays}{ask}"
+    if isinstance(error, boot.BootError):
+        return f"This machine does not start the stack's {resume.PROGRAM} by itself: {error}.{stays}"
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename or directory}.{stays} Check the owner, the free space and the mount of that path."
+    return f"{error}{stays}"
 
 
 def main() -> None:
@@ -1250,10 +1405,11 @@ def main() -> None:
             "project": {"type": "str"},
             "state": {
                 "type": "str",
-                "choices": ["staged", "chosen", "attempted", "cleared", "switched", "current", "held", "stopped", "ended", "down"],
+                "choices": ["staged", "chosen", "tagged", "attempted", "cleared", "switched", "current", "held", "stopped", "ended", "down"],
                 "default": "staged",
             },
             "images": {"type": "dict"},
+            "tags": {"type": "dict"},
             "plan": {"type": "dict", "options": plan},
             "compose_version": {"type": "str"},
             "holder": {"type": "dict", "options": lock.OPTIONS},
@@ -1271,7 +1427,7 @@ def main() -> None:
         supports_check_mode=True,
         required_if=[
             ("state", "staged", ("plan",)),
-            *(("state", state, ("directory", "release")) for state in ("attempted", "cleared", "switched", "current", "held", "stopped", "ended")),
+            *(("state", state, ("directory", "release")) for state in ("tagged", "attempted", "cleared", "switched", "current", "held", "stopped", "ended")),
             ("state", "down", ("directory", "project")),
             ("state", "chosen", ("directory",)),
         ],
@@ -1288,6 +1444,7 @@ def main() -> None:
     work = {
         "staged": lambda: give_back_on_failure(release, release.stage),
         "chosen": lambda: give_back_on_failure(release, release.choose),
+        "tagged": release.tag,
         "attempted": release.attempt,
         "cleared": lambda: release.attempt(note=False),
         "switched": release.switch,
@@ -1301,17 +1458,8 @@ def main() -> None:
             work[module.params["state"]]()
     except lock.LockedError as error:
         module.fail_json(msg=str(error), locked_by=error.holder)
-    except manifests.ManifestError as error:
-        module.fail_json(msg=f"{error} No service was changed.")
-    except boot.BootError as error:
-        module.fail_json(msg=f"This machine does not start the stack's {resume.PROGRAM} by itself: {error}. No service was changed.")
-    except EngineError as error:
-        module.fail_json(msg=f"The Docker Engine did not do it: {error}. No service was changed. Is it running, and may this user use its socket?")
-    except OSError as error:
-        module.fail_json(
-            msg=f"{error.strerror}: {error.filename or module.params['directory']}. Nothing that runs was changed. "
-            "Check the owner, the free space and the mount of that path.",
-        )
+    except (manifests.ManifestError, boot.BootError, EngineError, OSError) as error:
+        module.fail_json(msg=failure(error, module.params["state"], module.params["directory"]))
     module.exit_json(**release.result)
 
 

@@ -156,7 +156,7 @@ extends_documentation_fragment: [campaign.platform.engine]
 attributes:
   check_mode:
     support: full
-    description: Asks the same questions.
+    description: Looks at state, health and images alone. Other questions write what they read back, sign in, or run commands in containers.
 author: campaign.platform contributors (@campaign-platform)
 """
 
@@ -233,6 +233,8 @@ def main() -> None:
     problems = problems_of(params["checks"])
     if problems:
         module.fail_json(msg="\n- ".join(["Nothing was asked, because these checks cannot be:", *problems]))
+    if module.check_mode:
+        params["checks"] = []
     stack = Stack(Engine(params["socket"]), params)
     try:
         # A run that holds the lock has just started them, and says of each what became of it. Nobody else waits for what nobody starts.

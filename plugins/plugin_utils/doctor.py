@@ -21,6 +21,8 @@ RESTART_SECONDS = 900
 # What docker_host installs and what the collection is tested with.
 LEAST_ENGINE, LEAST_COMPOSE = (20, 10), (2, 26)
 _DEPLOY = "Deploy again, which puts it right."
+# Below the stack's directory: what brings the release in use up again.
+_RESUME = "client/resume"
 
 
 class LimitsError(ValueError):
@@ -111,11 +113,26 @@ def _release(case: Case) -> Found:
         yield release["error"], FAILURE, "Deploy again, as root, which writes it again."
     # Who holds the lock works on it, or has died with it, which the check of the lock tells.
     if attempted is not None and case.status["lock"] is None:
-        yield (
-            f"The deploy of release {attempted['id']}, begun {attempted['since']}, did not end with success.",
+        yield _attempt(case, attempted)
+
+
+def _attempt(case: Case, attempted: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return what became of a deploy that was not taken into use, by the last line of the history but for who took a lock over."""
+    what = f"The deploy of release {attempted['id']}, begun {attempted['since']},"
+    event = next((line["event"] for line in case.status["history"] if line["event"] != "aborted"), "started")
+    if event in ("rolled_back", "resumed"):
+        return (
+            f"{what} failed, and the release before it was put back.",
             WARNING,
-            "Deploy again. It continues where that one stopped.",
+            "Nothing has to be done for what runs. Read what that deploy said, put it right, and deploy again.",
         )
+    if event in ("not_rolled_back", "not_resumed"):
+        return (
+            f"{what} failed, and the release before it did not come up again.",
+            FAILURE,
+            f"When the cause is gone, `python3 -B {case.status['directory']}/{_RESUME}` on the host, as root, starts it again without a deploy.",
+        )
+    return f"{what} did not end with success.", WARNING, "Deploy again, which puts right what that one left."
 
 
 def _lock(case: Case) -> Found:
@@ -262,7 +279,7 @@ def _drift_of(case: Case, kinds: Mapping[str, tuple[str, str]]) -> Found:
     for row in case.status["drift"]:
         if row["kind"] in kinds:
             severity, remedy = kinds[row["kind"]]
-            yield f"{row['service'] + ': ' if row['service'] else ''}{row['what']}.", severity, remedy.replace("SERVICE", row["service"] or "")
+            yield f"{row['service'] + ': ' if row['service'] else ''}{row['what']}.", severity, remedy
 
 
 def _secrets(case: Case) -> Found:
@@ -278,8 +295,7 @@ def _drift(case: Case) -> Found:
         "surplus": (WARNING, "If nobody needs it, deploy again, which removes it."),
         "config": (FAILURE, f"Change the inventory instead of the host. {_DEPLOY}"),
         "release": (FAILURE, _DEPLOY),
-        # No definition differs, so a deploy would leave it as it is.
-        "stale": (FAILURE, f"{case.compose('restart SERVICE')}."),
+        "stale": (FAILURE, _DEPLOY),
     }
     yield from _drift_of(case, kinds)
 

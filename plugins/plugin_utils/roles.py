@@ -10,7 +10,8 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.template import Templar
-from ansible_collections.campaign.platform.plugins.plugin_utils import bundle, hosts, images, inputs, release
+from ansible_collections.campaign.platform.plugins.module_utils import lock
+from ansible_collections.campaign.platform.plugins.plugin_utils import bundle, holder, hosts, images, inputs, release
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer
 
 Declared = tuple[dict[str, Any], list[str]]
@@ -165,6 +166,14 @@ def _docker_host_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer
     }
 
 
+def _at_work(facts: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
+    """Return what to say of another run that works on the stack, nothing where none does. Nobody has to wait for images in order to hear it."""
+    held = (facts.get("stack") or {}).get("lock")
+    if not held or held["age"] >= lock.LEASE or holder.has_ended(held) or held.get("run") == holder.of_this_run(variables)["run"]:
+        return ""
+    return str(lock.LockedError(held, held["age"]))
+
+
 def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> dict[str, Any]:
     """Return what is in the way on the host: what has the stack's names and is not its own, and data that this release cannot open."""
     facts, validated = variables["ansible_facts"]["campaign_host"], variables["__stack_validated"]
@@ -175,6 +184,7 @@ def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> d
     data = found["volumes"].get(name, {}) if name else {}
     return {
         "elsewhere": found["elsewhere"],
+        "at_work": _at_work(facts, variables),
         "volumes": hosts.not_of_the_project(found["volumes"], validated["volumes"].values(), project),
         "networks": hosts.not_of_the_project(found["networks"], validated["networks"].values(), project),
         "locked": [name for name in validated["locked_volumes"] if found["volumes"].get(name, {}).get("project") == project],

@@ -29,7 +29,8 @@ for file in /run/earlier/pgpass/*; do
 done
 if [ "$status" -eq 2 ]; then
   echo "The server refuses its own administrator. Its volume holds the data of other secrets, or its first start was interrupted in its middle." >&2
-  echo 'Restore those secrets. Or give it this one: docker compose exec postgres psql -U campaign_user postgres, and there \password' >&2
+  echo "Restore those secrets. Or give it this one, as root in the stack's directory: docker compose start postgres, then" >&2
+  echo '  docker compose exec postgres psql -U campaign_user postgres, and there \password' >&2
   echo "Where nothing was stored yet, take the stack down, remove the volume postgres-data of the project and deploy again." >&2
 fi
 exit "$status"

@@ -61,6 +61,7 @@ HEALTHY = {
 
 
 LOCK = {"user": "ada", "controller": "desk", "pid": 19, "since": "2026-11-26T11:59:00Z", "release": "cccccccccccc", "age_seconds": 2, "is_alive": True}
+ATTEMPTED = {"id": "cccccccccccc", "since": "2026-11-26T11:00:00Z", "variant": "prod", "error": None}
 EVENT = {"time": "2026-11-26T11:00:00Z", "event": "rolled_back", "release": "cccccccccccc", "user": "ada", "controller": "desk", "commit": "0123456789abcdef"}
 
 
@@ -109,10 +110,23 @@ FAULTS = [
     (lambda found: found.update(release=None), "release", FAILURE, "No release is in use below /opt/campaign."),
     (lambda found: found["release"].update(error="It is not a manifest."), "release", FAILURE, "It is not a manifest."),
     (
-        lambda found: found.update(attempted={"id": "cccccccccccc", "since": "2026-11-26T11:00:00Z", "variant": "prod", "error": None}),
+        lambda found: found.update(attempted=ATTEMPTED),
         "release",
         WARNING,
         "The deploy of release cccccccccccc, begun 2026-11-26T11:00:00Z, did not end with success.",
+    ),
+    *(
+        (
+            lambda found, event=event: found.update(attempted=ATTEMPTED, history=[{"event": "aborted"}, {"event": event}, {"event": "succeeded"}]),
+            "release",
+            severity,
+            f"The deploy of release cccccccccccc, begun 2026-11-26T11:00:00Z, {words}",
+        )
+        for event, severity, words in (
+            ("started", WARNING, "did not end with success."),
+            ("rolled_back", WARNING, "failed, and the release before it was put back."),
+            ("not_rolled_back", FAILURE, "failed, and the release before it did not come up again."),
+        )
     ),
     (lambda found: found.update(lock=LOCK), "lock", WARNING, "ada@desk, process 19, works on the stack since 2026-11-26T11:59:00Z."),
     (
@@ -387,8 +401,6 @@ def test_what_could_not_be_looked_at_is_said():
 def test_a_remedy_names_the_stack_s_own_commands():
     (finding,) = doctor.diagnose(Case(ill(of_service(health="unhealthy"))))
     assert finding.remedy == "Read `docker compose -p p logs --tail=50 api`, and deploy again."
-    (finding,) = doctor.diagnose(Case(ill(drift("stale"))))
-    assert finding.remedy == "`docker compose -p p restart api`."
 
 
 # --- The status as a person reads it

@@ -316,7 +316,7 @@ def test_whether_a_firewall_is_installed(facts, monkeypatch, tmp_path, project, 
 
 CURRENT = {"release": "aaaaaaaaaaaa", "project": "shop", "services": ["api"], "jobs": ["migrate"], "foundations": ["postgres"], "images": {"api": "api:1"}}
 ATTEMPTED = {"release": "bbbbbbbbbbbb", "project": "shop", "services": ["api", "worker"]}
-EMPTY = {"project": None, "compose_files": [], "env_file": None, "services": [], "jobs": [], "foundations": [], "images": {}}
+EMPTY = {"lock": None, "project": None, "compose_files": [], "env_file": None, "services": [], "jobs": [], "foundations": [], "images": {}}
 
 
 @pytest.fixture
@@ -352,7 +352,15 @@ def test_the_current_release_is_read_from_its_manifest(stack, tmp_path):
         "compose_files": [f"{directory}/docker-compose.yml"],
         "env_file": f"{directory}/.env",
         "manifest_error": None,
+        "lock": None,
     }
+
+
+def test_who_works_on_the_stack_is_told(stack, tmp_path):
+    (tmp_path / "stack").mkdir()
+    (tmp_path / "stack" / "lock.json").write_text(json.dumps({"user": "ann", "run": "r"}))
+    found = stack()["lock"]
+    assert (found["user"], found["run"], found["age"] < 60) == ("ann", "r", True)
 
 
 def test_a_first_deploy_that_did_not_end_is_read_from_its_manifest(stack, tmp_path):

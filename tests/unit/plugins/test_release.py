@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A release is staged whole or not at all, and only what no release names is pruned."""
 
+import contextlib
+import hashlib
 import itertools
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import time
 
@@ -77,7 +80,7 @@ class Engine:
         self.networks, self.volumes = {"net": "p"}, volumes or {}
         self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
         self.states, self.created, self.ended, self.lingering = {}, {}, {}, []
-        self.declared, self.absent, self.emptied = None, (), []
+        self.declared, self.absent, self.emptied, self.ids, self.pids, self.names = None, (), [], {}, {}, {}
 
     def get(self, path, filters=None, **_query):
         wanted = json.loads(filters)["label"][0] if filters else None
@@ -88,16 +91,20 @@ class Engine:
             assert filters
             return {"Volumes": [{"Name": name, "CreatedAt": created} for name, created in self.volumes.items()] or None}
         if path.startswith("/images/"):
-            if path.removeprefix("/images/").removesuffix("/json") in self.absent:
+            name = path.removeprefix("/images/").removesuffix("/json")
+            if name in self.absent:
                 raise module.EngineError("image", "No such image", 404)
-            return {"Id": "sha256:1", "Config": {"Volumes": self.declared}}
+            found = name if name.startswith("sha256:") else self.ids.get(name, "sha256:1")
+            return {"Id": found, "Config": {"Volumes": self.declared}, "RepoTags": [tag for tag, means in self.ids.items() if means == found]}
         if path.endswith("/json") and path.count("/") == 3:
-            return {"HostConfig": {"RestartPolicy": {"Name": "no" if self.services[path.split("/")[2]] == "migrate" else "unless-stopped"}}}
+            name = path.split("/")[2]
+            policy = "no" if self.services[name] == "migrate" else "unless-stopped"
+            return {"HostConfig": {"RestartPolicy": {"Name": policy}}, "State": {"Pid": self.pids.get(name, 0)}}
         assert path == "/containers/json"
         return [
             {
                 "Id": name,
-                "Names": [f"/{name}"],
+                "Names": [f"/{self.names.get(name, name)}"],
                 "Created": self.created.get(name, 0),
                 "State": self.states.get(name, "running"),
                 "Status": self.ended.get(name, "Up 2 minutes"),
@@ -119,11 +126,17 @@ class Engine:
         return Ended(0, "", "")
 
     def request(self, method, path, query=None):
+        if path.endswith("/tag"):
+            self.ids[f"{query['repo']}:{query['tag']}"] = path.removeprefix("/images/").removesuffix("/tag")
+            return 201, b""
         if path.startswith("/images/"):
             self.removed.append((method, path))
             return (409 if "in-use" in path else 200), b"[]"
         kind, name, *verb = path.strip("/").split("/")
         self.done.append((method, name, *verb))
+        if verb == ["rename"]:
+            self.names[name] = query["name"]
+            return 204, b""
         if method == "POST" and verb in (["stop"], ["unpause"]):
             assert query is None
             return 204, b""
@@ -144,7 +157,14 @@ def root(tmp_path):
     return tmp_path / "stack"
 
 
+def config_of(release, text="services: {}"):
+    """Return the path of a release's config file, which is named after its content, and that content."""
+    content = f"{text}  # {release}"
+    return f"config/{hashlib.sha256(content.encode()).hexdigest()[:12]}/x.conf", content
+
+
 def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports=None):
+    path, content = config_of(release, text)
     manifest = {
         "project": "p",
         "services": ["api"],
@@ -155,14 +175,14 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports
         "ports": ports or {},
         "compose_files": [f"{root}/releases/{release}/docker-compose.yml"],
         "env_file": f"{root}/releases/{release}/.env",
-        "configs": [f"config/{release}/x.conf"],
+        "configs": [path],
         "secrets": [f"secrets/x_{release}"],
     }
     return {
         "project": "p",
         "manifest": manifest,
         "files": [{"name": "docker-compose.yml", "content": text}, {"name": ".env", "content": "A=1\n"}],
-        "configs": [{"name": "x.conf", "path": f"config/{release}/x.conf", "content": text}],
+        "configs": [{"name": "x.conf", "path": path, "content": content}],
         "secrets": [{"path": f"{root}/secrets/x_{release}", "content": secret, "uid": os.getuid() if uid is None else uid, "gid": os.getgid()}],
     }
 
@@ -223,7 +243,7 @@ def test_modes_and_owners(root):
     stage(root, ONE)
     assert (root / "secrets").stat().st_mode & 0o777 == 0o700
     assert (root / f"secrets/x_{ONE}").stat().st_mode & 0o777 == 0o400
-    assert (root / f"config/{ONE}/x.conf").stat().st_mode & 0o777 == 0o444
+    assert (root / config_of(ONE)[0]).stat().st_mode & 0o777 == 0o444
 
 
 def test_the_diff_shows_the_release_and_no_secret(root):
@@ -387,7 +407,7 @@ def test_pruning_keeps_what_a_release_names(root):
     # The one before stays to go back to, with what it names.
     assert sorted(path.name for path in (root / "releases").iterdir()) == [THREE, "4" * 12]
     assert sorted(path.name for path in (root / "secrets").iterdir()) == [f"x_{THREE}", f"x_{'4' * 12}"]
-    assert sorted(path.name for path in (root / "config").iterdir()) == [THREE, "4" * 12]
+    assert {f"config/{path.name}/x.conf" for path in (root / "config").iterdir()} == {config_of(THREE)[0], config_of("4" * 12)[0]}
 
 
 # --- Secrets under names that stay, and their earlier generations
@@ -672,6 +692,163 @@ def test_a_container_that_holds_a_file_changed_by_hand_is_replaced(root):
     assert stage(root, ONE, engine=engine)["plan"] == []
 
 
+def test_a_container_that_still_holds_a_file_that_was_changed_by_hand_is_replaced_later(root, tmp_path):
+    """The run that put the file right was cut off before it replaced the container."""
+    stage(root, ONE)
+    activate(root, ONE)
+    engine = Engine(one="api")
+    engine.labels["one"] = as_deployed(root, ONE)
+    path, inside = root / "secrets" / f"x_{ONE}", tmp_path / "inside"
+    engine.mounts["one"], engine.pids["one"] = [{"Source": str(path), "Destination": str(inside)}], os.getpid()
+    inside.write_text("another")
+    expected = [{"service": "api", "action": "recreate", "reasons": [f"{path} was changed or removed by hand"], "forced": True, "beside": False}]
+    assert [stage(root, ONE, engine=engine)["plan"] for _run in range(2)] == [expected, expected]
+    # Its files are older than it is, or it has started again since.
+    engine.created["one"] = time.time() + 1
+    assert stage(root, ONE, engine=engine)["plan"] == []
+    engine.created.clear()
+    inside.write_text("s3cret")
+    assert stage(root, ONE, engine=engine)["plan"] == []
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_container_gets_its_own_name_that_a_killed_run_left_under_another_one(root, check):
+    stage(root, ONE)
+    activate(root, ONE)
+    engine = Engine(one="api", two="worker", three="worker")
+    engine.names = {"one": f"{'a' * 12}_p-api-1", "two": f"{'b' * 12}_p-worker-1", "three": "p-worker-1"}
+    engine.labels = dict.fromkeys(engine.services, as_deployed(root, ONE))
+    assert stage(root, ONE, engine=engine, check=check)["changed"] is True
+    # The name of the second one is taken, so it is about to go.
+    assert engine.done == ([] if check else [("POST", "one", "rename")])
+    engine.services.pop("two")
+    engine.services.pop("three")
+    assert stage(root, ONE, engine=engine)["changed"] is check
+    assert (engine.names["one"], stage(root, ONE, engine=engine)["changed"]) == ("p-api-1", False)
+
+
+NEWER = "sha256:2"
+
+
+def test_a_reference_that_means_another_image_is_a_release_to_start_with_its_jobs(root):
+    engine = Engine(one="api")
+    stage(root, ONE, references=["image:1"], engine=engine, holder=HOLDER)
+    activate(root, ONE, engine=engine, holder=HOLDER)
+    note = json.loads((root / "releases" / ONE / module.DEPLOYED).read_text(encoding="utf-8"))
+    assert (note["images"], note["result"], note["user"]) == ({"image:1": "sha256:1"}, "succeeded", HOLDER["user"])
+    engine.labels["one"] = as_deployed(root, ONE)
+    staged = stage(root, ONE, references=["image:1"], engine=engine)
+    assert (staged["is_new"], staged["moved"]) == (False, {})
+    engine.ids["image:1"] = NEWER
+    staged = stage(root, ONE, references=["image:1"], engine=engine)
+    assert (staged["is_new"], staged["jobs"]) == (True, ["migrate"])
+    assert (staged["moved"], staged["newer"]) == ({"image:1": "sha256:1"}, {"image:1": NEWER})
+    # Where the image of before is gone there is nothing to go back to.
+    engine.absent = ("sha256:1",)
+    assert stage(root, ONE, references=["image:1"], engine=engine)["moved"] == {}
+
+
+def test_a_reference_is_given_back_its_image(root):
+    stage(root, ONE)
+    engine = Engine()
+    engine.ids["image:1"] = NEWER
+    for check, changed, means in ((True, True, NEWER), (False, True, "sha256:1"), (False, False, "sha256:1")):
+        tagged = module.Release(Host(directory=str(root), release=ONE, tags={"image:1": "sha256:1"}, check=check), engine)
+        tagged.tag()
+        assert (tagged.result["changed"], engine.ids["image:1"]) == (changed, means)
+
+
+def test_going_back_to_a_release_is_going_back_to_its_images(root):
+    engine = Engine(one="api")
+    for release, means in ((ONE, "sha256:1"), (TWO, NEWER)):
+        engine.ids["image:1"] = means
+        stage(root, release, references=["image:1"], engine=engine, holder=HOLDER)
+        activate(root, release, engine=engine, holder=HOLDER)
+    engine.labels["one"] = {**as_deployed(root, ONE), "com.docker.compose.image": NEWER}
+    chosen = choose(root, ONE, engine=engine)
+    # Its definition is the same, and what runs is not what it ran with.
+    assert (chosen["tags"], chosen["moved"]) == ({"image:1": "sha256:1"}, {})
+    assert chosen["plan"][0]["reasons"] == ["image image:1 has other content: 2 -> 1"]
+    engine.absent = ("sha256:1",)
+    with pytest.raises(Failed, match="the image image:1 is another one by now, and the one that the release ran with is not on the host"):
+        choose(root, ONE, engine=engine)
+
+
+@pytest.mark.parametrize(("tags", "removed"), [({}, [("DELETE", "/images/sha256:1")]), ({"mine:1": "sha256:1"}, [])])
+def test_an_image_that_lost_its_name_goes_with_the_release_that_ran_with_it(root, tags, removed):
+    engine = Engine()
+    engine.ids = {"image:1": "sha256:1", **tags}
+    stage(root, ONE, references=["image:1"], engine=engine)
+    activate(root, ONE, engine=engine)
+    engine.ids["image:1"] = NEWER
+    stage(root, ONE, references=["image:1"], engine=engine)
+    activate(root, ONE, engine=engine)
+    # Not what somebody else has given a name.
+    assert engine.removed == removed
+
+
+def test_an_image_that_a_kept_release_ran_with_stays(root):
+    engine = Engine()
+    for release, means in ((ONE, "sha256:1"), (TWO, NEWER)):
+        engine.ids["image:1"] = means
+        stage(root, release, references=["image:1"], engine=engine)
+        activate(root, release, engine=engine, keep=1)
+    assert engine.removed == []
+    engine.ids["image:1"] = "sha256:3"
+    stage(root, THREE, references=["image:1"], engine=engine)
+    assert activate(root, THREE, engine=engine, keep=1)["pruned"] == [ONE]
+    assert engine.removed == [("DELETE", "/images/sha256:1")]
+
+
+@pytest.mark.parametrize(("state", "words"), [("staged", "No service was changed"), ("switched", "step `switched`, which may have changed containers")])
+def test_an_error_says_whether_something_was_changed(state, words):
+    refused, absent = module.EngineError("stopping", "busy", 500), module.EngineError("stopping", "no such file")
+    for error in (refused, absent, OSError(28, "No space left on device", "/x"), module.manifests.ManifestError("no manifest")):
+        assert words in module.failure(error, state, "/opt/campaign")
+    assert "Is it running" in module.failure(absent, state, "/opt/campaign")
+    # One that answers runs.
+    assert "Is it running" not in module.failure(refused, state, "/opt/campaign")
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_port_that_something_else_has_taken_is_no_port_to_go_back_to(root, own):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for release, ports in ((ONE, {"api": [["127.0.0.1", port]]}), (TWO, {})):
+            stage(root, release, ports=ports)
+            activate(root, release)
+        engine = Engine(one="api")
+        engine.ports["one"] = [port] if own else []
+        with contextlib.nullcontext() if own else pytest.raises(Failed, match=f"something else listens on port {port} of 127.0.0.1"):
+            assert choose(root, ONE, engine=engine)["release"] == ONE
+
+
+def test_a_check_of_what_runs_leaves_out_what_writes(root, monkeypatch):
+    asked = []
+    monkeypatch.setattr(module.verification.Stack, "verify", lambda stack: asked.append(len(stack.params["checks"])) or (1, []))
+    plan = plan_of(root, ONE)
+    plan["manifest"] |= {"references": [], "checks": [{"service": "api", "name": "n", "kind": "tcp", "port": 1}]}
+    engine = Engine(one="api")
+    stage(root, ONE)
+    activate(root, ONE)
+    engine.labels["one"] = as_deployed(root, ONE)
+    for check in (False, True):
+        staged = module.Release(Host(directory=str(root), release=ONE, plan=plan, check=check, verify_depth="full"), engine)
+        staged.stage()
+    assert asked == [1, 0]
+
+
+def test_a_config_file_that_was_changed_by_hand_is_not_gone_back_to(root):
+    for release in (ONE, TWO):
+        stage(root, release)
+        activate(root, release)
+    path = root / config_of(ONE)[0]
+    path.chmod(0o644)
+    path.write_text("mine")
+    with pytest.raises(Failed, match=rf"the file {config_of(ONE)[0]} was changed by hand"):
+        choose(root, ONE)
+
+
 def test_images_that_only_removed_releases_name_are_removed(root, tmp_path):
     engine = Engine()
     other = tmp_path / "other"
@@ -926,7 +1103,8 @@ def test_releases_of_before_there_was_a_history_can_be_gone_back_to(root):
 @pytest.mark.parametrize(
     ("release", "words"),
     [
-        (THREE, f"The release {THREE} runs already. Nothing was changed. Those that were in use and are kept are: {TWO}, {ONE}."),
+        (THREE, f"The release {THREE} is the one in use. Nothing was changed. Those that were in use and are kept are: {TWO}, {ONE}."),
+        (THREE, "/client/resume` on the host, as root, starts it again where a deploy failed"),
         ("4" * 12, "There is no release 444444444444 to go back to. Nothing was changed."),
         ("../x", "There is no release ../x to go back to."),
     ],

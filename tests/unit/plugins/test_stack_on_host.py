@@ -4,7 +4,7 @@
 import program
 import pytest
 from ansible.template import Templar
-from ansible_collections.campaign.platform.plugins.plugin_utils import roles
+from ansible_collections.campaign.platform.plugins.plugin_utils import holder, roles
 
 NAMES = {
     "volumes": {"postgres-data": "p_postgres-data", "redis-data": "p_redis-data", "page-assets": "p_page-assets"},
@@ -15,12 +15,24 @@ OURS = {"project": "p", "files": {}}
 
 
 def told(
-    tmp_path, *, tables=("host",), engine="29.0.0", volumes=None, networks=None, elsewhere=(), names=NAMES, check=False, image_variables=None, **given
+    tmp_path,
+    *,
+    tables=("host",),
+    engine="29.0.0",
+    volumes=None,
+    networks=None,
+    elsewhere=(),
+    names=NAMES,
+    check=False,
+    image_variables=None,
+    lock=None,
+    **given,
 ) -> list[str]:
     """Return the messages for a host whose facts are these; the generated secrets are kept unless ``given`` says otherwise."""
     (tmp_path / "kept.json").write_text("{}")
     owned = {"elsewhere": list(elsewhere), "volumes": volumes or {}, "networks": networks or {}}
     facts = {"engine": engine and {"version": engine}, "engine_error": "no such file", "owned": owned, "image_variables": image_variables or {}}
+    facts["stack"] = {"lock": lock}
     values = {
         **program.variables_of({"stack_project": "p", "stack_generate_secrets": True, "stack_generated_secrets_file": f"{tmp_path}/kept.json", **given}),
         "ansible_facts": {"campaign_host": facts},
@@ -36,6 +48,26 @@ def test_a_host_with_nothing_in_the_way(tmp_path):
     assert told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": {"18/docker/PG_VERSION": "18"}}}) == []
     # Of that name, and none of the stack's.
     assert told(tmp_path, volumes={"p_more": {"project": None, "files": {}}}) == []
+
+
+HELD = {"user": "ann", "controller": "laptop", "machine": "m", "pid": 7, "run": "m-7-1", "since": "2026-11-01T10:00:00Z", "age": 5.0}
+
+
+def test_another_run_is_told_before_images_are_brought(tmp_path):
+    (message,) = told(tmp_path, lock=HELD)
+    assert "Another run works on this stack: ann@laptop, process 7" in message
+    # A check changes nothing, and a lease ends by itself.
+    assert told(tmp_path, lock=HELD, check=True) == []
+    assert told(tmp_path, lock=HELD, stack_lock_takeover=True) == []
+    assert told(tmp_path, lock={**HELD, "age": 90.0}) == []
+
+
+def test_a_run_does_not_stand_in_its_own_way(tmp_path):
+    own = holder.of_this_run({})
+    assert told(tmp_path, lock={**own, "since": "2026-11-01T10:00:00Z", "age": 1.0}) == []
+    # One of this machine that has ended is known to have.
+    ended = {**HELD, "machine": own["machine"], "run": "another"}
+    assert told(tmp_path, lock=ended) == []
 
 
 def test_another_project_of_the_name_is_told_with_its_directory(tmp_path):

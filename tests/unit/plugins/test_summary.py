@@ -221,6 +221,15 @@ def test_without_a_file_of_generated_secrets_as_in_prod_the_way_to_the_password_
     assert place.deploy == f"ansible-playbook -i {tmp_path} campaign.platform.site"
 
 
+@pytest.mark.parametrize(("content", "asked"), [("$ANSIBLE_VAULT;1.1;AES256\n61\n", True), ("stack_secrets: {}\n", False)])
+def test_a_command_asks_for_the_password_of_an_encrypted_file(tmp_path, content, asked):
+    file = tmp_path / "group_vars/campaign/vault.yml"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    place = place_of({"inventory_hostname": "host.example.com", "ansible_inventory_sources": [str(tmp_path)]}, is_local=False)
+    assert all((" --ask-vault-pass campaign." in command) is asked for command in (place.deploy, place.rollback, place.verify, place.down))
+
+
 @pytest.mark.parametrize(
     ("directory", "logs"),
     [("/opt/campaign", "make logs"), ("/opt/other", "make logs STACK=/opt/other")],

@@ -56,6 +56,8 @@ def got(answer: dict) -> list[str]:
         ([HEALTHY], []),
         ([STARTING], ["starting"]),
         ([ended(0)], ["exited (exit code 0)"]),
+        ([{"Status": "restarting", "ExitCode": 137, "OOMKilled": True}], ["restarting (exit code 137), killed for want of memory"]),
+        ([{"Status": "exited", "ExitCode": 0, "OOMKilled": True}], ["exited (exit code 0)"]),
         ([{"Status": "restarting", "ExitCode": 7, "Health": {"Status": "healthy"}}], ["restarting (exit code 7)"]),
         ([RUNNING], [verification.NO_HEALTHCHECK]),
         (
@@ -833,3 +835,17 @@ def test_a_service_that_nobody_can_ask_ends_the_wait_at_once(engine, verify):
     started = time.monotonic()
     assert got(verify(timeout=30)) == [verification.NO_HEALTHCHECK]
     assert time.monotonic() - started < 5
+
+
+def test_a_check_asks_nothing_that_writes_or_signs_in(engine, run_module):
+    """The port is closed, which nobody finds out."""
+    engine.container("api", HEALTHY)
+    check = {"service": "api", "name": "the page", "kind": "http", "port": 1, "path": "/", "status": 200}
+    params = {"project": "p", "services": ["api"], "timeout": 0, "checks": [check], "socket": engine.path}
+    assert got(run_module(module, **params))
+    assert (got(run_module(module, check_mode=True, **params)), engine.asked("POST", ".*")) == ([], [])
+
+
+def test_the_memory_that_was_wanting_is_told():
+    assert verification.limit_of({"HostConfig": {"Memory": 24 * 2**20}}) == " (its limit is 24 MiB)"
+    assert verification.limit_of({"HostConfig": {"Memory": 0}}) == ""
