@@ -54,13 +54,22 @@ def write_inventory(path: Path, project: str, ports: Mapping[str, int], host: st
     path.write_text(yaml.safe_dump({"campaign": {"hosts": {host: None}, "vars": variables}}))
 
 
+def build(reference: str, base: str, *lines: str, context: Path | None = None) -> str:
+    """Build an image of a few lines on top of one that the Engine has; return its id."""
+    dockerfile = "\n".join([f"FROM {base}", *lines, ""])
+    docker("build", "--quiet", "--tag", reference, *(["--file", "-", str(context)] if context else ["-"]), stdin=dockerfile)
+    return docker("image", "inspect", "--format", "{{.Id}}", reference)
+
+
 def sweep(project: str) -> None:
-    """Remove a stack of its own with its data, and what backups and restores of it left on the Engine."""
+    """Remove a stack of its own with its data, images named after it, and what backups and restores of it left on the Engine."""
     for label in (f"com.docker.compose.project={project}", f"campaign.platform.backup={project}", f"campaign.platform.restore={project}"):
         for kind, options in (("container", ["--force", "--volumes"]), ("network", []), ("volume", [])):
             every = ["--all"] if kind == "container" else []
             if found := docker(kind, "ls", *every, "--quiet", "--filter", f"label={label}").split():
                 docker(kind, "rm", *options, *found, seconds=200)
+    if images := docker("image", "ls", "--filter", f"reference={project}/*", "--format", "{{.Repository}}:{{.Tag}}").split():
+        docker("image", "rm", *images)
     shutil.rmtree(f"/opt/{project}", ignore_errors=True)
 
 

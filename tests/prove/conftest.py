@@ -77,6 +77,7 @@ class Visitor:
 class Stack:
     """The stack: deploys, and what the Engine says of it."""
 
+    project = PROJECT
     directory = DIRECTORY
     docker = staticmethod(docker)
     ports = PORTS
@@ -86,7 +87,7 @@ class Stack:
     def __init__(self, directory: Path, host: str = "this_machine", **more: Any):
         self.secrets = directory / "secrets.json"
         self.inventory = directory / "hosts.yml"
-        deployed.write_inventory(self.inventory, PROJECT, PORTS, host, **{"stack_health_timeout": 60, **more})
+        deployed.write_inventory(self.inventory, self.project, self.ports, host, **{"stack_health_timeout": 60, **more})
 
     def command(self, playbook: str = "site", **variables: Any) -> list[str]:
         return ["ansible-playbook", "-i", str(self.inventory), f"playbooks/{playbook}.yml", "-e", json.dumps(variables)]
@@ -111,7 +112,7 @@ class Stack:
         return Result(process.returncode, process.stdout + process.stderr)
 
     def containers(self) -> dict[str, dict]:
-        listed = self.docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={PROJECT}").split()
+        listed = self.docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={self.project}").split()
         # One that is removed between the two questions is not there.
         inspected = json.loads(self.docker("inspect", *listed, check=False)) if listed else []
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
@@ -122,21 +123,21 @@ class Stack:
 
     def hashes(self) -> dict[str, str]:
         """Return what Docker Compose says of the definitions of the current release, by service."""
-        return json.loads((DIRECTORY / "current/hashes.json").read_text())["hashes"]
+        return json.loads((self.directory / "current/hashes.json").read_text())["hashes"]
 
     def current(self) -> str:
-        return os.readlink(DIRECTORY / "current").rpartition("/")[2]
+        return os.readlink(self.directory / "current").rpartition("/")[2]
 
     def read(self, name: str) -> str:
         """Return a file of the stack's directory."""
-        return (DIRECTORY / name).read_text()
+        return (self.directory / name).read_text()
 
     def events(self) -> list[dict]:
         return [json.loads(line) for line in self.read("history.jsonl").splitlines()]
 
     def sql(self, statement: str) -> str:
         return self.docker(
-            "exec", f"{PROJECT}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement
+            "exec", f"{self.project}-postgres-1", "psql", "-v", "ON_ERROR_STOP=1", "-qtA", "-U", "campaign_user", "-d", "campaign_db", "-c", statement
         )
 
 
