@@ -10,6 +10,8 @@ import pytest
 
 ROUNDS = 20
 SAMPLE = 1
+# Seconds from its start in which a deploy that is refused has to have said so, where all images are there.
+REFUSED = 5.0
 
 
 @pytest.fixture
@@ -29,6 +31,30 @@ def test_exactly_one_wins(stack, rounds):
         assert "Another run works on this stack" in lost
         assert f"process {next(run.pid for run in runs if run.returncode == 0)}" in lost
         assert f"LOG_LEVEL={won}" in stack.containers()["api"]["Config"]["Env"]
+
+
+def test_a_deploy_that_comes_later_is_refused_soon(stack, rounds):
+    """It is measured beside a deploy that is at work, from the start of the command to its end."""
+    stack.deploy(stack_log_level="info")
+    took = []
+    for number in range(rounds):
+        level = ("debug", "warn")[number % 2]
+        first = stack.start(stack_log_level=level)
+        # It goes on for some seconds more, in which it starts containers.
+        _await((stack.directory / "attempted").is_symlink, first)
+        before, began = len(stack.events()), time.monotonic()
+        second = stack.play(stack_log_level="error")
+        took.append(time.monotonic() - began)
+        assert first.poll() is None, "the first one ended too soon for this to say anything"
+        assert second.status == 2, second.text[-3000:]
+        assert f"process {first.pid}" in second.text
+        assert "Nothing was changed" in second.text
+        assert len(stack.events()) == before
+        output = " ".join(first.communicate(timeout=500)[0].split())
+        assert first.returncode == 0, output[-3000:]
+        assert f"LOG_LEVEL={level}" in stack.containers()["api"]["Config"]["Env"]
+    print(f"{rounds} deploys were refused, within {max(took):.1f} s at most")
+    assert max(took) < REFUSED
 
 
 def _await(condition, process) -> None:
