@@ -53,6 +53,30 @@ def test_a_reboot_brings_everything_back_but_what_was_stopped_on_purpose(machine
     machine.wait_for("the page", machine.serves)
 
 
+def test_the_rules_of_the_firewall_are_there_before_the_engine_is(machine):
+    """Its unit is another one than the one above, and the Engine does not start without it."""
+    unit = f"docker-firewall-{machines.PROJECT}.service"
+
+    def rules() -> list[str]:
+        return [line for line in machine.docker_host("iptables", "--list-rules").splitlines() if "192.0.2.0/24" in line]
+
+    machine.deploy(docker_host_firewall_allowed_sources=["192.0.2.0/24"])
+    before = rules()
+    assert before
+    machine.reboot()
+    machine.wait_for("everything", machine.serves)
+    assert rules() == before
+    times = [int(machine.docker_host("systemctl", "show", "--value", "--property=ActiveEnterTimestampMonotonic", name)) for name in (unit, "docker.service")]
+    assert 0 < times[0] < times[1]
+    # What nobody asks for any more goes, and the Engine starts without it.
+    machine.deploy()
+    assert rules() == []
+    assert machine.inside("systemctl", "is-enabled", unit).returncode != 0
+    machine.reboot()
+    machine.wait_for("everything", machine.serves)
+    assert rules() == []
+
+
 def since(machine, count: int) -> list[str]:
     """Return the events of the stack but for the first ones."""
     return [line["event"] for line in machine.events()[count:]]
