@@ -230,7 +230,9 @@ manifest:
   type: dict
   returned: when O(state=staged) or O(state=chosen)
 moved:
-  description: Ids of the images that the current release runs with and that are on the host, by the reference that has come to mean another one since.
+  description: >-
+    Ids of the images that the current release runs with and that are on the host, by the reference that has come to mean another one since, or will where
+    RV(tags) is carried out.
   type: dict
   returned: always
 newer:
@@ -796,8 +798,11 @@ class Release:
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)})
         self.result.update(changed=True, is_verified=False, is_rollback=True)
-        self.result["tags"] = {reference: noted for reference, (noted, _now) in self._other_images(self.path).items()}
+        others = self._other_images(self.path)
+        self.result["tags"] = {reference: noted for reference, (noted, _now) in others.items()}
         self._take_moved()
+        # Once that release has been given its images, the one in use has to be given its own again where this fails.
+        self.result["moved"] = {**{reference: now for reference, (_noted, now) in others.items()}, **self.result["moved"]}
         self._take_plan(self._plan(files, frozenset()))
         self._take_jobs(files, manifest["jobs"], has_new_volumes=self._has_new_volumes(manifest["project"]))
         self._check_images_of_jobs()

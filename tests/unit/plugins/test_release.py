@@ -767,7 +767,7 @@ def test_going_back_to_a_release_is_going_back_to_its_images(root):
     engine.labels["one"] = {**as_deployed(root, ONE), "com.docker.compose.image": NEWER}
     chosen = choose(root, ONE, engine=engine)
     # Its definition is the same, and what runs is not what it ran with.
-    assert (chosen["tags"], chosen["moved"]) == ({"image:1": "sha256:1"}, {})
+    assert (chosen["tags"], chosen["moved"]) == ({"image:1": "sha256:1"}, {"image:1": NEWER})
     assert chosen["plan"][0]["reasons"] == ["image image:1 has other content: 2 -> 1"]
     engine.absent = ("sha256:1",)
     with pytest.raises(Failed, match="the image image:1 is another one by now, and the one that the release ran with is not on the host"):
