@@ -45,6 +45,12 @@ options:
     type: list
     elements: str
     default: []
+  schedule:
+    description:
+      - Whether the schedule is set up, or taken away without O(times), and the directory of O(repository) created.
+      - With V(false), for what only reads, a schedule stays as it is, also where there is none. What O(repository) lies on has to be there.
+    type: bool
+    default: true
   drill_times:
     description: When the host tries the newest set, as O(times).
     type: list
@@ -344,8 +350,10 @@ class Setup:
         self.schedule = schedule_of(params, self.scheduler)
         # What was set up for backups stays as it is.
         self.is_program_only = not params["repository"]
-        if self.is_program_only:
+        self.is_scheduled = params["schedule"] and not self.is_program_only
+        if not self.is_scheduled:
             self.schedule = {}
+        if self.is_program_only:
             config = os.path.join(self.directory, "backup/config.json")
             if os.path.exists(config):
                 del self.files[config]
@@ -387,14 +395,14 @@ class Setup:
         if self.is_program_only:
             return []
         secrets = [os.path.join(self.directory, "backup/secrets", name) for name in SECRETS if name not in self.module.params["secrets"]]
-        return [path for path in secrets if os.path.lexists(path)] + [
-            path for path in own_schedules(self.module.params["project"]) if path not in self.schedule
-        ]
+        schedules = own_schedules(self.module.params["project"]) if self.is_scheduled else []
+        return [path for path in secrets if os.path.lexists(path)] + [path for path in schedules if path not in self.schedule]
 
     def apply(self, wrong: list[str]) -> None:
         """Write and remove what is wrong."""
         make_directories(self.directory)
-        make_repository(self.module.params["repository"] or "")
+        if self.is_scheduled:
+            make_repository(self.module.params["repository"])
         secret = os.path.join(self.directory, "backup/secrets", password.IN_FORCE)
         is_changed = not self.is_program_only and (holds_another(secret, self.files[secret][0]) or bool(self.unfinished()))
         for path, row in self.files.items():
@@ -416,7 +424,7 @@ class Setup:
             timers = [os.path.basename(path) for path in self.schedule if path.endswith(".timer")]
             if timers:
                 self.systemctl("enable", "--now", *timers)
-        if not self.is_program_only and state.read(self.directory)["installed"] is None:
+        if self.is_scheduled and state.read(self.directory)["installed"] is None:
             state.update(self.directory, installed=sets.moment())
 
     def systemctl(self, *arguments: str) -> None:
@@ -437,6 +445,7 @@ def main() -> None:
             "secrets": {"type": "dict", "no_log": True},
             "settings": {"type": "dict", "default": {}},
             "times": {"type": "list", "elements": "str", "default": []},
+            "schedule": {"type": "bool", "default": True},
             "drill_times": {"type": "list", "elements": "str", "default": []},
             "drill_after_backup": {"type": "bool", "default": False},
             "point_in_time": {"type": "bool", "default": False},

@@ -13,3 +13,40 @@ def test_an_export_has_passwords_where_they_are_asked_for(root, given, words):
     variables = {"__backup_run": "run", "backup_export_directory": "/srv/export", "backup_export_passwords": given}
     argv = Templar(loader=DataLoader(), variables=variables).template(trust_as_template(task["ansible.builtin.command"]["argv"]))
     assert argv == ["run", "export", "--to", "/srv/export", *words]
+
+
+def entries(root, playbook: str) -> list[tuple[str, str]]:
+    """Return which task files of the role a playbook calls, in their order, each with its condition."""
+    *_others, play = yaml.safe_load((root / f"playbooks/{playbook}.yml").read_text())
+    roles = [(task["ansible.builtin.import_role"], str(task.get("when", ""))) for task in play["tasks"] if "ansible.builtin.import_role" in task]
+    return [(role["tasks_from"].removesuffix(".yml"), when) for role, when in roles if role["name"] == "campaign.platform.backup"]
+
+
+@pytest.mark.parametrize(("playbook", "last"), [("restore", "restore"), ("drill", "drill"), ("export", "export")])
+def test_who_only_reads_starts_no_schedule(root, playbook, last):
+    """On a new host, a schedule would ship the log of an empty cluster into the repository that is to be restored from."""
+    names = [name for name, _when in entries(root, playbook)]
+    assert not {"apply", "main"} & set(names[: names.index(last)])
+    (task,) = yaml.safe_load((root / "roles/backup/tasks/read.yml").read_text())
+    assert task["vars"] == {"__backup_is_scheduled": False}
+    (task,) = yaml.safe_load((root / "roles/backup/tasks/set_up.yml").read_text())
+    assert task["campaign.platform.backup"]["schedule"] == "{{ __backup_is_scheduled }}"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, False),
+        ({"backup_restore_confirm": "campaign"}, True),
+        ({"backup_restore_confirm": "another"}, False),
+        ({"backup_restore_confirm": "campaign", "backup_old_volumes": "remove"}, False),
+        ({"backup_restore_confirm": "campaign", "backup_purpose": "move_in"}, False),
+    ],
+)
+def test_a_restore_that_was_carried_out_sets_the_backups_up(root, given, expected):
+    found = entries(root, "restore")
+    names = [name for name, _when in found]
+    assert names.index("apply") > names.index("restore")
+    variables = {"backup_purpose": "backup", "backup_old_volumes": "keep", "backup_project": "campaign", **given}
+    when = dict(found)["apply"]
+    assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template("{{ " + when + " }}")) is expected

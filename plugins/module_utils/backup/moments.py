@@ -137,14 +137,36 @@ def way(base: Base, pieces: Sequence[Piece]) -> Way | None:
     return Way(base, tuple(used), until) if until >= base.end else None
 
 
-def ranges(bases: Sequence[Base], pieces: Sequence[Piece]) -> list[tuple[float, float]]:
-    """Return from when until when there are moments that can be brought back."""
+def lines(bases: Sequence[Base], pieces: Sequence[Piece]) -> dict[str, tuple[float, float]]:
+    """Return from when until when there are moments that can be brought back, by line."""
     found: dict[str, tuple[float, float]] = {}
     for base in bases:
         if one := way(base, pieces):
             since, until = found.get(base.line, (base.end, one.until))
             found[base.line] = (min(since, base.end), max(until, one.until))
-    return sorted(found.values())
+    return found
+
+
+def ranges(bases: Sequence[Base], pieces: Sequence[Piece]) -> list[tuple[float, float]]:
+    """Return from when until when there are moments that can be brought back."""
+    return sorted(lines(bases, pieces).values())
+
+
+def choice(bases: Sequence[Base], pieces: Sequence[Piece], chosen: Way, own: str | None) -> str:
+    """Return which line a way is of, and which others there are, an empty text where there is no other. ``own`` is the line that this host ships."""
+    found = lines(bases, pieces)
+    if len(found) < 2:
+        return ""
+
+    def told(line: str) -> str:
+        since, until = found[line]
+        return f"{line} (from {words(since + 1)} to {words(until)}{', which this host ships' if line == own else ''})"
+
+    others = ", ".join(told(line) for line in sorted(found, key=lambda line: found[line], reverse=True) if line != chosen.base.line)
+    return (
+        f"The logs of {len(found)} clusters are in the repository: of several hosts, or from before and after a restore. Taken is {told(chosen.base.line)}. "
+        f"The others are {others}. If it is to be one of them, name a moment of it."
+    )
 
 
 def known_later(pieces: Sequence[Piece], line: str, snapshot: str, covered: float) -> list[Piece]:

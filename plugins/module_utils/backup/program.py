@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import datetime
 import fcntl
 import json
 import os
@@ -542,7 +543,7 @@ class Backups:
             servers = copies.Servers(self.servers(configuration).postgres, None, None)
             self.open(create=False)
             bases, pieces = self._index()
-            way, moment = moments.choose(bases, pieces, wanted)
+            way, moment = self._choose(bases, pieces, wanted)
             about["moment"] = moments.words(moment.timestamp() if moment else way.until)
             self._check_room(servers)
             started = time.monotonic()
@@ -568,7 +569,7 @@ class Backups:
                 raise BackupError("The release has no PostgreSQL of its own: it stands outside the stack, whose provider brings moments of it back.")
             self.open(create=False)
             bases, pieces = self._index()
-            way, moment = moments.choose(bases, pieces, wanted)
+            way, moment = self._choose(bases, pieces, wanted)
             until = moment.timestamp() if moment else way.until
             others = copies.Servers(None, servers.redis, servers.minio)
             # Redis and the objects are not written down moment by moment.
@@ -595,6 +596,13 @@ class Backups:
         if known.get("line") and known.get("open") and known.get("covered"):
             pieces = moments.known_later(pieces, known["line"], known["open"], float(known["covered"]))
         return bases, pieces
+
+    def _choose(self, bases: list[moments.Base], pieces: list[moments.Piece], wanted: str) -> tuple[moments.Way, datetime.datetime | None]:
+        """Return the way to a moment, and the moment, and say whose it is where the log of another cluster could be meant; raise BackupError."""
+        way, moment = moments.choose(bases, pieces, wanted)
+        if text := moments.choice(bases, pieces, way, wal.read_state(self.directory).get("line")):
+            print(text, flush=True)
+        return way, moment
 
     def _log_volume(self, configuration: dict[str, Any]) -> dict[str, str]:
         """Return the volume of the log, which is not of another cluster after a restore and so begins anew."""

@@ -145,7 +145,7 @@ class Repository:
         """Return why a call of restic failed."""
         said = remote.said(error)
         if status == _NO_REPOSITORY:
-            return NoRepositoryError(f"There is no repository at {self.place}.")
+            return self._missing()
         if _is_refused(status, error):
             return BackupError(f"The repository {self.place} does not open with this password. Give the one that it was made with in backup_password.")
         if status == _LOCKED:
@@ -156,6 +156,10 @@ class Repository:
         if not self.is_local and (meaning := remote.meaning(said)):
             return BackupError(f"The repository {self.place} cannot be used. {meaning} ({what}: {told(said, 200)})")
         return BackupError(f"restic failed ({what}, exit code {status}): {told(said) or 'it printed nothing'}")
+
+    def _missing(self) -> NoRepositoryError:
+        way = f"Mount what it lies on (`findmnt {self.place}`), or correct" if self.is_local else "Correct"
+        return NoRepositoryError(f"There is no repository at {self.place}. Nothing was changed. {way} backup_repository.")
 
     def _look(self, password: str = "password") -> tuple[int, str]:
         """Return exit status and error of the first call of restic. It takes no lock, which would wait for one that a killed run left.
@@ -221,6 +225,9 @@ class Repository:
 
     def open(self, *, create: bool) -> None:
         """Check that the repository opens; make a new one with ``create`` where there is none, never over one that is there."""
+        if self.is_local and not create and not os.path.isdir(self.place):
+            # Docker would not even start restic.
+            raise self._missing()
         status, error = self._look()
         if status == _NO_REPOSITORY and create:
             self.ask("init", "init")

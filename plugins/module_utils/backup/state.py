@@ -135,6 +135,9 @@ def summary(directory: str, now: float) -> dict[str, Any] | None:
     if not config or not config.get("repository"):
         return None
     found = read(directory)
+    # Neither do the playbooks that only read set backups up, such as a restore that nobody has confirmed.
+    if not any(found[name] for name in ("installed", "last_run", "last_success")):
+        return None
     good, success = found["last_good_drill"] or {}, found["last_success"] or {}
     moment = (found["last_good_moment_drill"] or {}) if config.get("point_in_time") else {}
     return {

@@ -207,6 +207,36 @@ def test_without_a_repository_a_new_password_is_in_force_and_the_old_one_is_kept
     assert not set_up(secrets=changed)["changed"]
 
 
+@pytest.mark.parametrize("scheduler", ["cron", "systemd"])
+def test_who_only_reads_sets_up_no_schedule_and_no_repository(set_up, host, monkeypatch, scheduler):
+    asked = []
+    monkeypatch.setattr(module.Setup, "systemctl", lambda _self, *arguments: asked.append(arguments))
+    reads = {"schedule": False, "scheduler": scheduler, "point_in_time": True}
+    assert set_up(check=True, **reads)["changed"]
+    assert set_up(**reads)["changed"]
+    assert not set_up(**reads)["changed"]
+    assert (host / "stack/backup/secrets/password").exists()
+    assert json.loads((host / "stack/backup/config.json").read_text())["repository"] == f"{host}/repository"
+    assert (os.listdir(host / "cron"), os.listdir(host / "units"), asked) == ([], [], [])
+    assert not (host / "repository").exists()
+    assert module.state.read(str(host / "stack"))["installed"] is None
+    # It is what a restore that was carried out brings.
+    assert set_up(scheduler=scheduler, point_in_time=True)["changed"]
+    assert os.listdir(host / "cron") + os.listdir(host / "units")
+    assert (host / "repository").exists()
+    assert module.state.read(str(host / "stack"))["installed"]
+
+
+def test_who_only_reads_leaves_a_schedule_as_it_is(set_up, host):
+    set_up()
+    kept = (host / "cron/p-backup").read_bytes()
+    for times in ([], ["04:30"]):
+        set_up(schedule=False, times=times, settings={"memory": "2g", "cpus": "1.0"})
+        assert (host / "cron/p-backup").read_bytes() == kept
+    assert json.loads((host / "stack/backup/config.json").read_text())["memory"] == "2g"
+    assert not set_up(settings={"memory": "2g", "cpus": "1.0"})["changed"]
+
+
 def test_without_a_repository_only_the_program_is_written(set_up, host, run_module):
     """An export needs none, and leaves backups as they were set up."""
     params = {"directory": str(host / "stack"), "project": "p", "settings": {"memory": "1g"}}

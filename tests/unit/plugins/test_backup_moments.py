@@ -102,6 +102,16 @@ def test_a_line_is_not_mended_with_pieces_of_another_one():
         moments.choose(bases, pieces, at(500))
 
 
+def test_of_several_lines_it_is_told_which_one_is_taken():
+    assert moments.choice(BASES, PIECES, moments.way(BASES[1], PIECES), "a") == ""
+    bases, pieces = [*BASES, base(3, 1000, "b")], [*PIECES, piece(3, 4, 1100, "b")]
+    way, _moment = moments.choose(bases, pieces, "latest")
+    told = moments.choice(bases, pieces, way, "b")
+    assert "Taken is b (from 1970-01-01T00:16:41Z to 1970-01-01T00:18:20Z, which this host ships). The others are a (from 1970-01-01T00:01:41Z to" in told
+    assert "The logs of 2 clusters are in the repository" in told
+    assert "Taken is a (from" in moments.choice(bases, pieces, moments.choose(bases, pieces, at(150))[0], None)
+
+
 def test_where_the_last_piece_is_damaged_the_one_before_leads_less_far():
     left = [one for one in PIECES if one.until != 300]
     assert moments.choose(BASES, left, "latest")[0].until == 290

@@ -175,6 +175,7 @@ def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arg
     for name, function in instead.items():
         monkeypatch.setattr(program.Backups, name, function)
     monkeypatch.setattr(program.moments, "choose", lambda *_rows: (SimpleNamespace(until=0.0, base=SimpleNamespace(name="b", bytes=0)), None))
+    monkeypatch.setattr(program.moments, "choice", lambda *_rows: "")
     backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a", state="complete"))
     with pytest.raises(BackupError, match="there is no room"):
         getattr(backups, work)(*arguments)

@@ -124,6 +124,21 @@ def test_why_restic_failed_is_told(tmp_path, status, error, told):
     assert told in str(Restic(tmp_path).failure("backup", status, error))
 
 
+@pytest.mark.parametrize(("place", "way"), [("/srv/backup", r"Mount what it lies on \(`findmnt /srv/backup`\), or correct"), ("sftp:u@h:/p", "Correct")])
+def test_where_there_is_no_repository_it_is_told_what_to_do(tmp_path, place, way):
+    with pytest.raises(repository.NoRepositoryError, match=f"There is no repository at {place}. Nothing was changed. {way} backup_repository"):
+        raise Restic(tmp_path, place=place).failure("open", 10, "")
+
+
+def test_a_directory_that_is_not_there_is_no_repository(tmp_path, monkeypatch):
+    restic = Restic(tmp_path, place=str(tmp_path / "mnt"))
+    # Docker would refuse to mount it.
+    monkeypatch.setattr(restic, "_look", lambda: (125, "bind source path does not exist"))
+    with pytest.raises(repository.NoRepositoryError, match="findmnt"):
+        restic.open(create=False)
+    assert not (tmp_path / "mnt").exists()
+
+
 def test_a_new_repository_is_made_only_where_there_is_none(tmp_path, monkeypatch):
     restic = Restic(tmp_path)
     monkeypatch.setattr(repository.Repository, "_unlock", lambda _self: None)
@@ -133,6 +148,8 @@ def test_a_new_repository_is_made_only_where_there_is_none(tmp_path, monkeypatch
     with pytest.raises(BackupError, match="something else"):
         restic.open(create=True)
     answer = (10, "")
+    (tmp_path / "repository").mkdir()
+    restic.place = str(tmp_path / "repository")
     with pytest.raises(repository.NoRepositoryError):
         restic.open(create=False)
     assert ("init",) not in restic.asked

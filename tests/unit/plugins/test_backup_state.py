@@ -90,6 +90,15 @@ def test_a_stack_without_backups_has_no_summary(tmp_path):
     assert state.summary(str(tmp_path), NOW) is None
 
 
+def test_a_stack_that_was_only_read_for_has_no_summary(tmp_path):
+    """What nobody has set up is not late: a restore that nobody has confirmed writes a configuration, too."""
+    (tmp_path / "backup").mkdir()
+    (tmp_path / "backup/config.json").write_text(json.dumps(CONFIG))
+    assert state.summary(str(tmp_path), NOW) is None
+    state.update(str(tmp_path), installed=ago(1))
+    assert state.summary(str(tmp_path), NOW)["findings"] == []
+
+
 def test_the_summary_says_how_old_and_how_long(tmp_path):
     (tmp_path / "backup").mkdir()
     (tmp_path / "backup/config.json").write_text(json.dumps(CONFIG))
