@@ -65,7 +65,10 @@ UPGRADING = "run the playbook upgrade_postgres again, which first starts what ra
 
 def undoing(directory: str) -> str:
     """Return what ends an exchange of volumes that was cut off."""
-    return f"Put the old ones back with `{directory}/backup/run undo` on the host, or restore again, which does it first."
+    return (
+        f"Put the old ones back with `{directory}/backup/run undo` on the host, as root, and deploy, which starts the services; "
+        "or restore again with its confirmation."
+    )
 
 
 def unfinished(directory: str) -> dict[str, str] | None:

@@ -87,6 +87,8 @@ class Backups:
     quiet: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     run: str = ""
+    # The data from before a restore that was cut off is in its place again, and nothing was started over it.
+    is_down: bool = False
 
     def __post_init__(self) -> None:
         if not self.config:
@@ -559,10 +561,29 @@ class Backups:
 
     # --- Restore
 
+    def _cut_off(self) -> str:
+        """Return what is the case where a restore was cut off while it exchanged the volumes, an empty text where none was."""
+        if not os.path.exists(os.path.join(self.directory, lock.SWAP)):
+            return ""
+        what = "A restore was cut off while it exchanged the volumes, so they may not belong together, and perhaps no service runs."
+        return f"{what} {lock.undoing(self.directory)}"
+
+    @contextlib.contextmanager
+    def _restoring(self) -> Iterator[None]:
+        """Work alone on a restore; where it is refused, say also what one that was cut off before has left."""
+        try:
+            with self.alone():
+                yield
+        except (BackupError, EngineError, lock.LockedError, OSError) as error:
+            left = "The data from before the restore that was cut off is in its place again, and no service runs: deploy." if self.is_down else self._cut_off()
+            if not left or isinstance(error, lock.MixedVolumesError | BusyError):
+                raise
+            why = f"{error.strerror}: {error.filename or ''}." if isinstance(error, OSError) else error
+            raise BackupError(f"{why} {left}") from None
+
     def restore_moment(self, wanted: str, confirmed: str | None) -> int:
         """Bring a moment back into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
-        with self.alone():
-            self._undo()
+        with self._restoring():
             written, configuration = self.release()
             servers = self.servers(configuration)
             if not servers.postgres:
@@ -669,8 +690,7 @@ class Backups:
 
     def restore(self, wanted: str, confirmed: str | None) -> int:
         """Bring a set back into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
-        with self.alone():
-            self._undo()
+        with self._restoring():
             written, configuration = self.release()
             servers = self.servers(configuration)
             self.open(create=False)
@@ -701,8 +721,11 @@ class Backups:
         print(f"{what} would take the place of what is stored in {self.project} now.", flush=True)
         print(lost, flush=True)
         if confirmed != self.project:
+            if left := self._cut_off():
+                print(left, flush=True)
             print(f"Nothing was changed. To do it, say so: -e backup_restore_confirm={self.project} (on the host: --confirm {self.project})", flush=True)
             return NOT_CONFIRMED
+        self._undo()
         live = {name: copies.volume_of(service)[1] for name, service in servers.present().items()} | dict(empty)
         names = {name: f"{volume}-{self.run.rpartition('-')[2]}" for name, volume in live.items()}
         secret_files = {name: dict(service.secrets) for name, service in servers.present().items()}
@@ -770,8 +793,7 @@ class Backups:
 
     def take_export(self, directory: str, confirmed: str | None) -> int:
         """Bring an export into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
-        with self.alone():
-            self._undo()
+        with self._restoring():
             written, configuration = self.release()
             servers = self.servers(configuration)
             found = plain.manifest_of(directory)
@@ -796,8 +818,7 @@ class Backups:
 
     def move_in(self, other: str, given: dict[str, str | None], confirmed: str | None) -> int:
         """Bring the data of another Compose project into the stack; return an exit code. Its volumes are only read."""
-        with self.alone():
-            self._undo()
+        with self._restoring():
             written, configuration = self.release()
             every = self.servers(configuration).present()
             live = {name: copies.volume_of(service)[1] for name, service in every.items()}
@@ -813,16 +834,12 @@ class Backups:
             # The copies that are read, and what is made of them.
             self._check_space(servers, 2 * sum(map(host.size_of, source.paths.values())))
             what = f"What the project {other} stores in {', '.join(volumes.values())}"
-            with copies.private_directory(self.own) as private:
-                return self._bring(
-                    what,
-                    self.run,
-                    servers,
-                    written,
-                    confirmed,
-                    lambda copy: copy.take(lambda one: source.read(written, private, check, one)),
-                    self._log_volume(configuration),
-                )
+
+            def load(copy: copies.Copy) -> tuple[dict[str, Any], list[str]]:
+                with copies.private_directory(self.own) as private:
+                    return copy.take(lambda one: source.read(written, private, check, one))
+
+            return self._bring(what, self.run, servers, written, confirmed, load, self._log_volume(configuration))
 
     def _check_room(self, servers: copies.Servers) -> None:
         """Raise BackupError where all that is stored would not fit beside itself: a full disk ends those who work on it, and nobody would look at night."""
@@ -844,6 +861,7 @@ class Backups:
         with self.not_shipping(), self.locked() as held:
             rows = swap.plan(self.docker, volumes)
             try:
+                self.is_down = False
                 self.say("stopping the services")
                 self.stop()
                 self.say("exchanging the volumes")
@@ -933,6 +951,7 @@ class Backups:
         with self.locked(repairs=True):
             self.stop()
             done = swap.undo(self.directory)
+        self.is_down = True
         self.clean()
         self.say(f"a restore was cut off; the data from before lies in its place again ({', '.join(done) or 'none was exchanged'})")
         return done

@@ -179,3 +179,86 @@ def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arg
     backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a", state="complete"))
     with pytest.raises(BackupError, match="there is no room"):
         getattr(backups, work)(*arguments)
+
+
+# --- A restore after one that was cut off
+
+
+@pytest.fixture
+def cut_off(backups, monkeypatch):
+    """A stack whose last restore was cut off in its exchange; what is stopped is remembered."""
+    with open(os.path.join(backups.directory, lock.SWAP), "w", encoding="utf-8") as file:
+        file.write('{"volumes": []}')
+    backups.stopped = []
+    redis = Service("redis", "image", "", {}, [], [], "", {"/data": "volume"}, {})
+    instead = {
+        "stop": lambda self: self.stopped.append("all"),
+        "release": lambda _self: ({"release": "r"}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(None, redis, None),
+        "open": lambda _self, **_create: None,
+        "_check_space": lambda _self, _servers, _needed: None,
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    for name in ("sweep", "create_volume", "remove_volume"):
+        monkeypatch.setattr(program.Docker, name, lambda _self, *_given, **_options: "")
+    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a", state="complete"))
+    return backups
+
+
+def is_cut_off(backups) -> bool:
+    return os.path.exists(os.path.join(backups.directory, lock.SWAP))
+
+
+def test_a_restore_that_nobody_confirms_leaves_one_that_was_cut_off_alone(cut_off, capsys):
+    assert cut_off.restore("latest", None) == program.NOT_CONFIRMED
+    told = capsys.readouterr().out
+    assert "A restore was cut off while it exchanged the volumes, so they may not belong together, and perhaps no service runs. Put the old ones back" in told
+    assert f"`{cut_off.directory}/backup/run undo` on the host, as root, and deploy, which starts the services; or restore again with its confirm" in told
+    assert "Nothing was changed" in told
+    assert is_cut_off(cut_off)
+    assert cut_off.stopped == []
+
+
+def test_a_set_that_is_refused_leaves_one_that_was_cut_off_alone(cut_off):
+    def find(_wanted):
+        raise BackupError("There is no set b.")
+
+    cut_off.repository.find = find
+    with pytest.raises(BackupError, match=r"There is no set b\. A restore was cut off while .*backup/run undo"):
+        cut_off.restore("b", "p")
+    assert is_cut_off(cut_off)
+    assert cut_off.stopped == []
+
+
+def test_what_is_refused_after_the_old_data_was_put_back_says_that_nothing_runs(cut_off, monkeypatch):
+    def full(_self, _servers):
+        raise BackupError("There is no room.")
+
+    monkeypatch.setattr(program.Backups, "_check_room", full)
+    with pytest.raises(BackupError, match=r"There is no room\. The data from before .* is in its place again, and no service runs: deploy"):
+        cut_off.restore("a", "p")
+    assert not is_cut_off(cut_off)
+    assert cut_off.stopped == ["all"]
+    # Where none was cut off, nothing is said of it.
+    cut_off.is_down = False
+    with pytest.raises(BackupError, match=r"There is no room\.$"):
+        cut_off.restore("a", "p")
+
+
+def test_no_restore_puts_anything_back_before_it_is_confirmed(cut_off, monkeypatch):
+    seen = []
+    monkeypatch.setattr(program.Backups, "_bring", lambda self, *given: seen.append((given[4], is_cut_off(self))) or program.NOT_CONFIRMED)
+    monkeypatch.setattr(program.plain, "manifest_of", lambda _directory: {"parts": ["redis"], "project": "o", "moments": {"ended": "then"}})
+    monkeypatch.setattr(program.moving, "names_of", lambda *_given: {"redis": "other"})
+    monkeypatch.setattr(program.moving, "check", lambda *_given: {})
+    monkeypatch.setattr(program.moving, "look", lambda *_given: None)
+    cut_off.take_export(cut_off.directory, None)
+    cut_off.move_in("other", {}, None)
+    postgres = Service("postgres", "image", "", {}, [], [], "", {"/data": "volume"}, {})
+    monkeypatch.setattr(program.Backups, "servers", lambda _self, _configuration: copies.Servers(postgres, None, None))
+    monkeypatch.setattr(program.Backups, "_index", lambda _self: ([], []))
+    monkeypatch.setattr(program.Backups, "_choose", lambda _self, *_rows: (SimpleNamespace(until=0.0, base=SimpleNamespace(name="b", bytes=0)), None))
+    cut_off.restore_moment("latest", None)
+    assert seen == [(None, True)] * 3
+    assert cut_off.stopped == []
