@@ -185,8 +185,8 @@ def room_problem(size: int, free: int, path: str) -> str | None:
         return None
     return (
         f"The file system of {path} has {free // mib} MiB free, and {2 * size // mib} MiB are needed: twice the {size // mib} MiB of the cluster, because a "
-        "second one is written beside it, with its log. Nothing was changed. Free some, or remove what earlier upgrades and restores left "
-        "(-e upgrade_postgres_old_volumes=remove)."
+        "second one is written beside it, with its log. Nothing was changed. Free some, or remove what earlier restores left (the playbook "
+        "restore with -e backup_old_volumes=remove) or earlier upgrades (this playbook with -e upgrade_postgres_old_volumes=remove)."
     )
 
 
@@ -559,9 +559,9 @@ class Upgrades:
         return str(row["release"])
 
     def remove(self) -> bool:
-        """Remove the volumes that upgrades and restores replaced, and return whether there were some."""
-        there = bool(swap.replaced(self.directory))
-        self.stack.remove_old()
+        """Remove the volumes with the data that upgrades replaced, and return whether there were some."""
+        there = bool(swap.replaced(self.directory, swap.UPGRADE))
+        self.stack.remove_old(swap.UPGRADE)
         return there
 
 

@@ -30,7 +30,7 @@ options:
       - V(reverted) puts the cluster that the last upgrade replaced beside the one in use, and returns the release that it belongs to.
       - V(settled) ends what V(upgraded) or V(reverted) began. Where another release is in use since, the data from before is moved to a volume of its own.
         Where it is not, the data is taken away again, and the release from before is started. Where nothing was begun, nothing is done.
-      - V(removed) removes the volumes with data that upgrades and restores replaced.
+      - V(removed) removes the volumes with data that upgrades replaced, after which there is no V(reverted). Those of restores stay.
     type: str
     choices: [rehearsed, upgraded, reverted, settled, removed]
     required: true

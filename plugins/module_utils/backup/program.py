@@ -61,6 +61,12 @@ DONE, FAILED, NOT_CONFIRMED, MISSING = 0, 1, 3, 4
 RUNNING, SHIPPING = "running", "shipping"
 STOP_SECONDS = 150
 PULSE_SECONDS = 5
+# Of what each way of removing old data leaves.
+_LEFT = {
+    swap.RESTORE: "An upgrade of PostgreSQL replaced its data, and -e revert=true needs it. "
+    "The playbook upgrade_postgres removes it, with -e upgrade_postgres_old_volumes=remove",
+    swap.UPGRADE: "A restore replaced its data. The playbook restore removes it, with -e backup_old_volumes=remove",
+}
 # After this time, a first base backup that failed is tried again.
 AGAIN_SECONDS = 600
 
@@ -963,14 +969,20 @@ class Backups:
             self.say("nothing of a restore is left. Deploy, which starts the services")
         return DONE
 
-    def remove_old(self) -> int:
-        """Remove the volumes with the data that restores replaced; return an exit code."""
+    def remove_old(self, kind: str = swap.RESTORE) -> int:
+        """Remove the volumes with the data that restores replaced, or upgrades of PostgreSQL, and say which are left; return an exit code."""
         with self.alone():
-            for identifier, volumes in swap.replaced(self.directory).items():
+            doomed = swap.replaced(self.directory, kind)
+            left = [volume for identifier, volumes in swap.replaced(self.directory).items() if identifier not in doomed for volume in volumes]
+            for identifier, volumes in doomed.items():
                 for volume in volumes:
                     self.docker.remove_volume(volume)
                     self.say(f"{volume} is removed")
                 swap.forget(self.directory, identifier)
+            if not doomed:
+                self.say("nothing is to be removed")
+            for volume in left:
+                self.say(f"{volume} is left. {_LEFT[kind]}")
         return DONE
 
     # --- Questions

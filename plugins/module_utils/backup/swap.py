@@ -20,6 +20,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.links import syn
 from ansible_collections.campaign.platform.plugins.module_utils.lock import SWAP
 
 REPLACED, UNFINISHED = "replaced", "unfinished.json"
+# What replaced the data of a record: a restore names its set or its moment.
+RESTORE, UPGRADE = "restore", "upgrade"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 
 
@@ -111,17 +113,24 @@ def undo(directory: str) -> list[str]:
     return done
 
 
-def replaced(directory: str) -> dict[str, list[str]]:
-    """Return the volumes with the data that restores replaced, by the restore's id; raise BackupError."""
+def replaced(directory: str, kind: str | None = None) -> dict[str, list[str]]:
+    """Return the volumes with the data that restores or upgrades of PostgreSQL replaced, by their id; raise BackupError.
+
+    ``kind`` is RESTORE or UPGRADE; both by default.
+    """
     root = os.path.join(os.path.dirname(os.path.join(directory, SWAP)), REPLACED)
     found = {}
     for name in sorted(os.listdir(root)) if os.path.isdir(root) else []:
         path = os.path.join(root, name)
         try:
             with open(path, encoding="utf-8") as file:
-                found[name.removesuffix(".json")] = [row["new"] for row in json.load(file)["volumes"]]
+                content = json.load(file)
+                if kind in (None, RESTORE if "set" in content else UPGRADE):
+                    found[name.removesuffix(".json")] = [row["new"] for row in content["volumes"]]
         except (OSError, ValueError, KeyError, TypeError):
-            raise BackupError(f"{path} says which volumes hold the data from before a restore, and cannot be read. Put it right or remove it.") from None
+            raise BackupError(
+                f"{path} says which volumes hold old data, and cannot be read. Put it right or remove it."
+            ) from None
     return found
 
 

@@ -114,6 +114,8 @@ def test_twice_the_cluster_has_to_be_free(free, refused):
     problem = postgres_upgrade.room_problem(100 * MIB, free, "/volume")
     assert bool(problem) is refused
     assert not refused or "199 MiB free, and 200 MiB are needed" in problem
+    # Each removes its own.
+    assert not refused or ("restore with -e backup_old_volumes=remove" in problem and "this playbook with -e upgrade_postgres_old_volumes=remove" in problem)
 
 
 def test_the_size_is_what_is_on_the_disk(tmp_path):
@@ -243,6 +245,33 @@ def begun(engine, *, published: bool, **more) -> dict:
 
 def inside(engine) -> dict[str, list[str]]:
     return {path.name: sorted(os.listdir(path)) for path in sorted(engine.volumes.iterdir())}
+
+
+def test_what_a_restore_and_what_an_upgrade_replaced_are_removed_apart(engine):
+    """The way back from an upgrade is nobody's to remove who only tidies up after restores."""
+    for name in ("upgraded", "tried", "restored"):
+        engine.docker.create_volume(name, throw_away=False)
+    engine._record("1", "upgraded", {"release": "old", "major": "17", "at": "then"})
+    engine._record("1-tried", "tried", {})
+    (Path(engine.directory) / "backup/replaced/2.json").write_text(json.dumps({"set": "s", "at": "then", "volumes": [{"live": "live", "new": "restored"}]}))
+    engine.stack.remove_old()
+    assert set(inside(engine)) == {"live", "upgraded", "tried"}
+    assert [row["id"] for row in replaced.records(engine.directory)] == ["1"]
+    told = " ".join(engine.lines)
+    assert "restored is removed" in told
+    assert (
+        "upgraded is left. An upgrade of PostgreSQL replaced its data, and -e revert=true needs it. The playbook upgrade_postgres removes it, with -e up"
+        in told
+    )
+    engine.docker.create_volume("restored", throw_away=False)
+    (Path(engine.directory) / "backup/replaced/2.json").write_text(json.dumps({"set": "s", "at": "then", "volumes": [{"live": "live", "new": "restored"}]}))
+    engine.lines.clear()
+    assert engine.remove()
+    assert set(inside(engine)) == {"live", "restored"}
+    assert "restored is left. A restore replaced its data. The playbook restore removes it, with -e backup_old_volumes=remove" in " ".join(engine.lines)
+    engine.lines.clear()
+    assert not engine.remove()
+    assert "nothing is to be removed" in " ".join(engine.lines)
 
 
 def test_where_nothing_was_begun_nothing_is_done(engine):
