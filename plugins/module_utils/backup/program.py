@@ -61,6 +61,8 @@ DONE, FAILED, NOT_CONFIRMED, MISSING = 0, 1, 3, 4
 RUNNING, SHIPPING = "running", "shipping"
 STOP_SECONDS = 150
 PULSE_SECONDS = 5
+# Who holds the lock gives a sign of life more often.
+ALIVE_SECONDS = 20
 # Of what each way of removing old data leaves.
 _LEFT = {
     swap.RESTORE: "An upgrade of PostgreSQL replaced its data, and -e revert=true needs it. "
@@ -213,7 +215,8 @@ class Backups:
     def locked(self, *, repairs: bool = False) -> Iterator[lock.Lock]:
         """Hold the stack's lock: no deploy starts meanwhile, and one that runs is waited for. Raises BackupError where that takes too long."""
         wanted = lock.Lock(self.directory, self.holder())
-        deadline = time.monotonic() + float(self.config["lock_wait"])
+        began = time.monotonic()
+        deadline = began + float(self.config["lock_wait"])
         dead, waits = None, False
         while True:
             try:
@@ -226,7 +229,7 @@ class Backups:
                     dead = error.holder["run"]
                     continue
                 if time.monotonic() >= deadline:
-                    raise BackupError(str(error)) from None
+                    raise BackupError(self._waited(error.holder, time.monotonic() - began)) from None
                 if not waits:
                     self.say(f"{error.holder.get('user')}@{error.holder.get('controller')} works on the stack and is waited for")
                 waits = True
@@ -246,6 +249,19 @@ class Backups:
             ended.set()
             thread.join()
             wanted.release()
+
+    def _waited(self, holder: Mapping[str, Any], seconds: float) -> str:
+        """Return what to do about another run that did not end in some seconds. Unlike a deploy, nothing here takes its lock over."""
+        pid, controller = holder.get("pid"), holder.get("controller")
+        age = (lock.read(self.directory) or {}).get("age", 0)
+        if abs(age) < ALIVE_SECONDS:
+            seen, way = "still gives signs of life", f"Wait until it has ended, or end it where it runs ({controller}, process {pid}), and run this again."
+        else:
+            seen, way = f"gave its last sign of life {age:.0f} s ago", f"Run this again in {lock.LEASE:.0f} s: if it was killed, its lock has ended by then."
+        return (
+            f"Another run works on this stack: {holder.get('user')}@{controller}, process {pid}, since {holder.get('since')}. "
+            f"It was waited for {seconds:.0f} s and {seen}. Nothing was changed. {way}"
+        )
 
     # --- The repository
 

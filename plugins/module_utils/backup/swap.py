@@ -128,9 +128,7 @@ def replaced(directory: str, kind: str | None = None) -> dict[str, list[str]]:
                 if kind in (None, RESTORE if "set" in content else UPGRADE):
                     found[name.removesuffix(".json")] = [row["new"] for row in content["volumes"]]
         except (OSError, ValueError, KeyError, TypeError):
-            raise BackupError(
-                f"{path} says which volumes hold old data, and cannot be read. Put it right or remove it."
-            ) from None
+            raise BackupError(f"{path} says which volumes hold old data, and cannot be read. Put it right or remove it.") from None
     return found
 
 

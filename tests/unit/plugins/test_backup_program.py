@@ -48,6 +48,16 @@ def test_a_deploy_is_waited_for_as_long_as_is_said(backups):
     held(backups)
     with pytest.raises(BackupError, match="Another run works on this stack: ada@desk"), backups.locked():
         pass
+    with pytest.raises(BackupError) as told, backups.locked():
+        pass
+    assert "process 1, since now. It was waited for 0 s and still gives signs of life. Nothing was changed. Wait until it has ended, or" in str(told.value)
+    assert "end it where it runs (desk, process 1), and run this again" in str(told.value)
+    # That is for deploys.
+    assert "takeover" not in str(told.value)
+    os.utime(os.path.join(backups.directory, lock.LOCK), (time.time() - 40,) * 2)
+    with pytest.raises(BackupError, match=r"gave its last sign of life 40 s ago\. Nothing was changed\. Run this again in 60 s"), backups.locked():
+        pass
+    held(backups)
     backups.config["lock_wait"] = 30
     subprocess.Popen(["sh", "-c", f"sleep 1; : > {backups.directory}/lock.json"])
     started = time.monotonic()
