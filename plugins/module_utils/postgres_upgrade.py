@@ -253,7 +253,7 @@ class Upgrades:
             def holder(self) -> dict[str, Any]:
                 return upgrades.holder
 
-        self.stack = Stack(self.directory, config={"image": "", "repository": "", "keep": {}, **self.config})
+        self.stack = Stack(self.directory, command="upgrade_postgres", config={"image": "", "repository": "", "keep": {}, **self.config})
         self.say: Callable[[str], None] = self.stack.say
         self.docker: Docker = self.stack.docker
         self.identifier = self.stack.run.rpartition("-")[2]

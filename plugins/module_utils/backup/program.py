@@ -87,12 +87,24 @@ def has_ended(other: dict[str, Any]) -> bool:
     return other.get("machine") == machine and isinstance(pid, int) and other.get("run") != f"{machine}-{pid}-{host.started(pid)}"
 
 
+def unit_of(project: str) -> str | None:
+    """Return the unit of systemd's that this process was started by on schedule, None for none."""
+    with contextlib.suppress(OSError), open("/proc/self/cgroup", encoding="utf-8") as file:
+        for line in file:
+            name = line.strip().rpartition("/")[2]
+            if name.startswith(f"{project}-backup") and name.endswith(".service"):
+                return name
+    return None
+
+
 @dataclass
 class Backups:
     """The backups of the stack in a directory of the host."""
 
     directory: str
     quiet: bool = False
+    # What was asked for, to be told to others who find it at work.
+    command: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     run: str = ""
     # The data from before a restore that was cut off is in its place again, and nothing was started over it.
@@ -140,8 +152,26 @@ class Backups:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise BusyError(f"Another backup, drill or restore of {self.project} is at work. Nothing was changed.") from None
+                raise BusyError(self._at_work()) from None
+            row = {"command": self.command, "pid": os.getpid(), "since": sets.moment(), "unit": unit_of(self.project)}
+            with contextlib.suppress(OSError):
+                # Not needed by anybody but who is refused, so a full disk is no reason to end.
+                file.truncate(0)
+                file.write(json.dumps(row))
+                file.flush()
             yield
+
+    def _at_work(self) -> str:
+        """Return who is at work, and what to do about it."""
+        row: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError), open(os.path.join(self.own, RUNNING), encoding="ascii") as file:
+            row = dict(json.load(file))
+        who = f"`{row.get('command') or '?'}`, process {row.get('pid', '?')}, since {row.get('since', '?')}"
+        way = f"systemctl stop {row['unit']}" if row.get("unit") else f"kill {row.get('pid', 'PID')}"
+        return (
+            f"Another backup, drill or restore of {self.project} is at work: {who}. Nothing was changed. Wait, or end it on the host, as root: `{way}`, and "
+            "run this again. An unfinished set is never used."
+        )
 
     @contextlib.contextmanager
     def not_shipping(self, seconds: float = 600) -> Iterator[None]:
@@ -1004,13 +1034,22 @@ class Backups:
     # --- Questions
 
     def list(self) -> int:
-        """Show the sets; return an exit code."""
-        with self.alone():
-            self.open(create=False)
-            print("\n".join(words(self.repository.sets())) or "There is no set.")
-            for since, until in moments.ranges(*self._index()):
-                print(f"Every moment from {moments.words(since + 1)} to {moments.words(until)}")
+        """Show the sets, also while others work; return an exit code."""
+        try:
+            with self.alone():
+                self.open(create=False)
+                self._show()
+        except BusyError:
+            # It takes no lock of restic's and cleans nothing up, so whoever works does not notice it.
+            self.repository.is_watching = True
+            self.repository.look()
+            self._show()
         return DONE
+
+    def _show(self) -> None:
+        print("\n".join(words(self.repository.sets())) or "There is no set.")
+        for since, until in moments.ranges(*self._index()):
+            print(f"Every moment from {moments.words(since + 1)} to {moments.words(until)}")
 
     def check(self, *, read_all: bool) -> int:
         """Have restic check the repository, with all data on demand; return an exit code."""
@@ -1081,7 +1120,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, _stop)
     os.umask(0o077)
     try:
-        backups = Backups(given.directory, given.quiet)
+        backups = Backups(given.directory, given.quiet, given.command)
         if given.command == "backup":
             code = backups.backup()
             if given.drill:

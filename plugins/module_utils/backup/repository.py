@@ -72,6 +72,8 @@ class Repository:
     # Whose locks are this run's: of backups, or of what ships the log beside them.
     worker: str = "backup"
     patience: float = PATIENCE_SECONDS
+    # Whether nothing is locked, by somebody who only looks while others work.
+    is_watching: bool = False
 
     @property
     def is_local(self) -> bool:
@@ -116,6 +118,7 @@ class Repository:
         """Return the options of restic itself."""
         found = ["--password-file", "/run/secrets/password", "--repo", "/repository" if self.is_local else self.place, "--retry-lock", "5m"]
         found += ["--no-cache"] if self.is_local else ["--cache-dir", "/cache", "--cleanup-cache"]
+        found += ["--no-lock"] if self.is_watching else []
         found += ["--compression", self.compression]
         if self._secret("ca"):
             found += ["--cacert", "/run/secrets/ca"]
@@ -225,15 +228,22 @@ class Repository:
 
     def open(self, *, create: bool) -> None:
         """Check that the repository opens; make a new one with ``create`` where there is none, never over one that is there."""
-        if self.is_local and not create and not os.path.isdir(self.place):
+        try:
+            self.look(is_new=create)
+        except NoRepositoryError:
+            if not create:
+                raise
+            self.ask("init", "init")
+        self._unlock()
+
+    def look(self, *, is_new: bool = False) -> None:
+        """Check that the repository opens, and take or remove no lock; raise BackupError. Where it may be a new one, Docker says whether its place is there."""
+        if self.is_local and not is_new and not os.path.isdir(self.place):
             # Docker would not even start restic.
             raise self._missing()
         status, error = self._look()
-        if status == _NO_REPOSITORY and create:
-            self.ask("init", "init")
-        elif status != 0:
+        if status != 0:
             raise self.failure("open", status, error)
-        self._unlock()
 
     def unlock(self, *workers: str) -> None:
         """Remove the locks that killed runs of some workers of this stack left, none of which is at work."""

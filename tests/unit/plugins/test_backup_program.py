@@ -2,6 +2,7 @@
 """The lock that a backup holds: waited for, given back, and not left to who was killed."""
 
 import contextlib
+import io
 import json
 import os
 import subprocess
@@ -10,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, program, state
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, program, repository, state
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Service
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import NoRepositoryError
 
@@ -92,11 +93,65 @@ def test_nothing_is_backed_up_in_the_middle_of_an_exchange(backups):
 
 def test_two_of_a_stack_are_not_at_work_at_once(backups, monkeypatch):
     monkeypatch.setattr(program.Backups, "clean", lambda _self: None)
+    backups.command = "drill"
+    other = program.Backups(backups.directory, quiet=True, command="restore")
+    who = (
+        rf"of p is at work: `drill`, process {os.getpid()}, since 20\d\d-.*Z\. Nothing was changed\. Wait, or end it on the host, as root: `kill {os.getpid()}`"
+    )
+    with backups.alone(), pytest.raises(program.BusyError, match=who), other.alone():
+        pass
+    with other.alone(), pytest.raises(program.BusyError, match=r"`restore`, process .* An unfinished set is never used"), backups.alone():
+        pass
+    # One on schedule is a unit's.
+    monkeypatch.setattr(program, "unit_of", lambda project: f"{project}-backup.service")
+    with backups.alone(), pytest.raises(program.BusyError, match=r"as root: `systemctl stop p-backup\.service`, and run"), other.alone():
+        pass
+    # Of an earlier version, which says nothing.
+    with backups.alone():
+        open(os.path.join(backups.own, program.RUNNING), "w").close()
+        with pytest.raises(program.BusyError, match="Nothing was changed"), other.alone():
+            pass
+
+
+@pytest.mark.parametrize(
+    ("text", "unit"),
+    [
+        ("0::/system.slice/p-backup.service\n", "p-backup.service"),
+        ("3:cpu:/\n1:name=systemd:/system.slice/p-backup-drill.service\n", "p-backup-drill.service"),
+        ("0::/system.slice/cron.service\n", None),
+        ("0::/user.slice/session-1.scope\n", None),
+    ],
+)
+def test_a_run_on_schedule_knows_its_unit(monkeypatch, text, unit):
+    monkeypatch.setattr(program, "open", lambda *_given, **_options: io.StringIO(text), raising=False)
+    assert program.unit_of("p") == unit
+
+
+def test_the_sets_are_listed_while_others_work(backups, monkeypatch, capsys):
+    cleaned, asked = [], []
+    monkeypatch.setattr(program.Backups, "clean", lambda _self: cleaned.append(1))
     other = program.Backups(backups.directory, quiet=True)
-    with backups.alone(), pytest.raises(program.BusyError, match="is at work"), other.alone():
-        pass
-    with other.alone():
-        pass
+
+    def attempt(_self, what, *arguments, **_options):
+        asked.append((other.repository.arguments(), arguments))
+        return 0, "[]" if what == "snapshots" else "", ""
+
+    monkeypatch.setattr(repository.Repository, "attempt", attempt)
+    monkeypatch.setattr(repository.Repository, "_look", lambda _self: (0, ""))
+    monkeypatch.setattr(program.os.path, "isdir", lambda _path: True)
+    with backups.one_at_a_time():
+        assert other.list() == program.DONE
+    assert "There is no set." in capsys.readouterr().out
+    assert cleaned == []
+    # Of these, restic locks nothing and removes nobody's lock.
+    assert {arguments[0] for _options, arguments in asked} == {"snapshots"}
+    assert all("--no-lock" in options for options, _arguments in asked)
+    # Where nobody works, locks that were left behind are removed.
+    asked.clear()
+    other.repository.is_watching = False
+    assert other.list() == program.DONE
+    assert cleaned
+    assert "list" in {word for _options, arguments in asked for word in arguments}
 
 
 @pytest.mark.parametrize(
