@@ -525,7 +525,7 @@ def test_two_at_once_are_one(stack):
     second = stack.run("drill")
     first.communicate(timeout=200)
     assert (first.returncode, second.status) == (0, 1)
-    assert "is at work. Nothing was changed." in second.text
+    assert "is at work: `backup`, process" in second.text
 
 
 def test_no_secret_and_no_row_is_seen_from_outside(stack):
