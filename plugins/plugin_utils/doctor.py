@@ -323,19 +323,22 @@ def _metrics(case: Case) -> Found:
             yield f"{name} is at {number(value)} of {number(limit)}.", severity, remedy
 
 
+# `{run}` is the program on the host, `{logs}` shows what the service wal says.
 _BACKUP_REMEDIES = {
     "backup failed": "Put right what it says, and make one: the playbook backup.",
     "backup late": "See that the host still makes them: `systemctl list-timers`, or cron's log. The playbook backup makes one now.",
-    "drill failed": "Do not count on it. Make another backup, try that one (the playbook drill), and look at the repository: `backup/run check --read-data`.",
+    "drill failed": "Do not count on it. Make another backup, try that one (the playbook drill), and look at the repository: on the host, as root, "
+    "`{run} check --read-data`.",
     "never restored": "Try one: the playbook drill.",
-    "log late": "Read the log of the service wal (`make logs`), and of what ships it: `/opt/campaign/backup/run ship` says what is wrong.",
+    "log late": "Read the log of the service wal, {logs}, and ask what ships it: on the host, as root, `{run} ship` says what is wrong.",
     "drill late": "Try the newest one: the playbook drill. backup_drill_after_backup does it each time.",
 }
 
 
 def _backup(case: Case) -> Found:
     for row in (case.status.get("backup") or {}).get("findings", []):
-        yield f"{row['name']}: {row['seen']}", row["severity"], _BACKUP_REMEDIES[row["name"]]
+        remedy = _BACKUP_REMEDIES[row["name"]].format(run=f"{case.status['directory']}/backup/run", logs=case.compose("logs --tail=50 wal"))
+        yield f"{row['name']}: {row['seen']}", row["severity"], remedy
 
 
 CHECKS: dict[str, Callable[[Case], Found]] = {

@@ -242,6 +242,22 @@ def test_a_fault_is_found_once_and_by_its_check(change, check, severity, seen):
     assert doctor.lines(case, [finding])[:2] == [f"{severity.upper():7}  {check}: {seen}", f"         Fix: {finding.remedy}"]
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("drill failed", "on the host, as root, `/srv/other/backup/run check --read-data`."),
+        (
+            "log late",
+            "the service wal, `docker compose -p campaign logs --tail=50 wal`, and ask what ships it: on the host, as root, `/srv/other/backup/run ship`",
+        ),
+    ],
+)
+def test_what_is_to_be_typed_is_of_the_stack_that_was_looked_at(name, remedy):
+    found = {"directory": "/srv/other", "project": "campaign", "backup": {"findings": [{"name": name, "severity": FAILURE, "seen": "x"}]}}
+    (finding,) = doctor.diagnose(Case(ill(lambda healthy: healthy.update(found))))
+    assert remedy in finding.remedy
+
+
 def test_every_finding_of_backups_has_a_remedy():
     text = (ROOT / "plugins/module_utils/backup/state.py").read_text()
     assert set(re.findall(r'add\(\s*"([a-z ]+)"', text)) == set(doctor._BACKUP_REMEDIES)
