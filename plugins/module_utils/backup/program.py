@@ -61,6 +61,7 @@ DONE, FAILED, NOT_CONFIRMED, MISSING = 0, 1, 3, 4
 RUNNING, SHIPPING = "running", "shipping"
 STOP_SECONDS = 150
 PULSE_SECONDS = 5
+LOG_LINES = 20
 # Who holds the lock gives a sign of life more often.
 ALIVE_SECONDS = 20
 # Of what each way of removing old data leaves.
@@ -982,8 +983,19 @@ class Backups:
             failed = [name for name, done in found.items() if done is None]
             if failed or time.monotonic() >= deadline:
                 culprits = failed or [name for name, done in found.items() if not done]
-                raise BackupError(f"{', '.join(culprits)} did not come up. Read `docker compose -p {self.project} logs {' '.join(culprits)}`.")
+                # What is put back removes the containers of jobs, and their logs with them.
+                logs = "\n".join(self._last_lines(name) for name in culprits)
+                more = f"`docker compose -p {self.project} logs {' '.join(culprits)}` shows more, as long as the container is there."
+                raise BackupError(f"{', '.join(culprits)} did not come up.\n{logs}\n{more}")
             time.sleep(0.5)
+
+    def _last_lines(self, name: str) -> str:
+        """Return the end of the log of a service's newest container."""
+        labels = (f"com.docker.compose.project={self.project}", f"com.docker.compose.service={name}")
+        found = self.docker.ask("ps", "--all", "--quiet", *(word for label in labels for word in ("--filter", f"label={label}"))).split()
+        _status, output, error = self.docker.attempt("logs", "--tail", str(LOG_LINES), found[0]) if found else (0, "", "")
+        lines = f"{output}{error}".rstrip().splitlines()[-LOG_LINES:] or ["(nothing)" if found else "(there is no container)"]
+        return "\n".join([f"The last lines of the log of {name}:", *(f"    {line}" for line in lines)])
 
     def _has_ended(self, found: dict[str, Any] | None) -> bool | None:
         """Return whether a job has ended well, None where it has not."""

@@ -327,3 +327,28 @@ def test_no_restore_puts_anything_back_before_it_is_confirmed(cut_off, monkeypat
     cut_off.restore_moment("latest", None)
     assert seen == [(None, True)] * 3
     assert cut_off.stopped == []
+
+
+# --- What does not come up
+
+
+def test_the_log_of_what_did_not_come_up_is_in_the_message(backups, monkeypatch):
+    """Whoever puts the old data back removes the job's container."""
+    backups.config["health_timeout"] = 1
+
+    def attempt(_self, *_arguments, **_options):
+        return 0, "\n".join(f"line {number}" for number in range(30)) + "\n", "the end\n"
+
+    def ask(_self, *arguments, **_options):
+        if "--quiet" in arguments:
+            return "c1\n" if "label=com.docker.compose.service=away" not in arguments else ""
+        return json.dumps([{"Config": {"Labels": {"com.docker.compose.service": "api-migrate"}}, "State": {"Status": "exited", "ExitCode": 1}}])
+
+    monkeypatch.setattr(program.Docker, "attempt", attempt)
+    monkeypatch.setattr(program.Docker, "ask", ask)
+    with pytest.raises(BackupError, match=r"api-migrate did not come up\.\nThe last lines of the log of api-migrate:\n") as raised:
+        backups._await(["api-migrate"], backups._has_ended)
+    told = str(raised.value).splitlines()
+    assert told[2:-1] == [f"    line {number}" for number in range(11, 30)] + ["    the end"]
+    assert told[-1].startswith("`docker compose -p p logs api-migrate` shows more")
+    assert backups._last_lines("away") == "The last lines of the log of away:\n    (there is no container)"
