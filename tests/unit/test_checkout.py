@@ -64,8 +64,8 @@ def test_tags_of_a_playbook_that_imports_ours_are_its_own(checkout, tmp_path):
     assert "stack_variant is missing" in " ".join(done.stdout.split())
 
 
-def test_a_limit_of_time_of_the_caller_s_ends_no_deploy_in_its_middle(checkout):
-    for name in ("site", "rollback", "down", "bundle", "publish"):
+def test_a_limit_of_time_of_the_caller_s_ends_no_long_work_in_its_middle(checkout):
+    for name in ("site", "rollback", "down", "bundle", "publish", "upgrade_postgres", "backup", "drill", "restore", "export"):
         plays = [play for play in DataLoader().load_from_file(str(checkout / f"playbooks/{name}.yml")) if "hosts" in play]
         assert [play["timeout"] for play in plays] == [0] * len(plays), name
 
