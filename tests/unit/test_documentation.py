@@ -59,6 +59,14 @@ def test_playbooks_and_variables_exist(document):
     assert {name for name in variables if not re.search(rf"\b{name}\b", specs)} == set()
 
 
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}.md" for name in ("backup", "export", "point-in-time", "restore", "upgrade-postgres"))])
+def test_commands_for_prod_ask_for_the_password_of_the_vault(name):
+    """Without it, Ansible ends at the first encrypted file of group_vars."""
+    commands = re.findall(r"ansible-playbook -i inventories/prod .*", (ROOT / name).read_text())
+    assert commands
+    assert [command for command in commands if "--ask-vault-pass" not in command] == []
+
+
 def test_every_make_target_says_what_it_does():
     makefile = (ROOT / "Makefile").read_text()
     phony = re.search(r"^\.PHONY: (.+)$", makefile, re.MULTILINE).group(1).split()
