@@ -2,6 +2,7 @@
 """Backup and restore as a person has them done, by the playbooks: after a mistake, and after the loss of the host."""
 
 import shutil
+from pathlib import Path
 
 
 def test_what_a_mistake_removed_comes_back(stack):
@@ -38,12 +39,19 @@ def test_a_host_that_was_lost_comes_back_from_the_repository_and_its_password(st
     stack.docker("volume", "rm", *stack.volumes())
     shutil.rmtree(stack.directory)
     (stack.private / "secrets.json").unlink()
+    crontab = Path(f"/etc/cron.d/{stack.project}-backup")
+    crontab.unlink()
     deployed = stack.play("site")
     assert deployed.status == 0, deployed.text[-3000:]
     assert stack.files() != secrets
+    # Who only looks has no backup of the empty stack made.
+    asked = stack.play("restore")
+    assert f"backup_restore_confirm={stack.project}" in asked.text
+    assert not crontab.exists()
     restored = stack.play("restore", backup_restore_confirm=stack.project)
     assert restored.status == 0, restored.text[-3000:]
     assert stack.fingerprint() == before
+    assert crontab.exists()
     again = stack.play("site")
     assert again.status == 0, again.text[-3000:]
     drilled = stack.play("drill")
