@@ -135,7 +135,7 @@ def summary(directory: str, now: float) -> dict[str, Any] | None:
     if not config or not config.get("repository"):
         return None
     found = read(directory)
-    # Neither do the playbooks that only read set backups up, such as a restore that nobody has confirmed.
+    # A restore that nobody has confirmed has a configuration written too, and backups are not set up by it.
     if not any(found[name] for name in ("installed", "last_run", "last_success")):
         return None
     good, success = found["last_good_drill"] or {}, found["last_success"] or {}
