@@ -59,7 +59,9 @@ def test_playbooks_and_variables_exist(document):
     assert {name for name in variables if not re.search(rf"\b{name}\b", specs)} == set()
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{name}.md" for name in ("backup", "export", "point-in-time", "restore", "upgrade-postgres"))])
+@pytest.mark.parametrize(
+    "name", ["README.md", *(f"docs/{name}.md" for name in ("backup", "export", "operations", "point-in-time", "releases", "restore", "upgrade-postgres"))]
+)
 def test_commands_for_prod_ask_for_the_password_of_the_vault(name):
     """Without it, Ansible ends at the first encrypted file of group_vars."""
     commands = re.findall(r"ansible-playbook -i inventories/prod .*", (ROOT / name).read_text())
