@@ -17,6 +17,7 @@ def with_mine() -> dict[str, Any]:
         "image": REFERENCE,
         "user": "999:1000",
         "networks": ["backend-network"],
+        "tmpfs": ["/data"],
         "healthcheck": {"test": ["CMD", "true"], "interval": "1s"},
     }
     return {"stack_services": {"mine": {"base": {"services": {"mine": body}}}}}
