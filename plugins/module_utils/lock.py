@@ -298,6 +298,9 @@ def read(directory: str) -> dict[str, Any] | None:
     try:
         held = _read(descriptor)
         return {**held, "age": time.time() - os.fstat(descriptor).st_mtime} if held else None
+    except OSError:
+        # Something else is in its place, which whoever wants it is told.
+        return None
     finally:
         os.close(descriptor)
 

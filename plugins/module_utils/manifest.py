@@ -23,6 +23,7 @@ _EMPTY: dict[str, Any] = {
     "restoring_jobs": [],
     "ground": "",
     "images": {},
+    "job_images": {},
     "references": [],
     "networks": {},
     "ports": {},

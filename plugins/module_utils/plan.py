@@ -198,9 +198,11 @@ def _held(engine: Engine, container: Mapping[str, Any], wanted: Wanted) -> list[
 def _is_younger(path: str, created: float) -> bool:
     """Return whether a file was written after a container was created, which the Engine tells in whole seconds."""
     try:
-        return os.stat(path).st_mtime >= created
+        found = os.stat(path)
     except OSError:
         return False
+    # A copy that was put in its place may have kept its time.
+    return max(found.st_mtime, found.st_ctime) >= created
 
 
 def _of_service(

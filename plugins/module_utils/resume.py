@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils import engine as engines
-from ansible_collections.campaign.platform.plugins.module_utils import host, links, lock, obstacles, plan, registry, routes
+from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, links, lock, obstacles, plan, registry, routes
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError, project_containers
 
@@ -45,7 +45,7 @@ CUT_OFF = frozenset(["started", "not_rolled_back", "not_resumed"])
 
 def program_files() -> dict[str, str]:
     """Return this program as files, by their paths below a stack's directory: this module, and those that it imports."""
-    parts = (sys.modules[__name__], engines, host, links, lock, manifests, obstacles, plan, registry, routes)
+    parts = (sys.modules[__name__], engines, host, image_names, links, lock, manifests, obstacles, plan, registry, routes)
     sources = {f"{part.__name__.replace('.', '/')}.py": inspect.getsource(part) for part in parts}
     return {f"{PROGRAM}/{name}": text for name, text in {"__main__.py": MAIN.format(module=__name__), **sources}.items()}
 
@@ -170,11 +170,13 @@ class Resumption:
         links.renew(self.directory, manifest)
         # The jobs of the other release would go on giving out its passwords.
         obstacles.find(self.engine, manifest, [*manifest["jobs"], *tried["jobs"]]).remove(self.engine)
-        up = ("up", "--detach", "--no-build", "--pull", "never")
-        if manifest["restoring_jobs"]:
-            # What is wrong with them shows in the services that sign in.
-            self.compose(manifest, "--profile", "job", *up, *manifest["foundations"], *manifest["restoring_jobs"])
-        status = self.compose(manifest, *up, "--remove-orphans")
+        # With the images that it had, whatever their names mean by now.
+        current = os.path.join(self.directory, "current")
+        image_names.lend(self.engine, self.directory, image_names.present(self.engine, image_names.others(self.engine, current)))
+        try:
+            status = self._up(manifest)
+        finally:
+            image_names.give_back(self.engine, self.directory)
         obstacles.give_names(self.engine, manifest["project"])
         self.forget_routes(manifest)
         deadline = time.monotonic() + (HEALTH_PATIENCE if status == 0 else 0)
@@ -184,6 +186,14 @@ class Resumption:
             self.pulse()
             time.sleep(INTERVAL)
         return ""
+
+    def _up(self, manifest: Mapping[str, Any]) -> int:
+        """Have Docker Compose start the jobs that give logins back, and the services; return its exit status."""
+        up = ("up", "--detach", "--no-build", "--pull", "never")
+        if manifest["restoring_jobs"]:
+            # What is wrong with them shows in the services that sign in.
+            self.compose(manifest, "--profile", "job", *up, *manifest["foundations"], *manifest["restoring_jobs"])
+        return self.compose(manifest, *up, "--remove-orphans")
 
 
 def main(directory: str) -> int:

@@ -362,7 +362,15 @@ class Setup:
         """Return the paths of what is not as it should be."""
         found = [path for path, row in self.files.items() if not is_right(path, *row)]
         found += [path for path, text in self.schedule.items() if not is_right(path, text.encode(), 0o644, 0)]
-        return found + self.surplus() + self.unfinished()
+        return found + self.surplus() + self.unfinished() + self.missing()
+
+    def missing(self) -> list[str]:
+        """Return what who only reads does not leave: the directory of the repository, and the note that backups are set up."""
+        if not self.is_scheduled:
+            return []
+        place = self.module.params["repository"]
+        found = [place] if place.startswith("/") and not os.path.isdir(place) else []
+        return found if state.read(self.directory)["installed"] else [*found, os.path.join(self.directory, "backup/status.json")]
 
     def unfinished(self) -> list[str]:
         """Return the files of a change of the password that did not end. Old ones are kept as long as there is no repository that could tell."""

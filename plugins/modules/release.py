@@ -30,7 +30,8 @@ options:
   state:
     description:
       - V(staged) makes the release complete and runnable on the host: it writes files, and nothing else.
-      - V(tagged) has references mean the images that O(tags) names, because they have come to mean others since the release ran.
+      - V(lent) has references mean the images that O(tags) names, because they have come to mean others since the release ran. They mean the others again
+        with V(current) or V(ended), or with the next V(staged) or V(chosen).
       - V(attempted) notes that the release is about to be started, and clears the way as V(cleared) does.
       - V(cleared) removes containers that would stop the release from starting. Those are what its jobs left behind, because C(docker compose down) removes
         the networks that they are bound to and not them; what is bound to a network that was pruned; and what holds a port that the release gives to
@@ -46,14 +47,14 @@ options:
       - V(down) stops and removes all containers and networks of the project, whichever release they are of, and the unit or init script that starts
         C(client/resume). Volumes stay.
     type: str
-    choices: [staged, chosen, tagged, attempted, cleared, switched, current, held, stopped, ended, down]
+    choices: [staged, chosen, lent, attempted, cleared, switched, current, held, stopped, ended, down]
     default: staged
   images:
     description: >-
       References of images by key. With O(state=staged) in the role C(stack), the controller builds the release from the role's variables and these references.
     type: dict
   tags:
-    description: With O(state=tagged), ids of images by the reference that is to mean them. They have to be on the host.
+    description: With O(state=lent), ids of images by the reference that is to mean them. They have to be on the host.
     type: dict
   plan:
     description: A whole release, for those who build one themselves. Given with O(state=staged) in place of O(images).
@@ -235,10 +236,6 @@ moved:
     RV(tags) is carried out.
   type: dict
   returned: always
-newer:
-  description: Ids of the images that these references mean by now.
-  type: dict
-  returned: always
 tags:
   description: Ids of the images that the chosen release ran with, by the reference that has come to mean another one since.
   type: dict
@@ -298,7 +295,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import boot, host, links, lock, obstacles, replaced, resume, routes, verification
+from ansible_collections.campaign.platform.plugins.module_utils import boot, host, image_names, links, lock, obstacles, replaced, resume, routes, verification
 from ansible_collections.campaign.platform.plugins.module_utils import manifest as manifests
 from ansible_collections.campaign.platform.plugins.module_utils import plan as plans
 from ansible_collections.campaign.platform.plugins.module_utils.compose import HASHES, config_command, hashes_of, noted_hashes
@@ -312,7 +309,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.engine import (
 )
 from ansible_collections.campaign.platform.plugins.module_utils.links import link, sync_directory
 from ansible_collections.campaign.platform.plugins.module_utils.obstacles import remove_container, stale_containers, stop_container
-from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path, split_reference
+from ansible_collections.campaign.platform.plugins.module_utils.registry import image_path
 
 _ID = re.compile(r"[0-9a-f]{12}\Z")
 _MANIFEST = "manifest.json"
@@ -324,10 +321,8 @@ UNFINISHED_SECONDS = 3600
 # Longer than the longest time that a service is given to stop, because the Engine answers when it has stopped.
 ENGINE_SECONDS = 300
 # Steps that change nothing of what runs.
-HARMLESS = frozenset(["staged", "chosen", "tagged", "held", "ended"])
+HARMLESS = frozenset(["staged", "chosen", "lent", "held", "ended"])
 VOLUMES = "volumes.json"
-# What a release ran with when it was taken into use: the ids of its images by reference. And who did that, and when.
-DEPLOYED = "deployed.json"
 CLIENT = """#!/bin/sh
 # Docker's client without the environment and the configuration of the user who calls it: Docker Compose ranks both above the release's own values.
 # While it works, nobody else takes the stack's lock, whatever became of the run that called it.
@@ -506,7 +501,7 @@ class Release:
         is_new = current != self.id or os.path.lexists(self.attempt_link)
         self.result = {"changed": False, "release": self.id, "current": current, "previous": self._read(self.current_link), "is_new": is_new, "diff": []}
         self.result["run"] = (params["holder"] or {}).get("run")
-        self.result.update(moved={}, newer={}, tags={})
+        self.result.update(moved={}, tags={})
 
     def _read(self, directory: str) -> dict | None:
         """Return a release's manifest, None where there is none that can be read."""
@@ -565,6 +560,7 @@ class Release:
         """Write what is missing, the release's own directory last."""
         self._check_paths()
         acquire(self.lock, self.module)
+        self._give_names_back()
         files = {item["name"]: item["content"].encode() for item in self.module.params["plan"]["files"]}
         files[_MANIFEST] = self._manifest()
         missing = [item for item in self._wanted() if not self._is_right(*item[:4])]
@@ -573,12 +569,12 @@ class Release:
         project = self.module.params["plan"]["project"]
         self._check_project(project)
         has_new_volumes = self._has_new_volumes(project)
-        self._take_moved()
-        if not self.result["is_new"] and (has_new_volumes or self.result["moved"] or self._has_stale_containers(project)):
+        has_moved = self._take_moved()
+        if not self.result["is_new"] and (has_new_volumes or has_moved or self._has_stale_containers(project)):
             # What is done about it is reported by the steps that do it, of which a check has none.
             self.result.update(is_new=True, changed=self.module.check_mode)
         # The migrations of a release that was taken into use ran then, and the schema may be that of a newer one that failed since.
-        again = self.result["current"] == self.id and not has_new_volumes and not self.result["moved"]
+        again = self.result["current"] == self.id and not has_new_volumes and not has_moved
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
@@ -597,7 +593,9 @@ class Release:
         # The steps that do it report it otherwise.
         self.result["changed"] |= self.module.check_mode and bool(self.result["plan"])
         is_idle = not (self.result["is_new"] or self.result["plan"])
-        self.result["is_verified"] = is_idle and self._is_well()
+        # One of before this was written down is taken into use once more, which writes it down.
+        is_known = os.path.isfile(os.path.join(self.path, image_names.DEPLOYED))
+        self.result["is_verified"] = is_idle and (is_known or self.module.check_mode) and self._is_well()
         if self.lock and self.result["is_verified"]:
             self.lock.release()
 
@@ -669,7 +667,7 @@ class Release:
     def _has_done_jobs(self, manifest: Mapping, files: dict[str, bytes]) -> bool:
         """Return whether the release in use has run the same jobs, and all that they work on stays as it is: only what is replaced beside it changes."""
         previous = self.result["previous"]
-        if previous is None or os.path.lexists(self.attempt_link) or self.result["others"] or self.result["moved"] or self.result["tags"]:
+        if previous is None or os.path.lexists(self.attempt_link) or self.result["others"] or image_names.others(self.engine, self.current_link):
             return False
         if not previous["ground"] or previous["ground"] != manifest.get("ground"):
             return False
@@ -764,6 +762,7 @@ class Release:
         """Read a release that was staged before, to go back to it: the one that is named, or the one that was in use before the current one."""
         self.is_chosen = True
         acquire(self.lock, self.module)
+        self._give_names_back()
         kept = self._kept()
         if not self.id:
             self.id = next((name for name in kept if name != self.result["current"]), "")
@@ -785,11 +784,6 @@ class Release:
         problems = [f"the file {name} is gone" for name in lost]
         problems += [f"the file {name} was changed by hand" for name in manifest["configs"] if name not in lost and not self._is_as_written(name)]
         problems += self._absent(manifest["images"].values())
-        problems += [
-            f"the image {reference} is another one by now, and the one that the release ran with is not on the host ({identifier})"
-            for reference, (identifier, _now) in self._other_images(self.path).items()
-            if not self._is_there(identifier)
-        ]
         self._refuse(problems + self._taken(manifest))
         if self.module.params["project"]:
             self._check_project(self.module.params["project"])
@@ -798,11 +792,13 @@ class Release:
         self.module.params["plan"] = {"manifest": manifest, "project": manifest["project"]}
         self.result.update(release=self.id, is_new=True, manifest={**manifest, "path": os.path.join(self.path, _MANIFEST)})
         self.result.update(changed=True, is_verified=False, is_rollback=True)
-        others = self._other_images(self.path)
-        self.result["tags"] = {reference: noted for reference, (noted, _now) in others.items()}
+        others = image_names.others(self.engine, self.path)
+        self.result["tags"] = image_names.present(self.engine, others)
+        for reference in sorted(others.keys() - self.result["tags"]):
+            self.module.warn(f"The image that {self.id} ran with as {reference} is not on the host any more. It is started with what that name means now.")
         self._take_moved()
-        # Once that release has been given its images, the one in use has to be given its own again where this fails.
-        self.result["moved"] = {**{reference: now for reference, (_noted, now) in others.items()}, **self.result["moved"]}
+        # Once that release has been lent its names, the one in use has to be lent them where it fails.
+        self.result["moved"] = {**{reference: others[reference][1] for reference in self.result["tags"]}, **self.result["moved"]}
         self._take_plan(self._plan(files, frozenset()))
         self._take_jobs(files, manifest["jobs"], has_new_volumes=self._has_new_volumes(manifest["project"]))
         self._check_images_of_jobs()
@@ -818,44 +814,34 @@ class Release:
         content = read(os.path.join(self.root, name)) or b""
         return hashlib.sha256(content).hexdigest().startswith(os.path.basename(os.path.dirname(name)))
 
-    def _noted_images(self, release: str) -> dict[str, str]:
-        """Return the ids of the images that a release ran with when it was taken into use, by reference; of an older one nobody knows."""
+    def _take_moved(self) -> bool:
+        """Find out which images the release in use runs with that their names do not mean any more; return whether there are any names that moved."""
         try:
-            found = json.loads(read(os.path.join(release, DEPLOYED)) or b"{}")["images"]
-        except (ValueError, KeyError, TypeError):
-            return {}
-        return {str(reference): str(identifier) for reference, identifier in found.items()} if isinstance(found, dict) else {}
-
-    def _other_images(self, release: str) -> dict[str, tuple[str, str]]:
-        """Return the images that a release ran with and what their references mean by now, for those of which that is another one, by reference."""
-        noted = self._noted_images(release)
-        now = plans.image_ids(self.engine, noted)
-        return {reference: (identifier, found) for reference, identifier in noted.items() if (found := now[reference]) not in (None, identifier)}
-
-    def _is_there(self, identifier: str) -> bool:
-        return plans.image_id(self.engine, identifier) is not None
-
-    def _take_moved(self) -> None:
-        """Find out which images the release in use runs with that their references do not mean any more, as far as they are on the host."""
-        try:
-            others = {reference: pair for reference, pair in self._other_images(self.current_link).items() if self._is_there(pair[0])}
+            others = image_names.others(self.engine, self.current_link)
+            if not others:
+                return False
+            there = image_names.present(self.engine, others)
+            running = [one for one in project_containers(self.engine, (self.result["previous"] or {}).get("project", "")) if one["State"] == "running"]
         except EngineError:
             if not self.module.check_mode:
                 raise
             # A check does not start the Engine.
-            others = {}
-        self.result["moved"] = {reference: before for reference, (before, _after) in others.items()}
-        self.result["newer"] = {reference: after for reference, (_before, after) in others.items()}
+            return False
+        known = {identifier for one in running for identifier in (one["Labels"].get(plans.IMAGE), one.get("ImageID"))}
+        # What runs already with what the name means now, started by hand, is not put back to something else.
+        self.result["moved"] = {reference: before for reference, before in there.items() if before in known}
+        return True
 
-    def tag(self) -> None:
-        """Have references mean the images again that a release ran with."""
+    def lend(self) -> None:
+        """Have references mean the images that a release ran with, until it is taken into use or the run has ended."""
         acquire(self.lock, self.module, goes_on=True)
-        for reference, identifier in (self.module.params["tags"] or {}).items():
-            if plans.image_id(self.engine, reference) == identifier:
-                continue
+        if not self.module.check_mode:
+            self.result["changed"] = image_names.lend(self.engine, self.root, self.module.params["tags"] or {})
+
+    def _give_names_back(self) -> None:
+        """Have references mean what they meant before, where a run that was killed had lent them."""
+        if not self.module.check_mode and image_names.give_back(self.engine, self.root):
             self.result["changed"] = True
-            if not self.module.check_mode:
-                tag_image(self.engine, identifier, reference)
 
     def _check_images_of_jobs(self) -> None:
         """Fail where a job that would run has no image: the services might not find what it prepares."""
@@ -1113,10 +1099,7 @@ class Release:
         wrong = self.current() != self.id or not os.path.islink(environment) or os.path.lexists(self.attempt_link)
         volumes = json.dumps(volumes_of(self.engine, self._project()), indent=1, sort_keys=True).encode() + b"\n"
         wrong = wrong or read(os.path.join(self.root, VOLUMES)) != volumes
-        # What a digest means never changes.
-        tags = [reference for reference in self._references(self.path) or () if "@" not in reference]
-        images = {reference: found for reference, found in plans.image_ids(self.engine, tags).items() if found}
-        before = self._noted_images(self.path)
+        images, before = self._images(), image_names.ran_with(self.path)
         wrong = wrong or images != before
         doomed = self._doomed()
         self.result.update(changed=bool(wrong or doomed), pruned=doomed, pruned_images=[])
@@ -1127,7 +1110,7 @@ class Release:
             write(os.path.join(self.root, VOLUMES), volumes, 0o644)
             if not os.path.islink(environment) or os.readlink(environment) != os.path.join("current", ".env"):
                 link(environment, os.path.join("current", ".env"))
-            write(os.path.join(self.path, DEPLOYED), self._deployed(images), 0o644)
+            write(os.path.join(self.path, image_names.DEPLOYED), self._deployed(images), 0o644)
             link(self.current_link, os.path.join("releases", self.id))
         # From here on it is in use, and nothing that goes wrong is a reason to go back.
         try:
@@ -1137,6 +1120,12 @@ class Release:
         if self.lock:
             self.lock.release()
 
+    def _images(self) -> dict[str, str]:
+        """Return the ids of the images of the release's services and jobs by reference, but for references by digest, which never mean another one."""
+        manifest = manifests.read(os.path.join(self.path, _MANIFEST))
+        references = {reference for reference in (*manifest["images"].values(), *manifest["job_images"].values()) if "@" not in reference}
+        return {reference: found for reference, found in plans.image_ids(self.engine, references).items() if found}
+
     def _deployed(self, images: Mapping[str, str]) -> bytes:
         who = {key: value for key, value in (self.module.params["holder"] or {}).items() if key in ("user", "controller", "commit") and value is not None}
         note = {"result": "succeeded", "time": lock.now(), **who, "images": images}
@@ -1144,6 +1133,7 @@ class Release:
 
     def _settle(self, wrong: bool, doomed: list[str], replaced_images: Collection[str]) -> None:
         """Write down that the release is in use, and remove what only old ones name."""
+        self._give_names_back()
         if self.lock:
             self.lock.record("succeeded", release=self.id, previous=self.result["current"])
         if wrong:
@@ -1153,7 +1143,7 @@ class Release:
             self._enter_index()
         paths = [os.path.join(self.root, "releases", name) for name in doomed]
         named = {reference for path in paths for reference in self._references(path) or ()}
-        identifiers = {*replaced_images, *(identifier for path in paths for identifier in self._noted_images(path).values())}
+        identifiers = {*replaced_images, *(identifier for path in paths for identifier in image_names.ran_with(path).values())}
         for path in paths:
             shutil.rmtree(path)
         if doomed:
@@ -1178,6 +1168,7 @@ class Release:
 
     def end(self) -> None:
         """Write down that a run failed, and give the lock back."""
+        self._give_names_back()
         if self.lock and not self.module.check_mode:
             self.lock.record(self.module.params["outcome"], release=self.id, previous=self.result["current"])
             self.lock.release()
@@ -1248,7 +1239,7 @@ class Release:
                     # What a release under construction needs, nobody knows yet.
                     return []
                 named = named - kept
-                identifiers = identifiers - {*self._noted_images(os.path.join(releases, name)).values()}
+                identifiers = identifiers - {*image_names.ran_with(os.path.join(releases, name)).values()}
         # Without force, so that the Engine keeps what a container of whomever was made from.
         doomed = sorted(named) + sorted(identifier for identifier in identifiers if plans.has_no_name(self.engine, identifier))
         return [reference for reference in doomed if self.engine.request("DELETE", image_path(reference).removesuffix("/json"))[0] == 200]
@@ -1260,14 +1251,6 @@ def is_left_over(directory: str) -> bool:
         return bool(_UNFINISHED.match(os.path.basename(directory))) and time.time() - os.stat(directory).st_mtime > UNFINISHED_SECONDS
     except FileNotFoundError:
         return True
-
-
-def tag_image(engine: Engine, identifier: str, reference: str) -> None:
-    """Have a reference with a tag mean an image; raise EngineError."""
-    repository, tag = split_reference(reference)
-    status, body = engine.request("POST", f"{image_path(identifier).removesuffix('/json')}/tag", {"repo": repository, "tag": tag})
-    if status != 201:
-        raise EngineError(f"giving an image the name {reference}", body.decode(errors="replace"), status)
 
 
 def is_job(engine: Engine, container: Mapping) -> bool:
@@ -1410,7 +1393,7 @@ def main() -> None:
             "project": {"type": "str"},
             "state": {
                 "type": "str",
-                "choices": ["staged", "chosen", "tagged", "attempted", "cleared", "switched", "current", "held", "stopped", "ended", "down"],
+                "choices": ["staged", "chosen", "lent", "attempted", "cleared", "switched", "current", "held", "stopped", "ended", "down"],
                 "default": "staged",
             },
             "images": {"type": "dict"},
@@ -1432,7 +1415,7 @@ def main() -> None:
         supports_check_mode=True,
         required_if=[
             ("state", "staged", ("plan",)),
-            *(("state", state, ("directory", "release")) for state in ("tagged", "attempted", "cleared", "switched", "current", "held", "stopped", "ended")),
+            *(("state", state, ("directory", "release")) for state in ("lent", "attempted", "cleared", "switched", "current", "held", "stopped", "ended")),
             ("state", "down", ("directory", "project")),
             ("state", "chosen", ("directory",)),
         ],
@@ -1449,7 +1432,7 @@ def main() -> None:
     work = {
         "staged": lambda: give_back_on_failure(release, release.stage),
         "chosen": lambda: give_back_on_failure(release, release.choose),
-        "tagged": release.tag,
+        "lent": release.lend,
         "attempted": release.attempt,
         "cleared": lambda: release.attempt(note=False),
         "switched": release.switch,

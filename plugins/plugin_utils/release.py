@@ -802,6 +802,7 @@ def build(declared: Declaration, renderer: Renderer, images: Mapping[str, str]) 
         # A digest of what jobs work on beside their own definitions, empty where it is not of this stack: an external server may be another one tomorrow.
         "ground": "" if declared.external else _ground(base, rendered.override),
         "images": {name: services[name]["image"] for name in running},
+        "job_images": {name: services[name]["image"] for name in sorted(rendered.jobs)},
         # With those that they are built on: what the host has for this release.
         "references": sorted({reference for reference in images.values() if not reference.startswith(_NOT_REQUIRED)}),
         "networks": {name: _networks_of(services[name], rendered, project) for name in running},

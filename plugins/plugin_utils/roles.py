@@ -169,7 +169,7 @@ def _docker_host_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer
 def _at_work(facts: Mapping[str, Any], variables: Mapping[str, Any]) -> str:
     """Return what to say of another run that works on the stack, nothing where none does. Nobody has to wait for images in order to hear it."""
     held = (facts.get("stack") or {}).get("lock")
-    if not held or held["age"] >= lock.LEASE or holder.has_ended(held) or held.get("run") == holder.of_this_run(variables)["run"]:
+    if not held or abs(held["age"]) >= lock.LEASE or holder.has_ended(held) or held.get("run") == holder.of_this_run(variables)["run"]:
         return ""
     return str(lock.LockedError(held, held["age"]))
 

@@ -12,8 +12,9 @@ REFERENCE = f"{PROJECT}/mine:latest"
 SERVES, FAILS = 'ENTRYPOINT ["sleep", "infinity"]', 'ENTRYPOINT ["sh", "-c", "echo no such option; exit 3"]'
 
 
-def with_mine() -> dict[str, Any]:
-    body = {
+def with_mine(**labels: str) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "labels": labels,
         "image": REFERENCE,
         "user": "999:1000",
         "networks": ["backend-network"],
@@ -37,17 +38,22 @@ def test_what_fails_under_a_name_that_moved_is_put_back_with_the_image_that_ran(
     bad = deployed.build(REFERENCE, base, FAILS)
     failed = stack.play(**with_mine())
     assert failed.status == 2, failed.text[-3000:]
-    assert f"Release {release} was started again with the images that it had, and is verified." in failed.text, failed.text[-4000:]
-    assert f"docker tag {bad} {REFERENCE}" in failed.text, failed.text[-4000:]
+    assert f"release {release} was started again with the images that it had and is verified." in failed.text, failed.text[-4000:]
     assert "mine does not stay up" in failed.text, failed.text[-4000:]
     assert (stack.current(), stack.events()[-1]["event"]) == (release, "rolled_back")
     container = stack.containers()["mine"]
-    assert (container["Image"], container["State"]["Running"], means(REFERENCE)) == (good, True, good)
-    # What the message says, and a newer build, which is taken into use with its jobs.
-    docker("tag", bad, REFERENCE)
+    # The name is whose it was, so that the next deploy tries that image again.
+    assert (container["Image"], container["State"]["Running"], means(REFERENCE)) == (good, True, bad)
+    assert stack.play(**with_mine()).status == 2
+    assert (stack.containers()["mine"]["Image"], means(REFERENCE)) == (good, bad)
+    # A newer build is taken into use, and going back brings the image of the release that is gone back to.
+    stack.deploy()
     better = deployed.build(REFERENCE, base, SERVES, "LABEL better=1")
-    done = stack.play(**with_mine())
-    assert done.status == 0, done.text[-3000:]
+    stack.deploy(**with_mine(better="1"))
     assert (stack.containers()["mine"]["Image"], means(REFERENCE)) == (better, better)
-    # Nobody can go back to it, and nobody has given it a name.
-    assert not docker("image", "ls", "--quiet", "--no-trunc", "--filter", "dangling=true", check=False).count(good)
+    back = stack.play("rollback", stack_rollback_to=release)
+    assert back.status == 0, back.text[-3000:]
+    assert (stack.containers()["mine"]["Image"], means(REFERENCE), stack.current()) == (good, better, release)
+    # The inventory says the newer one, and it is still there.
+    stack.deploy(**with_mine(better="1"))
+    assert (stack.containers()["mine"]["Image"], means(REFERENCE)) == (better, better)

@@ -227,6 +227,23 @@ def test_who_only_reads_sets_up_no_schedule_and_no_repository(set_up, host, monk
     assert module.state.read(str(host / "stack"))["installed"]
 
 
+def test_what_only_a_set_up_brings_comes_after_somebody_has_read(set_up, host):
+    """Without a schedule, and with another place that whoever reads has written down already, no file differs."""
+    reads, sets = {"schedule": False, "scheduler": "none"}, {"scheduler": "none"}
+    set_up(**reads)
+    assert set_up(check=True, **sets)["changed"]
+    assert set_up(**sets)["changed"]
+    assert (host / "repository").is_dir()
+    assert module.state.read(str(host / "stack"))["installed"]
+    assert not set_up(**sets)["changed"]
+    another = {"repository": f"{host}/another"}
+    set_up(**reads, **another)
+    assert not (host / "another").exists()
+    assert set_up(**sets, **another)["changed"]
+    assert (host / "another").is_dir()
+    assert not set_up(**sets, **another)["changed"]
+
+
 def test_who_only_reads_leaves_a_schedule_as_it_is(set_up, host):
     set_up()
     kept = (host / "cron/p-backup").read_bytes()

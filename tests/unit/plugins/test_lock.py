@@ -343,3 +343,8 @@ def test_a_step_gives_no_sign_of_life_of_another_run(lock, tmp_path, monkeypatch
         monkeypatch.setenv(module.RUN, run)
     module.Pulse(str(tmp_path))()
     assert (module.read(str(tmp_path))["age"] < 10) is is_given
+
+
+def test_something_else_in_the_place_of_the_lock_is_no_holder(tmp_path):
+    (tmp_path / "lock.json").mkdir()
+    assert module.read(str(tmp_path)) is None

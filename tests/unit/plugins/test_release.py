@@ -80,6 +80,7 @@ class Engine:
         self.networks, self.volumes = {"net": "p"}, volumes or {}
         self.ports, self.bound, self.labels, self.mounts, self.done, self.removed = {}, {}, {}, {}, [], []
         self.states, self.created, self.ended, self.lingering = {}, {}, {}, []
+        self.image_id = "sha256:1"
         self.declared, self.absent, self.emptied, self.ids, self.pids, self.names = None, (), [], {}, {}, {}
 
     def get(self, path, filters=None, **_query):
@@ -109,7 +110,7 @@ class Engine:
                 "State": self.states.get(name, "running"),
                 "Status": self.ended.get(name, "Up 2 minutes"),
                 "Image": "image:1",
-                "ImageID": "sha256:1",
+                "ImageID": self.image_id,
                 "Mounts": self.mounts.get(name, []),
                 "Labels": {"com.docker.compose.service": service, **self.labels.get(name, {})},
                 "Ports": [{"PublicPort": port} for port in self.ports.get(name, ())],
@@ -171,6 +172,7 @@ def plan_of(root, release, text="services: {}", secret="s3cret", uid=None, ports
         "jobs": ["migrate"],
         "ground": "g",
         "images": {"api": "image:1"},
+        "job_images": {"migrate": "image:job"},
         "restoring_jobs": [],
         "ports": ports or {},
         "compose_files": [f"{root}/releases/{release}/docker-compose.yml"],
@@ -730,54 +732,104 @@ def test_a_container_gets_its_own_name_that_a_killed_run_left_under_another_one(
 NEWER = "sha256:2"
 
 
-def test_a_reference_that_means_another_image_is_a_release_to_start_with_its_jobs(root):
+def lend(root, engine, tags, **options):
+    lent = module.Release(Host(directory=str(root), release=ONE, tags=tags, **options), engine)
+    lent.lend()
+    return lent.result["changed"]
+
+
+def test_a_name_that_means_another_image_is_a_release_to_start_with_its_jobs(root):
     engine = Engine(one="api")
-    stage(root, ONE, references=["image:1"], engine=engine, holder=HOLDER)
+    stage(root, ONE, engine=engine, holder=HOLDER)
     activate(root, ONE, engine=engine, holder=HOLDER)
-    note = json.loads((root / "releases" / ONE / module.DEPLOYED).read_text(encoding="utf-8"))
-    assert (note["images"], note["result"], note["user"]) == ({"image:1": "sha256:1"}, "succeeded", HOLDER["user"])
+    note = json.loads((root / "releases" / ONE / module.image_names.DEPLOYED).read_text(encoding="utf-8"))
+    assert (note["images"], note["result"], note["user"]) == ({"image:1": "sha256:1", "image:job": "sha256:1"}, "succeeded", HOLDER["user"])
     engine.labels["one"] = as_deployed(root, ONE)
-    staged = stage(root, ONE, references=["image:1"], engine=engine)
+    staged = stage(root, ONE, engine=engine)
     assert (staged["is_new"], staged["moved"]) == (False, {})
     engine.ids["image:1"] = NEWER
-    staged = stage(root, ONE, references=["image:1"], engine=engine)
-    assert (staged["is_new"], staged["jobs"]) == (True, ["migrate"])
-    assert (staged["moved"], staged["newer"]) == ({"image:1": "sha256:1"}, {"image:1": NEWER})
-    # Where the image of before is gone there is nothing to go back to.
+    staged = stage(root, ONE, engine=engine)
+    assert (staged["is_new"], staged["jobs"], staged["moved"]) == (True, ["migrate"], {"image:1": "sha256:1"})
+    # The image of before is gone, or somebody has started the newer one by hand: there is nothing to go back to, and the jobs have to run all the same.
     engine.absent = ("sha256:1",)
-    assert stage(root, ONE, references=["image:1"], engine=engine)["moved"] == {}
+    assert [stage(root, ONE, engine=engine)[key] for key in ("is_new", "moved")] == [True, {}]
+    engine.absent = ()
+    engine.labels["one"] |= {"com.docker.compose.image": NEWER}
+    engine.image_id = NEWER
+    assert [stage(root, ONE, engine=engine)[key] for key in ("is_new", "moved")] == [True, {}]
 
 
-def test_a_reference_is_given_back_its_image(root):
-    stage(root, ONE)
+def test_a_release_of_before_is_taken_into_use_once_more(root):
+    """Which writes down what it runs with."""
+    engine = Engine(one="api")
+    stage(root, ONE, engine=engine)
+    activate(root, ONE, engine=engine)
+    engine.labels["one"] = as_deployed(root, ONE)
+    note = root / "releases" / ONE / module.image_names.DEPLOYED
+    note.unlink()
+    assert stage(root, ONE, engine=engine, verify_depth="basic")["is_verified"] is False
+    assert (activate(root, ONE, engine=engine, idle=True)["changed"], note.exists()) == (True, True)
+
+
+@pytest.mark.parametrize("end", ["activate", "end", "stage", "choose"])
+def test_a_name_that_is_lent_means_afterwards_what_it_meant_before(root, end):
     engine = Engine()
+    for release in (TWO, ONE):
+        stage(root, release, engine=engine, holder=HOLDER)
+        activate(root, release, engine=engine, holder=HOLDER)
+    stage(root, ONE, engine=engine, holder=HOLDER)
     engine.ids["image:1"] = NEWER
-    for check, changed, means in ((True, True, NEWER), (False, True, "sha256:1"), (False, False, "sha256:1")):
-        tagged = module.Release(Host(directory=str(root), release=ONE, tags={"image:1": "sha256:1"}, check=check), engine)
-        tagged.tag()
-        assert (tagged.result["changed"], engine.ids["image:1"]) == (changed, means)
+    assert (lend(root, engine, {"image:1": "sha256:1"}, check=True), engine.ids["image:1"]) == (False, NEWER)
+    assert (lend(root, engine, {"image:1": "sha256:1"}), engine.ids["image:1"]) == (True, "sha256:1")
+    assert lend(root, engine, {"image:1": "sha256:1"}) is False
+    # Again, to another one: what it meant in the beginning counts.
+    assert lend(root, engine, {"image:1": "sha256:3"}) is True
+    if end == "activate":
+        activate(root, ONE, engine=engine, holder=HOLDER)
+    elif end == "choose":
+        choose(root, TWO, engine=engine, holder=HOLDER)
+    else:
+        host = Host(directory=str(root), release=ONE, plan=plan_of(root, ONE), holder=HOLDER)
+        host.params["plan"]["manifest"] |= {"references": []}
+        getattr(module.Release(host, engine), end)()
+    assert engine.ids["image:1"] == NEWER
+    assert not (root / module.image_names.LENT).exists()
+
+
+def test_a_name_that_somebody_took_meanwhile_stays_theirs(root):
+    engine = Engine()
+    stage(root, ONE, engine=engine)
+    engine.ids["image:1"] = NEWER
+    lend(root, engine, {"image:1": "sha256:1"})
+    engine.ids["image:1"] = "sha256:4"
+    stage(root, ONE, engine=engine)
+    assert engine.ids["image:1"] == "sha256:4"
 
 
 def test_going_back_to_a_release_is_going_back_to_its_images(root):
     engine = Engine(one="api")
     for release, means in ((ONE, "sha256:1"), (TWO, NEWER)):
         engine.ids["image:1"] = means
-        stage(root, release, references=["image:1"], engine=engine, holder=HOLDER)
+        stage(root, release, engine=engine, holder=HOLDER)
         activate(root, release, engine=engine, holder=HOLDER)
     engine.labels["one"] = {**as_deployed(root, ONE), "com.docker.compose.image": NEWER}
     chosen = choose(root, ONE, engine=engine)
-    # Its definition is the same, and what runs is not what it ran with.
+    # Its definition is the same, and what runs is not what it ran with. Where going back fails the other one has its own again.
     assert (chosen["tags"], chosen["moved"]) == ({"image:1": "sha256:1"}, {"image:1": NEWER})
     assert chosen["plan"][0]["reasons"] == ["image image:1 has other content: 2 -> 1"]
+    # An image that is gone is no reason to stay with what does not work.
     engine.absent = ("sha256:1",)
-    with pytest.raises(Failed, match="the image image:1 is another one by now, and the one that the release ran with is not on the host"):
-        choose(root, ONE, engine=engine)
+    host = Host(directory=str(root), release=ONE)
+    chosen = module.Release(host, engine)
+    chosen.choose()
+    assert (chosen.result["tags"], chosen.result["moved"]) == ({}, {})
+    assert "The image that 111111111111 ran with as image:1 is not on the host any more" in host.warnings[0]
 
 
 @pytest.mark.parametrize(("tags", "removed"), [({}, [("DELETE", "/images/sha256:1")]), ({"mine:1": "sha256:1"}, [])])
 def test_an_image_that_lost_its_name_goes_with_the_release_that_ran_with_it(root, tags, removed):
     engine = Engine()
-    engine.ids = {"image:1": "sha256:1", **tags}
+    engine.ids = {"image:1": "sha256:1", "image:job": "sha256:9", **tags}
     stage(root, ONE, references=["image:1"], engine=engine)
     activate(root, ONE, engine=engine)
     engine.ids["image:1"] = NEWER
@@ -789,6 +841,7 @@ def test_an_image_that_lost_its_name_goes_with_the_release_that_ran_with_it(root
 
 def test_an_image_that_a_kept_release_ran_with_stays(root):
     engine = Engine()
+    engine.ids["image:job"] = "sha256:9"
     for release, means in ((ONE, "sha256:1"), (TWO, NEWER)):
         engine.ids["image:1"] = means
         stage(root, release, references=["image:1"], engine=engine)

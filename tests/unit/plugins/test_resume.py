@@ -207,6 +207,27 @@ def test_a_container_is_given_the_name_that_it_was_about_to_have(root, machine):
     assert (renamed.path, renamed.query) == (f"/containers/{temporary}/rename", {"name": "p-api-1"})
 
 
+def test_the_release_comes_back_with_the_images_that_it_had(root, machine, reply):
+    """A deploy under way had an image of the same name."""
+    means = {"mine:1": "sha256:new"}
+    known = {"sha256:old", "sha256:new"}
+
+    def image(request):
+        name = request.path.removeprefix("/images/").removesuffix("/json").replace("%3A", ":")
+        return {"Id": name if name in known else means[name]}
+
+    def tag(request):
+        means[f"{request.query['repo']}:{request.query['tag']}"] = request.path.removeprefix("/images/").removesuffix("/tag")
+        return reply(201)
+
+    machine.on("GET", "/images/.*/json", image)
+    machine.on("POST", "/images/.*/tag", tag)
+    (root / "releases" / OLD / "deployed.json").write_text(json.dumps({"images": {"mine:1": "sha256:old"}}))
+    assert module.main(str(root)) == 0
+    assert [request.path for request in machine.asked("POST", "/images/.*/tag")] == ["/images/sha256:old/tag", "/images/sha256:new/tag"]
+    assert (means, (root / "lent.json").exists()) == ({"mine:1": "sha256:new"}, False)
+
+
 @pytest.mark.parametrize(("container", "is_gone"), [("p-api-1", False), ("p-api-2", True)])
 def test_a_route_to_a_container_that_is_gone_is_forgotten(root, machine, container, is_gone):
     path = root / "routes/frontend/api.conf"

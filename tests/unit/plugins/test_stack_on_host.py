@@ -60,6 +60,8 @@ def test_another_run_is_told_before_images_are_brought(tmp_path):
     assert told(tmp_path, lock=HELD, check=True) == []
     assert told(tmp_path, lock=HELD, stack_lock_takeover=True) == []
     assert told(tmp_path, lock={**HELD, "age": 90.0}) == []
+    # The clock was set back.
+    assert told(tmp_path, lock={**HELD, "age": -3600.0}) == []
 
 
 def test_a_run_does_not_stand_in_its_own_way(tmp_path):
