@@ -47,6 +47,7 @@ def test_what_a_manifest_does_not_say_is_empty(release):
         "restoring_jobs": [],
         "ground": "",
         "images": {},
+        "job_images": {},
         "references": [],
         "networks": {},
         "ports": {},
