@@ -173,4 +173,3 @@ def test_one_run_more_puts_it_right(stack, chance, kinds, tmp_path):
     assert all(item == NOTHING for item in lost), lost
     assert all(told[store] > len(kinds) for store in NOTHING)
     assert hits >= AT_WORK * len(kinds)
-    stack.deploy()

@@ -48,7 +48,7 @@ class Small(Stack):
     def variables(self, number: int) -> dict[str, Any]:
         body = {
             "image": "{{ image.extra }}",
-            "user": "999:999",
+            "user": "101:101",
             "entrypoint": ["sleep", "infinity"],
             "networks": ["backend-network"],
             "healthcheck": {"test": ["CMD", "true"], "interval": "1s"},
@@ -137,7 +137,7 @@ def deploys(request) -> int:
 
 
 def test_what_no_kept_release_names_goes_and_what_is_somebody_elses_stays(small, neighbour, deploys):
-    base = json.loads((Path(__file__).resolve().parents[2] / ".cache/tests/images.json").read_text())["postgis"]
+    base = json.loads((Path(__file__).resolve().parents[2] / ".cache/tests/images.json").read_text())["nginx"]
     ids = [small.build(number, base) for number in range(deploys)]
     neighbour.come()
     before = neighbour.all()
