@@ -1133,9 +1133,9 @@ class Release:
 
     def _settle(self, wrong: bool, doomed: list[str], replaced_images: Collection[str]) -> None:
         """Write down that the release is in use, and remove what only old ones name."""
-        self._give_names_back()
         if self.lock:
             self.lock.record("succeeded", release=self.id, previous=self.result["current"])
+        self._give_names_back()
         if wrong:
             os.utime(self.path, (time.time(), time.time()))
             if os.path.lexists(self.attempt_link):
@@ -1168,10 +1168,13 @@ class Release:
 
     def end(self) -> None:
         """Write down that a run failed, and give the lock back."""
-        self._give_names_back()
         if self.lock and not self.module.check_mode:
             self.lock.record(self.module.params["outcome"], release=self.id, previous=self.result["current"])
-            self.lock.release()
+        try:
+            self._give_names_back()
+        finally:
+            if self.lock and not self.module.check_mode:
+                self.lock.release()
 
     def _project(self) -> str:
         return manifests.read(os.path.join(self.path, _MANIFEST))["project"]
