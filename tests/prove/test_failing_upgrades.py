@@ -57,6 +57,8 @@ SAMPLE = ("missing image", "crash loop", "migration exits 1")
 def pytest_generate_tests(metafunc) -> None:
     if "fault" in metafunc.fixturenames:
         metafunc.parametrize("fault", FAULTS if metafunc.config.getoption("--full") else SAMPLE)
+    if "change" in metafunc.fixturenames:
+        metafunc.parametrize("change", CHANGES if metafunc.config.getoption("--full") else ["set of services"])
 
 
 def test_the_release_before_serves_again(stack, visitor, fault):
@@ -121,7 +123,6 @@ def of_other_services(stack) -> dict[str, Any]:
 CHANGES = {"variant": (of_another_variant, "page, health", OUTAGE), "set of services": (of_other_services, "newcomer, health", 0)}
 
 
-@pytest.mark.parametrize("change", CHANGES)
 def test_the_way_back_leads_over_a_change_of_the(stack, visitor, change):
     variables_of, words, longest = CHANGES[change]
     stack.deploy()
