@@ -58,11 +58,14 @@ class Visitor:
             self.stopping.wait(0.1)
 
     def outage(self, path: str) -> float:
-        """Return the seconds from the first answer that failed to the first good one after the last that failed."""
-        bad = [number for number, item in enumerate(self.asked) if item.failed[path]]
-        if not bad:
-            return 0.0
-        return self.asked[min(bad[-1] + 1, len(self.asked) - 1)].at - self.asked[bad[0]].at
+        """Return for how many seconds there was no good answer: from each that failed after a good one to the next good one."""
+        total, since = 0.0, None
+        for item in self.asked:
+            if item.failed[path]:
+                since = item.at if since is None else since
+            elif since is not None:
+                total, since = total + item.at - since, None
+        return total if since is None else total + self.asked[-1].at - since
 
     def __enter__(self) -> "Visitor":
         self.thread = threading.Thread(target=self.go)
