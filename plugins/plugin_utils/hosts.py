@@ -56,8 +56,9 @@ def data_of_another_major(files: Mapping[str, str] | None, major: str) -> list[s
     Empty where the volume is, or where the image's own data is there, whatever lies beside it. From 18 on the image keeps its data in a directory of the
     major version; older ones at the top of the volume, or where it was mounted, in `data`.
     """
-    # Each database of a cluster has a file of that name too.
-    files = {path: found for path, found in (files or {}).items() if not re.search(r"(^|/)base/\d+/PG_VERSION\Z", path)}
+    # Each database of a cluster has a file of that name too, and so has one in the making, which a killed first start left and the next one begins anew.
+    unfinished = f"{major}/docker.making/PG_VERSION"
+    files = {path: found for path, found in (files or {}).items() if not re.search(r"(^|/)base/\d+/PG_VERSION\Z", path) and path != unfinished}
     if files.get(f"{major}/docker/PG_VERSION") == major:
         return []
     return [f"{found} ({path.rpartition('/')[0] or 'at its top'})" for path, found in sorted(files.items())]

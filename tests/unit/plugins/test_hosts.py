@@ -19,6 +19,10 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import hosts
         # The image does not look there, and would start an empty one.
         ({"PG_VERSION": "18"}, ["18 (at its top)"]),
         ({"18/docker/PG_VERSION": "17"}, ["17 (18/docker)"]),
+        # A first start that was killed in its middle. The next one begins anew, as long as it is of the same major.
+        ({"18/docker.making/PG_VERSION": "18"}, []),
+        ({"17/docker.making/PG_VERSION": "17"}, ["17 (17/docker.making)"]),
+        ({"18/docker.making/PG_VERSION": "18", "PG_VERSION": "16"}, ["16 (at its top)"]),
     ],
 )
 def test_data_that_the_image_would_not_find_is_told_with_its_place(files, told):
