@@ -616,6 +616,17 @@ def test_a_port_that_the_service_does_not_publish_is_not_its_affair(engine, veri
         assert got(verify(tcp(server.getsockname()[1], expect="loopback"))) == []
 
 
+def test_an_address_that_was_the_host_s_is_no_longer_asked(verify, engine, monkeypatch):
+    """Another project's network went meanwhile, and whoever has the address now, or a gateway, answers."""
+    with socket.create_server(("127.0.0.2", 0)) as server:
+        port = server.getsockname()[1]
+        published(engine, port)
+        for then, found in ((["127.0.0.2"], [f"127.0.0.2:{port} accepts connections"]), ([], [])):
+            answers = iter([["127.0.0.2"], then])
+            monkeypatch.setattr(verification, "host_addresses", lambda answers=answers: next(answers))
+            assert got(verify(tcp(port, expect="loopback"))) == found
+
+
 def test_a_host_that_does_not_tell_its_addresses_proves_nothing(engine, verify, monkeypatch):
     monkeypatch.setattr(verification, "ROUTES", "/nowhere")
     published(engine, 5432)
