@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -47,6 +48,12 @@ class ManifestError(Exception):
 def empty() -> dict[str, Any]:
     """Return a manifest of nothing, with all its keys."""
     return copy.deepcopy(_EMPTY)
+
+
+def is_as_written(path: str) -> bool:
+    """Return whether a config file has the content that the directory is named after in which it lies; raise OSError."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest().startswith(os.path.basename(os.path.dirname(path)))
 
 
 def _written_by_0_2_0(directory: str) -> dict[str, Any]:

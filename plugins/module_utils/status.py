@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import functools
-import hashlib
 import json
 import os
 import re
@@ -241,9 +240,7 @@ def ports_of(wanted: dict[str, list], seen: Observed) -> list[dict[str, Any]]:
 
 def _problems_of_config(path: str, _consumers: list[Consumer]) -> list[str]:
     """Return what is wrong with a config file, whose directory is named after the digest of its content; raise OSError."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256(file.read()).hexdigest()
-    return [] if digest.startswith(os.path.basename(os.path.dirname(path))) else ["was changed by hand: its content is not that of the release"]
+    return [] if manifest.is_as_written(path) else ["was changed by hand: its content is not that of the release"]
 
 
 @dataclass(frozen=True)

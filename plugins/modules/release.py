@@ -284,7 +284,6 @@ pruned_images:
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -494,6 +493,8 @@ class Release:
         self.compose = Compose(module, engine, self.root)
         self.lock = lock_of(module)
         self.is_chosen = False
+        # Whether names have come to mean other images than the release in use runs with.
+        self.has_moved = False
         self.current_link = os.path.join(self.root, "current")
         current = self.current()
         # Names a release whose jobs may have run although it was never taken into use: what they changed is still in force.
@@ -569,12 +570,12 @@ class Release:
         project = self.module.params["plan"]["project"]
         self._check_project(project)
         has_new_volumes = self._has_new_volumes(project)
-        has_moved = self._take_moved()
-        if not self.result["is_new"] and (has_new_volumes or has_moved or self._has_stale_containers(project)):
+        self.has_moved = self._take_moved()
+        if not self.result["is_new"] and (has_new_volumes or self.has_moved or self._has_stale_containers(project)):
             # What is done about it is reported by the steps that do it, of which a check has none.
             self.result.update(is_new=True, changed=self.module.check_mode)
         # The migrations of a release that was taken into use ran then, and the schema may be that of a newer one that failed since.
-        again = self.result["current"] == self.id and not has_new_volumes and not has_moved
+        again = self.result["current"] == self.id and not has_new_volumes and not self.has_moved
         if self.module.check_mode and not os.path.isfile(os.path.join(self.root, "client/docker")):
             # Nobody can ask Compose what it would do.
             self.result["is_new"] = True
@@ -667,7 +668,7 @@ class Release:
     def _has_done_jobs(self, manifest: Mapping, files: dict[str, bytes]) -> bool:
         """Return whether the release in use has run the same jobs, and all that they work on stays as it is: only what is replaced beside it changes."""
         previous = self.result["previous"]
-        if previous is None or os.path.lexists(self.attempt_link) or self.result["others"] or image_names.others(self.engine, self.current_link):
+        if previous is None or os.path.lexists(self.attempt_link) or self.result["others"] or self.has_moved or self.result["tags"]:
             return False
         if not previous["ground"] or previous["ground"] != manifest.get("ground"):
             return False
@@ -782,7 +783,8 @@ class Release:
         manifest = manifests.read(os.path.join(self.path, _MANIFEST))
         lost = [name for name in [*manifest["configs"], *manifest["secrets"]] if not os.path.isfile(os.path.join(self.root, name))]
         problems = [f"the file {name} is gone" for name in lost]
-        problems += [f"the file {name} was changed by hand" for name in manifest["configs"] if name not in lost and not self._is_as_written(name)]
+        configs = [name for name in manifest["configs"] if name not in lost]
+        problems += [f"the file {name} was changed by hand" for name in configs if not manifests.is_as_written(os.path.join(self.root, name))]
         problems += self._absent(manifest["images"].values())
         self._refuse(problems + self._taken(manifest))
         if self.module.params["project"]:
@@ -796,7 +798,7 @@ class Release:
         self.result["tags"] = image_names.present(self.engine, others)
         for reference in sorted(others.keys() - self.result["tags"]):
             self.module.warn(f"The image that {self.id} ran with as {reference} is not on the host any more. It is started with what that name means now.")
-        self._take_moved()
+        self.has_moved = self._take_moved()
         # Once that release has been lent its names, the one in use has to be lent them where it fails.
         self.result["moved"] = {**{reference: others[reference][1] for reference in self.result["tags"]}, **self.result["moved"]}
         self._take_plan(self._plan(files, frozenset()))
@@ -808,11 +810,6 @@ class Release:
         own = {port.get("PublicPort") for container in project_containers(self.engine, manifest["project"]) for port in container.get("Ports") or []}
         wanted = sorted({(address, int(port)) for ports in manifest["ports"].values() for address, port in ports if port not in own})
         return [f"something else listens on port {port} of {address}" for address, port in wanted if host.is_busy(address, port)]
-
-    def _is_as_written(self, name: str) -> bool:
-        """Return whether a config file has the content that the directory is named after in which it lies."""
-        content = read(os.path.join(self.root, name)) or b""
-        return hashlib.sha256(content).hexdigest().startswith(os.path.basename(os.path.dirname(name)))
 
     def _take_moved(self) -> bool:
         """Find out which images the release in use runs with that their names do not mean any more; return whether there are any names that moved."""

@@ -826,6 +826,22 @@ def test_going_back_to_a_release_is_going_back_to_its_images(root):
     assert "The image that 111111111111 ran with as image:1 is not on the host any more" in host.warnings[0]
 
 
+def test_going_back_to_another_image_runs_the_jobs_of_that_image(root):
+    """All else that jobs work on is the same, and those of the release in use have ended well."""
+    engine = Engine(api="api", job="migrate")
+    for release, means in ((ONE, "sha256:1"), (TWO, NEWER)):
+        engine.ids["image:1"] = means
+        plan = plan_of(root, release)
+        plan["manifest"] |= {"references": ["image:1"], "start_first": ["api"]}
+        module.Release(Host(directory=str(root), release=release, plan=plan, holder=HOLDER), engine).stage()
+        activate(root, release, engine=engine, holder=HOLDER)
+    image = {"com.docker.compose.image": NEWER}
+    engine.labels = {"api": {**as_deployed(root, TWO), **image}, "job": {"com.docker.compose.config-hash": "2", **image}}
+    engine.states, engine.ended = {"job": "exited"}, {"job": "Exited (0) 2 minutes ago"}
+    chosen = choose(root, ONE, engine=engine)
+    assert (chosen["beside"], chosen["others"], chosen["jobs"]) == (["api"], [], ["migrate"])
+
+
 @pytest.mark.parametrize(("tags", "removed"), [({}, [("DELETE", "/images/sha256:1")]), ({"mine:1": "sha256:1"}, [])])
 def test_an_image_that_lost_its_name_goes_with_the_release_that_ran_with_it(root, tags, removed):
     engine = Engine()
