@@ -5,11 +5,13 @@ The edits are of all that a release is made of: settings, definitions, images, c
 """
 
 import hashlib
+import itertools
 import json
 import os
 import re
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +130,39 @@ def files(stack) -> dict[str, tuple]:
     return found
 
 
-def events(stack, since: float, until: float) -> list[str]:
-    """Return what the Engine did meanwhile to anything of the project, but for answering questions."""
-    said = stack.docker("events", "--since", f"{since:.6f}", "--until", f"{until:.6f}", "--format", "{{json .}}").splitlines()
-    found = []
-    for event in map(json.loads, said):
-        about = [event["Actor"]["ID"], *event["Actor"].get("Attributes", {}).values()]
-        if any(value.startswith(PROJECT) for value in about) and not event["Action"].startswith(ASKED):
-            found.append(f"{event['Type']} {event['Action']} {event['Actor'].get('Attributes', {}).get('name')}")
-    return found
+@pytest.fixture
+def events(stack, tmp_path) -> Iterator[Callable[[], list[str]]]:
+    """Return a function that says what the Engine did to anything of the project since it was called last, but for answering questions.
+
+    It listens all the time: the Engine keeps 256 events, and the healthchecks of two stacks fill that in half a minute.
+    """
+    path, calls, told = tmp_path / "events", itertools.count(), 0
+
+    def lines() -> list[str]:
+        return path.read_text().rpartition("\n")[0].splitlines()[told:]
+
+    def said() -> list[str]:
+        nonlocal told
+        # What comes before the mark has been told when the mark is.
+        mark = f"mark-{next(calls)}-of-{PROJECT}"
+        stack.docker("volume", "create", mark)
+        stack.docker("volume", "rm", mark)
+        deadline = time.monotonic() + 60
+        while not any(f'"{mark}"' in line for line in lines()):
+            assert time.monotonic() < deadline, "the Engine tells no events"
+            time.sleep(0.1)
+        new, found = lines(), []
+        told += len(new)
+        for event in map(json.loads, new):
+            about = [event["Actor"]["ID"], *event["Actor"].get("Attributes", {}).values()]
+            if any(value.startswith(PROJECT) for value in about) and not event["Action"].startswith(ASKED):
+                found.append(f"{event['Type']} {event['Action']} {event['Actor'].get('Attributes', {}).get('name')}")
+        return found
+
+    with path.open("wb") as file, subprocess.Popen(["docker", "events", "--format", "{{json .}}"], stdout=file) as listener:
+        time.sleep(1)
+        yield said
+        listener.terminate()
 
 
 def services(stack) -> dict[str, tuple[str, str, bool]]:
@@ -157,22 +183,21 @@ def done(before: dict[str, tuple[str, str, bool]], after: dict[str, tuple[str, s
     return found
 
 
-def test_what_is_predicted_is_what_happens(stack, chance, kinds, moving):
+def test_what_is_predicted_is_what_happens(stack, chance, kinds, moving, events):
     variables: dict[str, Any] = moving
     for number, kind in enumerate(kinds):
         variables = {**variables, **KINDS[kind](stack, chance, number)}
         before, there = services(stack), files(stack)
-        since = time.time()
+        events()
         checked = stack.check(**variables)
-        until = time.time()
         assert checked.status == 0, checked.text[-3000:]
         assert files(stack) == there, kind
         assert services(stack) == before, kind
-        assert events(stack, since, until) == [], kind
+        assert events() == [], kind
         predicted = {service: ACTIONS[word] for service, word in re.findall(rf"^ +([a-z-]+) +({'|'.join(ACTIONS)})[a-z0-9, ]*: ", checked.text, re.MULTILINE)}
         stack.deploy(**variables)
         # So that nothing that is seen means something.
-        assert events(stack, until, time.time()) != []
+        assert events() != [], kind
         print(f"{kind} {number}: {predicted}")
         assert predicted, (kind, checked.text[-2000:])
         assert done(before, services(stack)) == predicted, (kind, checked.text[-2000:])
