@@ -23,7 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import host, lock, replaced
+from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, lock, replaced
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, postgres, program, sets, state, swap, wal
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process, Service, await_answer, told
 from ansible_collections.campaign.platform.plugins.module_utils.links import sync_directory
@@ -275,6 +275,15 @@ class Upgrades:
             raise BackupError("The current release has no PostgreSQL of its own. One outside the stack is upgraded by whoever runs it.")
         return written, service
 
+    def image_of(self, service: Service) -> str:
+        """Return the id of the image that the current release ran its PostgreSQL with, or its name where nobody knows."""
+        known = image_names.ran_with(os.path.join(self.directory, "current"))
+        if service.image in known:
+            return known[service.image]
+        with contextlib.suppress(BackupError):
+            return self.docker.ask("container", "inspect", "--format", "{{.Image}}", self.stack.container(service)).strip()
+        return service.image
+
     def root(self, volume: str) -> str:
         """Return the directory of a volume; raise BackupError."""
         return swap.path_of(self.docker, volume)
@@ -282,11 +291,18 @@ class Upgrades:
     def sources(self, from_image: str | None) -> _Source:
         """Return the cluster that is there; raise BackupError where it cannot be upgraded."""
         written, service = self.server()
-        image = from_image or service.image
+        # By its id: its name may mean another image by now.
+        image = from_image or self.image_of(service)
         live = copies.volume_of(service)[1]
         old, new = self.major(image), self.major(self.config["new_image"])
         if old == new:
             raise UpgradedError(f"The release in use has PostgreSQL {old} already, as the inventory has. There is nothing to upgrade.")
+        if self.config["new_image"] == service.image:
+            raise BackupError(
+                f"The name {service.image} is that of the server with PostgreSQL {new} now, and the release in use, whose data is of {old}, has the same "
+                "name for its own, so the two could not be told apart. Nothing was changed. Give the new image a name of its own, with its version or its "
+                "digest, put that into images_upstream.postgis, and run this again. The old image is found by its id."
+            )
         if int(old) > int(new):
             raise BackupError(f"PostgreSQL {old} cannot be brought back to {new}. Nothing was changed. A revert brings the data from before back.")
         root = self.root(live)
@@ -444,7 +460,12 @@ class Upgrades:
                     self._publish(journal)
                 except BaseException as error:
                     self.say("that failed; what ran before is started again")
-                    self._withdraw(journal)
+                    try:
+                        self._withdraw(journal)
+                    except BackupError as another:
+                        # Why it failed is what somebody has to mend first.
+                        why = str(error) if isinstance(error, BackupError) else type(error).__name__
+                        raise BackupError(f"{why} After that, what ran before did not come up again: {another}") from None
                     if isinstance(error, BackupError):
                         raise BackupError(f"{error} What ran before runs again.") from None
                     raise
@@ -471,6 +492,10 @@ class Upgrades:
             elif not journal["to"].get("release"):
                 self.docker.create_volume(volume)
             move(journal["to"]["entries"], self.root(journal["live"]), self.root(volume))
+        elif not journal["to"].get("release"):
+            # What was half written may have filled the disk, and nothing starts on a full one. What is left is swept away in the end.
+            with contextlib.suppress(BackupError):
+                self.docker.remove_volume(journal["to"]["volume"])
         if journal["to"].get("release"):
             replaced.mark(self.directory, journal["to"]["major"], journal["from"]["major"])
         written, _service = self.server()
@@ -559,7 +584,12 @@ class Upgrades:
         return str(row["release"])
 
     def remove(self) -> bool:
-        """Remove the volumes with the data that upgrades replaced, and return whether there were some."""
+        """Remove the volumes with the data that upgrades replaced, and return whether there were some; raise BackupError in the middle of an exchange."""
+        if journal_of(self.directory):
+            raise BackupError(
+                "An upgrade of PostgreSQL or its way back was cut off, and needs the volume with the old data to end. Nothing was removed. Run this playbook "
+                "without upgrade_postgres_old_volumes, which ends or undoes it (with -e revert=true the way back), and remove the old data then."
+            )
         there = bool(swap.replaced(self.directory, swap.UPGRADE))
         self.stack.remove_old(swap.UPGRADE)
         return there
@@ -663,13 +693,15 @@ class _Copying:
             restore.kill()
             dump.kill()
         views = postgres.unfilled(restore.error()) if restored == 1 else []
+        # A dump that ends early makes the restore fail too, whose error names no object then.
+        if dumped != 0 and (views is not None or not postgres.names_objects(restore.error())):
+            raise BackupError(f"pg_dump failed for the database {name} with exit code {dumped}: {postgres.objects_of(dump.error())}. The data is as it was.")
         if views is None or restored not in (0, 1):
             raise BackupError(
                 f"The new server does not take the database {name}: pg_restore ended with exit code {restored} at {postgres.objects_of(restore.error())}. "
-                "The data is as it was."
+                "The data is as it was. An index, a constraint or a generated column fails where its function names things without their schema: pg_restore "
+                "sets no search_path, so give it to the function (ALTER FUNCTION ... SET search_path = public), and run this again."
             )
-        if dumped != 0:
-            raise BackupError(f"pg_dump failed for the database {name} with exit code {dumped}: {postgres.objects_of(dump.error())}. The data is as it was.")
         if views:
             self.findings.append(f"{postgres.empty_views(name, views)}. Fill them after the upgrade, by REFRESH MATERIALIZED VIEW")
         self._update_extensions(name)

@@ -111,7 +111,7 @@ import sys
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.campaign.platform.plugins.module_utils import compose, engine, host, links, lock, manifest
+from ansible_collections.campaign.platform.plugins.module_utils import compose, engine, host, image_names, links, lock, manifest, plan, registry
 from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     copies,
     docker,
@@ -137,9 +137,12 @@ SOURCES = (
     compose,
     engine,
     host,
+    image_names,
     links,
     lock,
     manifest,
+    plan,
+    registry,
     copies,
     docker,
     making,

@@ -50,3 +50,23 @@ def test_a_restore_that_was_carried_out_sets_the_backups_up(root, given, expecte
     variables = {"backup_purpose": "backup", "backup_old_volumes": "keep", "backup_project": "campaign", **given}
     when = dict(found)["apply"]
     assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template("{{ " + when + " }}")) is expected
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, True),
+        ({"revert": "true"}, True),
+        ({"upgrade_postgres_old_volumes": "remove"}, True),
+        ({"upgrade_postgres_old_volumes": "remove", "revert": "false"}, True),
+        ({"upgrade_postgres_old_volumes": "removed"}, False),
+        ({"upgrade_postgres_old_volumes": "Remove"}, False),
+        ({"upgrade_postgres_old_volumes": "remove", "revert": "true"}, False),
+    ],
+)
+def test_the_way_back_is_not_removed_instead_of_gone(root, given, expected):
+    """A misspelt value would do nothing, and both at once would remove what the way back needs."""
+    *_others, play = yaml.safe_load((root / "playbooks/upgrade_postgres.yml").read_text())
+    (conditions,) = [task["ansible.builtin.assert"]["that"] for task in play["tasks"] if "ansible.builtin.assert" in task]
+    templar = Templar(loader=DataLoader(), variables=given)
+    assert all(templar.template(trust_as_template("{{ " + condition + " }}")) for condition in conditions) is expected

@@ -341,6 +341,11 @@ def major_of(text: str) -> str | None:
     return found[1] if found else None
 
 
+def names_objects(text: str) -> bool:
+    """Return whether pg_dump or pg_restore names an object where it fails."""
+    return _OBJECT.search(text) is not None
+
+
 def objects_of(text: str) -> str:
     """Return the objects that pg_dump or pg_restore names where it fails; never what it quotes of the data."""
     found = list(dict.fromkeys("".join(groups) for groups in _OBJECT.findall(text)))

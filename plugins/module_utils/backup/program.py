@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import host, lock, manifest
+from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, lock, manifest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     copies,
     making,
@@ -55,11 +55,13 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.repositor
     words,
 )
 from ansible_collections.campaign.platform.plugins.module_utils.compose import config_command
-from ansible_collections.campaign.platform.plugins.module_utils.engine import EngineError
+from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
 
 DONE, FAILED, NOT_CONFIRMED, MISSING = 0, 1, 3, 4
 RUNNING, SHIPPING = "running", "shipping"
 STOP_SECONDS = 150
+# The Engine may be busy with what was just stopped.
+ENGINE_SECONDS = 60.0
 PULSE_SECONDS = 5
 LOG_LINES = 20
 # Who holds the lock gives a sign of life more often.
@@ -953,19 +955,26 @@ class Backups:
         command = [os.path.join(self.directory, "client/docker"), "compose", "--project-directory", self.directory, "--project-name", self.project]
         command += ["--env-file", written["env_file"], *(word for path in written["compose_files"] for word in ("--file", path))]
 
+        reach, current = Engine(self.config["socket"], timeout=ENGINE_SECONDS), os.path.join(self.directory, "current")
+
         def ask(*arguments: str) -> None:
             done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
             if done.returncode != 0:
                 raise BackupError(f"`docker compose {' '.join(arguments[:3])}` failed with exit code {done.returncode}: {told(done.stderr)}")
 
-        # What their last run left behind would count as done.
-        if written["jobs"]:
-            ask("--profile", "job", "rm", "--force", "--stop", "--volumes", *written["jobs"])
-        for job in written["first_jobs"]:
-            ask("--profile", "job", "run", "--rm", "--no-deps", "-T", job)
-        ask("--profile", "job", "up", "--detach", "--no-build", *written["foundations"], *written["jobs"])
-        self._await(written["jobs"], self._has_ended)
-        ask("up", "--detach", "--no-build", "--remove-orphans")
+        # With the images that it ran with, whatever their names mean by now.
+        image_names.lend(reach, self.directory, image_names.present(reach, image_names.others(reach, current)))
+        try:
+            # What their last run left behind would count as done.
+            if written["jobs"]:
+                ask("--profile", "job", "rm", "--force", "--stop", "--volumes", *written["jobs"])
+            for job in written["first_jobs"]:
+                ask("--profile", "job", "run", "--rm", "--no-deps", "-T", job)
+            ask("--profile", "job", "up", "--detach", "--no-build", *written["foundations"], *written["jobs"])
+            self._await(written["jobs"], self._has_ended)
+            ask("up", "--detach", "--no-build", "--remove-orphans")
+        finally:
+            image_names.give_back(reach, self.directory)
         self._await(written["services"], self._is_healthy)
 
     def _states(self) -> dict[str, dict[str, Any]]:

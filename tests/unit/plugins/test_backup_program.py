@@ -352,3 +352,26 @@ def test_the_log_of_what_did_not_come_up_is_in_the_message(backups, monkeypatch)
     assert told[2:-1] == [f"    line {number}" for number in range(11, 30)] + ["    the end"]
     assert told[-1].startswith("`docker compose -p p logs api-migrate` shows more")
     assert backups._last_lines("away") == "The last lines of the log of away:\n    (there is no container)"
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_a_release_is_started_with_the_images_that_it_ran_with(backups, monkeypatch, code):
+    """Their names may mean others by now, and are given back whatever comes of it."""
+    done = []
+    monkeypatch.setattr(program.image_names, "others", lambda _engine, release: {"i": ("before", release)})
+    monkeypatch.setattr(program.image_names, "present", lambda _engine, wanted: {reference: before for reference, (before, _now) in wanted.items()})
+    monkeypatch.setattr(program.image_names, "lend", lambda _engine, _root, wanted: done.append(wanted))
+    monkeypatch.setattr(program.image_names, "give_back", lambda _engine, _root: done.append("given back"))
+
+    def compose(command, **_options):
+        done.append(command[-1])
+        return SimpleNamespace(returncode=code, stderr="", stdout="")
+
+    monkeypatch.setattr(program.subprocess, "run", compose)
+    monkeypatch.setattr(program.Backups, "_await", lambda *_given: None)
+    written = {"env_file": ".env", "compose_files": ["c"], "jobs": [], "first_jobs": [], "foundations": [], "services": []}
+    with contextlib.nullcontext() if code == 0 else pytest.raises(BackupError, match="failed with exit code 1"):
+        backups.start(written)
+    assert done[0] == {"i": "before"}
+    assert done[-1] == "given back"
+    assert done[1:-1] == (["--no-build", "--remove-orphans"] if code == 0 else ["--no-build"])

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an upgrade of PostgreSQL decides: which data is which, what is refused, what differs, and what is put back after who was killed."""
 
+import contextlib
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils import host, lock, postgres_upgrade, replaced
+from ansible_collections.campaign.platform.plugins.action import postgres_upgrade as action
+from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, lock, postgres_upgrade, replaced
 from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 from ansible_collections.campaign.platform.plugins.modules import postgres_upgrade as module
@@ -186,7 +191,7 @@ class Engine(postgres_upgrade.Upgrades):
         self.volumes = directory / "volumes"
         self.kept: set[str] = set()
         self.started: list[str] = []
-        super().__init__(str(directory), HOLDER, CONFIG)
+        super().__init__(str(directory), HOLDER, {**CONFIG})
         engine = self
 
         class Docker:
@@ -196,8 +201,9 @@ class Engine(postgres_upgrade.Upgrades):
                 return name
 
             def remove_volume(self, name: str) -> None:
-                assert not os.listdir(engine.volumes / name)
-                (engine.volumes / name).rmdir()
+                assert name not in engine.kept or not os.listdir(engine.volumes / name)
+                engine.started += [] if name in engine.kept else ["removed"]
+                shutil.rmtree(engine.volumes / name, ignore_errors=True)
 
             def sweep(self) -> None:
                 pass
@@ -287,7 +293,8 @@ def test_before_another_release_is_in_use_the_old_one_comes_back(engine, publish
         cluster(engine.volumes / "live", "18/docker", "18")
     assert engine.settle() == "upgrade withdrawn"
     assert inside(engine)["live"] == ["17"]
-    assert engine.started == ["stopped", "old"]
+    # A volume that is half written may fill the disk, so it goes first.
+    assert engine.started == ["stopped", *([] if published else ["removed"]), "old"]
     assert not os.path.exists(os.path.join(engine.directory, lock.UPGRADE))
     assert replaced.records(engine.directory) == []
 
@@ -379,6 +386,113 @@ def test_a_journal_that_cannot_be_read_is_nobodys_guess(engine):
     Path(engine.directory, lock.UPGRADE).write_text('{"run": "x"}')
     with pytest.raises(BackupError, match="Look at the volume by hand"):
         engine.settle()
+
+
+def test_what_a_way_back_needs_is_not_removed_in_its_middle(engine, tmp_path):
+    test_once_another_release_is_in_use_it_counts_and_there_is_a_way_back(engine, tmp_path)
+    engine.revert("p")
+    with pytest.raises(BackupError, match=r"was cut off, and needs the volume.*Nothing was removed"):
+        engine.remove()
+    assert "live-17-1" in inside(engine)
+    use(tmp_path, "old")
+    assert engine.settle() == "settled"
+    engine.kept.clear()
+    assert engine.remove()
+    assert inside(engine) == {"live": ["17"]}
+
+
+@pytest.fixture
+def majors(engine, monkeypatch):
+    """Have images be servers of major versions, by name or id; return those."""
+    found = {"sha256:17": "17", "i": "18", "new": "18"}
+    monkeypatch.setattr(engine, "major", found.__getitem__)
+    engine.docker.ask = lambda *_words: "null"
+    return found
+
+
+def ran(engine, identifier: str) -> None:
+    Path(engine.directory, "current", image_names.DEPLOYED).write_text(json.dumps({"images": {"i": identifier}}))
+
+
+@pytest.mark.usefixtures("majors")
+def test_the_server_that_wrote_the_data_is_found_whatever_its_name_means_by_now(engine):
+    ran(engine, "sha256:17")
+    source = engine.sources(None)
+    assert (source.old, source.new, source.service.image) == ("17", "18", "sha256:17")
+
+
+@pytest.mark.usefixtures("majors")
+def test_where_nobody_wrote_down_which_image_it_was_its_container_says(engine, monkeypatch):
+    monkeypatch.setattr(engine.stack, "container", lambda _service: "c")
+    engine.docker.ask = lambda *words: "sha256:17\n" if words[:2] == ("container", "inspect") else "null"
+    assert engine.sources(None).service.image == "sha256:17"
+
+
+def test_two_servers_of_one_name_are_not_told_apart(engine, majors):
+    """The release of the inventory would be the one in use, so that nobody could say whether an upgrade of it has succeeded."""
+    ran(engine, "sha256:17")
+    engine.config["new_image"] = "i"
+    for given in (None, "sha256:17"):
+        with pytest.raises(BackupError, match=r"the same name for its own.*Nothing was changed\. Give the new image a name of its own"):
+            engine.sources(given)
+    majors["i"] = "17"
+    with pytest.raises(postgres_upgrade.UpgradedError, match="has PostgreSQL 17 already"):
+        engine.sources(None)
+
+
+@pytest.mark.usefixtures("majors")
+def test_why_it_failed_is_told_also_where_nothing_comes_up_after_it(engine, monkeypatch):
+    def fail(*_given, **_options):
+        raise BackupError("The disk is full.")
+
+    def stay_down(_written):
+        raise BackupError("postgres did not come up.")
+
+    ran(engine, "sha256:17")
+    monkeypatch.setattr(engine, "check_room", lambda _source: None)
+    monkeypatch.setattr(engine.stack, "locked", lambda: contextlib.nullcontext(MagicMock()))
+    monkeypatch.setattr(engine, "copy", fail)
+    engine.stack.start = stay_down
+    with pytest.raises(BackupError, match=r"^The disk is full\. After that, what ran before did not come up again: postgres did not come up\.$"):
+        engine.upgrade(None)
+    # Who comes next ends it.
+    assert postgres_upgrade.journal_of(engine.directory)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("pg_restore: error: could not read from input file: end of file\n", "pg_dump failed for the database d with exit code 1"),
+        (
+            "pg_restore: error: could not execute query: ERROR: ...\nCommand was: CREATE INDEX i ON public.t USING btree (f(n));\n",
+            r"does not take the database d.*ALTER FUNCTION",
+        ),
+    ],
+)
+def test_a_copy_that_fails_is_the_fault_of_the_end_that_failed_first(engine, monkeypatch, error, told):
+    """The other end fails too then: a dump whose reader is gone, and a restore without the rest of its file."""
+
+    def process(code: int, text: str) -> MagicMock:
+        return MagicMock(wait=lambda *_seconds: code, error=lambda: text)
+
+    monkeypatch.setattr(postgres, "dump", lambda *_given: process(1, "connection lost"))
+    engine.docker.start = lambda *_words, **_options: process(1, error)
+    copying = postgres_upgrade._Copying(engine, "old", "new", "ada", "d", ["d"], is_live=False)
+    copying._check_extensions = lambda *_given: None
+    with pytest.raises(BackupError, match=told):
+        copying._database("d", SimpleNamespace(ask=lambda _query: ["1"]))
+
+
+@pytest.mark.parametrize(("typed", "removed"), [({}, False), ({"upgrade_postgres_old_volumes": "remove"}, True)])
+def test_old_data_is_removed_for_who_types_it_and_not_for_a_setting_that_stays(monkeypatch, typed, removed):
+    monkeypatch.setattr(action, "load_extra_vars", lambda _loader: typed)
+    monkeypatch.setattr(action.holder, "of_this_run", lambda _variables: HOLDER)
+    task = MagicMock(args={"state": "removed"}, check_mode=False, async_val=0)
+    plugin = action.ActionModule(task, MagicMock(), MagicMock(), MagicMock(), MagicMock(), None)
+    plugin._execute_module = lambda **_given: {"changed": True}
+    found = plugin.run(task_vars={"upgrade_postgres_old_volumes": "remove"})
+    assert found.get("changed", False) is removed
+    assert removed or "take it out of the inventory" in found["msg"]
 
 
 def test_the_module_says_what_it_did(tmp_path, run_module):
