@@ -54,7 +54,7 @@ _LOGIN_NAMES = {
 }
 IMAGE_KEYS = frozenset(["upstream", "context", "dockerfile", "target", "args", "parents", "replaces"])
 SETTING_KEYS = frozenset(["pattern", "minimum", "maximum", "hint", "default", "only_with"])
-SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated", "earlier", "stable"])
+SECRET_KEYS = frozenset(["template", "content", "pattern", "hint", "strong", "generated", "rotated", "earlier", "stable"])
 # What they say of a secret file and not of its value: see docs/adding-a-service.md.
 FILE_KEYS = frozenset(["earlier", "stable"])
 CONFIG_KEYS = frozenset(["template", "content", "when"])
@@ -304,6 +304,14 @@ def _setting_problems(where: str, rows: Any, known: Entry) -> Iterator[str]:
                 yield f"{where}.{name}.pattern {wrong}"
 
 
+def _rotated_problems(where: str, source: Mapping[str, Any]) -> Iterator[str]:
+    # What is taken for true, or is said in a place where it does not count, would make data unreadable.
+    if not isinstance(source.get("rotated", True), bool):
+        yield f"{where}.rotated must be true or false."
+    elif "rotated" in source and {"template", "content"} & set(source):
+        yield f"{where}.rotated is of a secret and not of a text. Say it where the secret is listed by its name: NAME: {{rotated: false}}."
+
+
 def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool) -> Iterator[str]:
     for container, named in files.items():
         if _is_expression(named):
@@ -324,6 +332,7 @@ def _file_problems(where: str, files: Any, keys: frozenset[str], *, secret: bool
                 for key in sorted(FILE_KEYS & set(source)):
                     yield from _condition_problems(f"{where}.{container}.{name}.{key}", source[key])
                 yield from _condition_problems(f"{where}.{container}.{name}.when", source.get("when"))
+                yield from _rotated_problems(f"{where}.{container}.{name}", source)
                 if not secret and len({"template", "content"} & set(source)) != 1:
                     yield f"{where}.{container}.{name} needs either template or content."
             elif not secret or (source is not None and not isinstance(source, str)):

@@ -240,6 +240,9 @@ def known_secrets(tables: Tables, catalogue: Mapping[str, entries.Entry], fetche
 
     def add(name: str, rule: Rule, *, needed: bool, env_local: str | None) -> None:
         found.rules.setdefault(name, resolved(rule, names, outside))
+        if rule.get("rotated") is False:
+            # One who says it of a secret that several read says it for all.
+            found.rules[name] = {**found.rules[name], "rotated": False}
         rule = found.rules[name]
         if needed and "strong" in rule and not rule.get("optional") and name not in found.needed:
             found.needed.append(name)

@@ -75,6 +75,11 @@ def refusal(declared: Declaration, name: str) -> str | None:
         return f"{name} belongs to a certificate, so a person gives both. Set stack_tls_certificate and the key, and deploy."
     if server := _elsewhere(declared).get(name):
         return f"{name} is of a login at the external {server}. Change it there first, then where your secrets stand, and deploy."
+    if known.rules[name].get("rotated") is False:
+        return (
+            f"{name} has `rotated: false` in its entry: what is stored under it cannot be read with another value. "
+            "Change it in the way that its service has for that, then where your secrets stand, and deploy."
+        )
     if not known.rules[name].get("strong"):
         return f"{name} is a name and not a secret. Change it where it stands, and deploy."
     if name in known.needed and name not in known.generated:

@@ -292,6 +292,12 @@ SERVICES = [
     (_mailer(secrets={"mailer": ["a b"]}), "stack_services.mailer.secrets.mailer", "letters, digits"),
     (_mailer(secrets={"mailler": ["jwt_secret"]}), "stack_services.mailer.secrets.mailler", "Did you mean mailer?"),
     (_mailer({"user": "root"}, secrets={"mailer": ["jwt_secret"]}), "stack_services.mailer: the container mailer", "numeric user"),
+    (_mailer(secrets={"mailer": {"mailer_key": {"rotated": "no"}}}), "stack_services.mailer.secrets.mailer.mailer_key.rotated", "true or false"),
+    (
+        _mailer(secrets={"mailer": {"settings": {"rotated": False, "content": "{{ secret.mailer_key }}"}}}),
+        "stack_services.mailer.secrets.mailer.settings.rotated",
+        "NAME: {rotated: false}",
+    ),
     (_mailer(secrets={"mailer": ["mailer_token"]}), "stack_secrets.mailer_token", "is missing"),
     (_mailer(configs={"mailer": {"etc/mailer.json": {"content": CANARY}}}), "stack_services.mailer.configs.mailer", "an absolute path in the container"),
     (

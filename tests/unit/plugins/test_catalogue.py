@@ -85,6 +85,8 @@ def entry(**keys):
         (entry(secrets={"mailer": ["a/b"]}), "s.m.secrets.mailer: a secret file's name is made of letters, digits, ., _ and -."),
         (entry(secrets={"mailer": {"../a": "x"}}), "s.m.secrets.mailer: a secret file's name is made of"),
         (entry(secrets={"mailer": {"a": {"tempalte": "x"}}}), "s.m.secrets.mailer.a.tempalte is not known. Did you mean template?"),
+        (entry(secrets={"mailer": {"a": {"rotated": "no"}}}), "s.m.secrets.mailer.a.rotated must be true or false."),
+        (entry(secrets={"mailer": {"a": {"rotated": False, "content": "{{ secret.x }}"}}}), "s.m.secrets.mailer.a.rotated is of a secret and not of a text."),
         (entry(secrets={"mailer": {"a": 1}}), "s.m.secrets.mailer.a must be a mapping."),
         # Config files.
         (entry(configs={"mailer": ["/a"]}), "s.m.configs.mailer must be a mapping of paths in the container."),
@@ -191,7 +193,7 @@ def test_everything_that_is_wrong_is_reported_at_once():
         entry(logins={"postgres": {"a": None, "b": {"user": "u", "password": "p", "role": "r", "schema": "s", "grants": ["x"], "admin": True}}}),
         entry(logins={"redis": {"a": {"acl": "x"}}, "s3": {"a": {"policy": {"Statement": []}}, "b": {"policy": {"template": "x"}}}}),
         entry(settings={"A": {"minimum": 1, "maximum": 2, "hint": "x"}, "B": {"pattern": ".", "hint": "x", "default": "y"}, "C": None}),
-        entry(secrets={"a": ["x"], "b": {"x": None, "y": "{{ secret.y }}", "z": {"strong": 32}}, "c": "{{ ['x'] }}"}),
+        entry(secrets={"a": ["x"], "b": {"x": None, "y": "{{ secret.y }}", "z": {"strong": 32, "generated": False, "rotated": False}}, "c": "{{ ['x'] }}"}),
         entry(configs={"a": {"/x/y.conf": {"content": "x", "when": "{{ tls }}"}, "/z": {"template": "z.j2"}}, "b": "{{ {} }}"}),
         entry(jobs={"a": None, "b": {"restores_logins": True}}),
         entry(checks={"a check in words": {"kind": "tcp", "port": 1}}, when="{{ tls }}", replaced_by="stack_x"),

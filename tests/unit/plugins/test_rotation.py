@@ -53,6 +53,24 @@ def test_a_service_of_the_inventory_is_part_of_all():
     assert "Get a new one there" in problem
 
 
+@pytest.mark.parametrize("readers", [("mailer",), ("api", "mailer"), ("mailer", "api")])
+def test_a_key_that_data_is_encrypted_with_is_a_person_s(readers):
+    """Whichever of its readers says so, and wherever it is listed without it before."""
+    secrets = {name: {"mailer_key": {"rotated": False}} if name == "mailer" else ["mailer_key"] for name in readers}
+    entry = {"base": {"services": {"mailer": {"image": "x/mailer:1", "user": "10:10"}}}, "secrets": secrets}
+    given = {"stack_services": {"mailer": entry}}
+    found = plan(["all"], **given)
+    assert found.problems == []
+    assert "mailer_key" not in found.names
+    assert "mailer_key" not in found.changes["inventory"]
+    (reason,) = found.left
+    assert reason.startswith("mailer_key has `rotated: false` in its entry: what is stored under it cannot be read with another value.")
+    named = plan(["redis_api_password", "mailer_key"], **given)
+    assert (named.problems, named.changes) == ([reason], {})
+    # Local generates it, and init_secrets writes it.
+    assert "mailer_key" in declared(**given).secrets.generated
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
