@@ -161,6 +161,15 @@ def test_keys_whose_time_is_over_go_and_the_others_stay():
         assert value_problem(wrong, rule) is not None, wrong
 
 
+def test_the_line_that_a_person_adds_is_one_that_the_api_takes(root):
+    """What docs/rotation.md says to write beside a key that is changed by hand."""
+    rule = declared().secrets.rules["jwt_secret_previous"]
+    text = (root / "docs/rotation.md").read_text()
+    lines = [*re.findall(r"jwt_secret_previous: '(.*)'", text), *re.findall(r"JWT_SECRET_PREVIOUS='(.*?)'", text)]
+    assert len(lines) == 2
+    assert [line for line in lines if value_problem(line, rule) or not json.loads(line)] == []
+
+
 def test_a_stolen_key_is_believed_no_more():
     assert plan(["jwt_secret"], keep_sessions=False).changes["inventory"]["jwt_secret_previous"] == "[]"
     assert rotation.keys_before(json.dumps([{"key": "still-there", "until": NOW + 5}]), "present", "7d", NOW, keep=False) == "[]"
