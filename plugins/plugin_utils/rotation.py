@@ -31,8 +31,16 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEPLOY_SECONDS = 3600
 _BITS_OF_256 = 32
 _SERVERS = {"postgres": "PostgreSQL", "redis": "Redis", "s3": "S3"}
-# What is not a secret of a container.
-_REGISTRY = "images_registry_password"
+# What is not a secret of a container, and what to do about it.
+_BACKUPS = (
+    "is of the backups, and no container of the stack has it. "
+    "Change it where your secrets stand, and run the playbook backup: docs/backup.md, Another password."
+)
+_OF_OTHERS = {
+    "images_registry_password": "is of the registry, and no container has it. Change it there, then where your secrets stand, and deploy.",
+    "backup_password": _BACKUPS,
+    "vault_backup_password": _BACKUPS,
+}
 
 
 class RotationError(ValueError):
@@ -144,8 +152,8 @@ def plan(declared: Declaration, wanted: Collection[str], now: int, *, keep_sessi
     else:
         names = []
         for name in dict.fromkeys(wanted):
-            if name == _REGISTRY:
-                found.problems.append(f"{name} is of the registry, and no container has it. Change it there, then where your secrets stand, and deploy.")
+            if name in _OF_OTHERS:
+                found.problems.append(f"{name} {_OF_OTHERS[name]}")
             elif name not in known.rules:
                 found.problems.append(f"{name} is not a secret of this stack. {did_you_mean(name, known.needed)}")
             elif reason := refusal(declared, name):

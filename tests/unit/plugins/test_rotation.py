@@ -77,6 +77,8 @@ def test_a_key_that_data_is_encrypted_with_is_a_person_s(readers):
         ("redis_api_pasword", "is not a secret of this stack. Did you mean redis_api_password?"),
         ("tls_private_key", "belongs to a certificate"),
         ("images_registry_password", "is of the registry"),
+        ("backup_password", "is of the backups, and no container of the stack has it. Change it where your secrets stand, and run the playbook backup"),
+        ("vault_backup_password", "is of the backups"),
         ("postgres_api_user", "is a name and not a secret"),
         ("redis_api_user", "is a name and not a secret"),
         ("jwt_secret_previous", "Name jwt_secret."),
