@@ -124,6 +124,19 @@ def test_every_playbook_that_runs_on_the_host_leaves_no_byte_code_of_roots():
     assert all(play["environment"] == {"PYTHONDONTWRITEBYTECODE": "1"} for play in of_root)
 
 
+def test_no_limit_of_the_caller_ends_a_playbook_that_changes_something_or_waits_long():
+    # What only reads may be ended anywhere.
+    reads = {"doctor", "status", "lock_images"}
+    plays = {
+        path.stem: play
+        for path in ROOT.glob("playbooks/*.yml")
+        for play in yaml.safe_load(path.read_text())
+        if str(play.get("hosts", "")).startswith("campaign") and path.stem not in reads
+    }
+    assert {"site", "verify", "rotate_secrets"} <= set(plays)
+    assert [name for name, play in plays.items() if play.get("timeout") != 0] == []
+
+
 @pytest.fixture(scope="module")
 def password():
     loader = SourceFileLoader("scripts_password", str(ROOT / "scripts/password"))
