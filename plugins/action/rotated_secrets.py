@@ -20,6 +20,10 @@ from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.plugin_utils import declaration, generated, inputs, rotation
 from ansible_collections.campaign.platform.plugins.plugin_utils.env_file import parse_env
 
+_WRITTEN = (
+    "From here on they are what a deploy brings. Whatever ends this run before it has: deploy, or rotate again. "
+    'Where the deploy says "Nothing was changed", it speaks of the host.'
+)
 _BY_HAND = "Set the new value there, and deploy."
 _WRITABLE = "A rotation writes a new file beside it and gives that its name, with its mode and its owner: see that whoever deploys may do that."
 
@@ -168,7 +172,8 @@ class ActionModule(ActionBase):
             for writing in places.writers:
                 if isinstance(writing, Writing):
                     writing.drop()
-        return {**result, "changed": True, "names": found.names, "text": list(rotation.told(found, places.names)), **places.vault}
+        text = [*rotation.told(found, places.names), *([] if self._task.check_mode else [_WRITTEN])]
+        return {**result, "changed": True, "names": found.names, "text": text, **places.vault}
 
     def _check_hosts(self, variables: Mapping[str, Any], found: rotation.Rotation) -> None:
         """Raise RefusedError where another host of the run has other secrets: all would get those of the first one."""

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+ROLE = "ansible.builtin.import_role"
 
 
 def play(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
@@ -122,6 +123,19 @@ def test_every_playbook_that_runs_on_the_host_leaves_no_byte_code_of_roots():
     of_root = [play for play in plays if play.get("hosts", "").startswith("campaign") and play.get("vars", {}).get("ansible_become") is not False]
     assert len(of_root) >= 5
     assert all(play["environment"] == {"PYTHONDONTWRITEBYTECODE": "1"} for play in of_root)
+
+
+def test_a_rotation_validates_all_that_its_deploy_does_before_it_writes():
+    def parts(path):
+        (found,) = [play for play in yaml.safe_load((ROOT / path).read_text()) if play.get("hosts") == "campaign"]
+        called = [(task[ROLE]["name"], task[ROLE]["tasks_from"]) for task in found["tasks"] if ROLE in task]
+        return found["vars"], called
+
+    (site, of_site), (rotation, of_rotation) = parts("playbooks/site.yml"), parts("playbooks/rotate_secrets.yml")
+    validated = [call for call in of_site if call[1] == "validate.yml"]
+    assert len(validated) == 3
+    assert of_rotation == [*validated, ("campaign.platform.stack", "rotate_secrets.yml")]
+    assert {**rotation, **site} == rotation
 
 
 def test_no_limit_of_the_caller_ends_a_playbook_that_changes_something_or_waits_long():

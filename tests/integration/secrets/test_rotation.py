@@ -46,9 +46,9 @@ def inventory(tmp_path) -> Path:
     return tmp_path / "inventory"
 
 
-def ansible(inventory: Path, *command: str) -> subprocess.CompletedProcess[str]:
+def ansible(inventory: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")}
-    env |= {"HOME": str(inventory.parent), "ANSIBLE_INJECT_INVOCATION": "true", "ANSIBLE_NOCOLOR": "1"}
+    env |= {"HOME": str(inventory.parent), "ANSIBLE_INJECT_INVOCATION": "true", "ANSIBLE_NOCOLOR": "1", **environment}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=200)
 
 
@@ -98,6 +98,7 @@ def test_a_vault_gets_new_values_and_the_same_run_deploys_them(inventory, vault)
     assert not {name for name in wanted if f"secrets/{name}" not in output}
     assert f"api_jwt_secret_{generation(key, 'api', 'jwt_secret', old['jwt_secret'])}" not in output
     assert "New values: redis_api_password, jwt_secret." in output
+    assert "Whatever ends this run before it has: deploy, or rotate again." in re.sub(r"\s+", " ", output)
     assert f"{vault}; commit it." in re.sub(r"\s+", " ", output)
     values = {*old.values(), *after.values()} - {"[]"}
     assert [value for value in values if value in output] == []
@@ -137,6 +138,26 @@ def test_a_vault_that_a_person_wrote_otherwise_is_left_to_a_person(inventory, va
     status, output = play(inventory, ROTATE, stack_rotate_secrets=["jwt_secret"])
     assert status == 2
     assert "with `ansible-vault edit`, and deploy" in re.sub(r"\s+", " ", output)
+    assert vault.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "environment", "words"),
+    [
+        ({"docker_host_source": "nowhere"}, {}, "docker_host_source"),
+        ({"images_source": "nowhere"}, {}, "images_source"),
+        ({"stack_variant": "nowhere"}, {}, "stack_variant"),
+        ({}, {"ANSIBLE_KEEP_REMOTE_FILES": "1"}, "keep_remote_files"),
+    ],
+)
+def test_what_the_deploy_would_refuse_is_refused_before_a_value_is_written(inventory, vault, variables, environment, words):
+    before = vault.read_bytes()
+    password = f"--vault-password-file={inventory.parent / 'password'}"
+    extra = json.dumps({"rotate_secrets": "jwt_secret", **variables})
+    done = ansible(inventory, "ansible-playbook", password, "-i", str(inventory), "playbooks/rotate_secrets.yml", "-e", extra, **environment)
+    assert done.returncode == 2, done.stdout[-3000:]
+    assert words in done.stdout
+    assert "New values" not in done.stdout
     assert vault.read_bytes() == before
 
 
