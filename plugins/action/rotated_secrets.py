@@ -214,5 +214,9 @@ class ActionModule(ActionBase):
     def _to_aws(self, variables: Mapping[str, Any], place: tuple[str, str], values: Mapping[str, str]) -> None:
         try:
             inputs.write_aws(variables, self._templar, self._loader, place, values)
+        except inputs.UnknownError as error:
+            raise inputs.RefusedError(
+                f"It is not known whether the new values were written. Deploy, or rotate again. AWS Secrets Manager (stack_aws_secret_id): {error}"
+            ) from None
         except inputs.AwsError as error:
             raise inputs.RefusedError(f"Nothing was changed. AWS Secrets Manager (stack_aws_secret_id): {error}") from None

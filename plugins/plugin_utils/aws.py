@@ -35,6 +35,12 @@ def explain_writing(code: str) -> str:
     return explain(code)
 
 
+def is_refusal(response: object) -> bool:
+    """Return whether the answer in an SDK's error says that nothing was written: a lost one, and one of a service that failed, leave it open."""
+    status = (response.get("ResponseMetadata") or {}).get("HTTPStatusCode") if isinstance(response, dict) else None
+    return isinstance(status, int) and 400 <= status < 500
+
+
 def changed(text: object, values: Mapping[str, str]) -> str | None:
     """Return a secret's text with other values, None where it is not a JSON object."""
     try:

@@ -89,6 +89,10 @@ class AwsError(Exception):
     """A secret of AWS could not be read or written; the message says why and holds no value."""
 
 
+class UnknownError(AwsError):
+    """What was to be written may be: no answer came back."""
+
+
 def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[[str, str], tuple[Any, Any]]:
     """Return a function that reads a secret of AWS through amazon.aws, with limits of time: it returns the text and the client, or raises AwsError."""
 
@@ -133,7 +137,10 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
 
 
 def write_aws(variables: Mapping[str, Any], templar: Templar, loader: Any, place: tuple[str, str], values: Mapping[str, str]) -> None:
-    """Give secrets in the secret of AWS at ``place``, its id and region, other values; raise AwsError."""
+    """Give secrets in the secret of AWS at ``place``, its id and region, other values.
+
+    Raises AwsError where they are not written, and UnknownError where they may be.
+    """
     text, client = _aws(templar, loader, variables)(*place)
     changed = aws.changed(text, values)
     if changed is None:
@@ -142,7 +149,8 @@ def write_aws(variables: Mapping[str, Any], templar: Templar, loader: Any, place
         client.put_secret_value(SecretId=place[0], SecretString=changed)
     except Exception as error:
         # Whatever the SDK raises; its message may hold what was sent.
-        raise AwsError(aws.explain_writing(aws.code_of(error))) from None
+        refused = aws.is_refusal(getattr(error, "response", None))
+        raise (AwsError if refused else UnknownError)(aws.explain_writing(aws.code_of(error))) from None
 
 
 def vault_text(path: str) -> tuple[str, Callable[[str], str]]:

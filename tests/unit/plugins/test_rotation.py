@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 from ansible.parsing.vault import VaultLib, VaultSecret
+from ansible_collections.campaign.platform.plugins.action import rotated_secrets
 from ansible_collections.campaign.platform.plugins.plugin_utils import aws, generated, inputs, rotation
 from ansible_collections.campaign.platform.plugins.plugin_utils.env_file import parse_env
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import value_problem
@@ -283,6 +284,41 @@ def test_the_secret_of_aws_keeps_its_other_names():
     assert aws.changed(None, {"a": "new"}) is None
     assert "secretsmanager:PutSecretValue" in aws.explain_writing("AccessDeniedException")
     assert "throttled" in aws.explain_writing("ThrottlingException")
+
+
+class Client:
+    """Stands in for the SDK's client, of which a write ends with an error."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def put_secret_value(self, **_arguments):
+        raise self.error
+
+
+class ReadTimeoutError(Exception):
+    """Of the SDK, where no answer came."""
+
+
+class ClientError(Exception):
+    """Of the SDK, with the answer of AWS."""
+
+    def __init__(self, code, status):
+        super().__init__(code)
+        self.response = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+
+
+@pytest.mark.parametrize(
+    ("error", "known"), [(ClientError("AccessDeniedException", 400), True), (ClientError("InternalServiceError", 500), False), (ReadTimeoutError(), False)]
+)
+def test_an_answer_that_is_lost_is_not_told_as_nothing_changed(monkeypatch, error, known):
+    monkeypatch.setattr(inputs, "_aws", lambda *_given: lambda *_place: ('{"jwt_secret": "old"}', Client(error)))
+    action = object.__new__(rotated_secrets.ActionModule)
+    action._templar = action._loader = None
+    with pytest.raises(inputs.RefusedError) as told:
+        action._to_aws({}, ("x", "eu-central-1"), {"jwt_secret": "new"})
+    begin = "Nothing was changed. AWS" if known else "It is not known whether the new values were written. Deploy, or rotate again. AWS"
+    assert str(told.value).startswith(begin)
 
 
 class Context:
