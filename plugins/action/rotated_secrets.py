@@ -24,6 +24,10 @@ _WRITTEN = (
     "From here on they are what a deploy brings. Whatever ends this run before it has: deploy, or rotate again. "
     'Where the deploy says "Nothing was changed", it speaks of the host.'
 )
+# The new file beside the old one. Neither git nor Ansible's group_vars take it for one of theirs.
+_BESIDE = ".new-"
+# No run takes as long from writing it to giving it its name.
+_LEFT_SECONDS = 600
 _BY_HAND = "Set the new value there, and deploy."
 _WRITABLE = "A rotation writes a new file beside it and gives that its name, with its mode and its owner: see that whoever deploys may do that."
 
@@ -44,7 +48,7 @@ class Writing:
         if any(line.split()[4:5] == [shown] for line in host.read(f"{host.PROC}/self/mountinfo").splitlines()):
             raise OSError(errno.EBUSY, "it is a mount of its own")
         was = os.stat(self.path)
-        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=".new-")
+        descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=f"{os.path.basename(self.path)}{_BESIDE}")
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
                 file.write(text)
@@ -61,6 +65,16 @@ class Writing:
     def __call__(self) -> None:
         """Put it in the place of the other one."""
         os.replace(self.temporary, self.path)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        # What a run left that was killed between the two. Another one may be at work right now.
+        with os.scandir(os.path.dirname(self.path)) as entries:
+            beside = [entry for entry in entries if entry.name.startswith(f"{os.path.basename(self.path)}{_BESIDE}")]
+        for entry in beside:
+            with contextlib.suppress(OSError):
+                if entry.stat(follow_symlinks=False).st_mtime < time.time() - _LEFT_SECONDS:
+                    os.unlink(entry.path)
 
     def drop(self) -> None:
         """Leave all as it was."""

@@ -2,7 +2,9 @@
 """Which secrets can have a new value, which value, and how it comes into the text of the file that holds it."""
 
 import json
+import os
 import re
+import subprocess
 
 import pytest
 import yaml
@@ -284,6 +286,24 @@ def test_the_secret_of_aws_keeps_its_other_names():
     assert aws.changed(None, {"a": "new"}) is None
     assert "secretsmanager:PutSecretValue" in aws.explain_writing("AccessDeniedException")
     assert "throttled" in aws.explain_writing("ThrottlingException")
+
+
+def test_what_a_killed_run_left_beside_a_file_is_ignored_by_git_and_removed(tmp_path, root):
+    path = tmp_path / ".env.local"
+    path.write_text("A=1\n")
+    path.chmod(0o640)
+    killed = rotated_secrets.Writing(str(path), "A=2\n")
+    name = os.path.basename(killed.temporary)
+    for known in (name, "inventories/prod/group_vars/campaign/vault.yml.new-abcd1234"):
+        assert subprocess.run(["git", "check-ignore", "-q", known], cwd=root, check=False).returncode == 0, known
+    # One that is at work stays.
+    rotated_secrets.Writing(str(path), "A=3\n")()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".env.local", name]
+    past = os.stat(killed.temporary).st_mtime - 601
+    os.utime(killed.temporary, (past, past))
+    rotated_secrets.Writing(str(path), "A=4\n")()
+    assert [entry.name for entry in tmp_path.iterdir()] == [".env.local"]
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("A=4\n", 0o640)
 
 
 class Client:
