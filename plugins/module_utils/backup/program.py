@@ -698,16 +698,32 @@ class Backups:
         if snapshot:
             rest = dataclasses.replace(copy, servers=others, without=frozenset(["postgres"]))
             _found, problems = rest.load(self.repository, snapshot)
+        return {"databases": self._recovered(copy, bases, pieces, wanted, self._fill if snapshot else None)}, problems
+
+    def _recovered(
+        self,
+        copy: copies.Copy,
+        bases: list[moments.Base],
+        pieces: list[moments.Piece],
+        wanted: str,
+        look: Callable[[copies.Copy, str, str], None] | None,
+    ) -> dict[str, Any]:
+        """Bring a database to the moment that these bases and pieces lead to, around pieces that cannot be used, and return what it has; raise BackupError.
+
+        ``look`` is called as by a recovery.
+        """
+        way, moment = moments.choose(bases, pieces, wanted)
+        announced = way
         while True:
-            way, moment = moments.choose(bases, pieces, wanted)
-            recovery = wal.Recovery(copy, self.repository, way, moment)
             try:
-                found = recovery.run(self._fill if snapshot else None)
-            except wal.DamagedPieceError as error:
-                self.say(f"{error} Another way is looked for")
+                return wal.Recovery(copy, self.repository, way, moment).run(look)
+            except wal.PieceError as error:
+                if isinstance(error, wal.UnreadPieceError):
+                    # Where it is the repository that cannot be reached, no other way leads anywhere.
+                    self.repository.look()
                 pieces = [piece for piece in pieces if piece != error.piece]
-                continue
-            return {"databases": found}, problems
+                way = moments.around(bases, pieces, announced, moment, str(error))
+                self.say(f"{error} Another way is taken")
 
     def _fill(self, copy: copies.Copy, container: str, user: str) -> None:
         """Take objects that the recovered database names and that are not in the set from the bucket as it is, and tell of those that are not there either."""

@@ -358,7 +358,7 @@ class Recovery:
         self.user = self.service.environment["POSTGRES_USER"]
 
     def run(self, look: Callable[[copies.Copy, str, str], None] | None = None) -> dict[str, Any]:
-        """Recover, and return what every database has; raise BackupError, DamagedPieceError where another way may be found.
+        """Recover, and return what every database has; raise BackupError, PieceError where another way may be found.
 
         ``look`` is called with the copy, the container and the user while the recovered server runs.
         """
@@ -399,29 +399,39 @@ class Recovery:
             self.say(f"{count} of {len(self.way.pieces)} pieces of the log are here, {done // 1024**2} MiB")
 
     def _read_piece(self, piece: Piece, directory: str) -> int:
+        why, size = "", 0
+        with self.repository.dumping(piece.snapshot, FILE) as process:
+            try:
+                size = self._take_piece(piece, process, directory)
+            except (tarfile.TarError, ValueError, EOFError) as error:
+                why = f"The piece {piece.name} of the log is not whole ({type(error).__name__})."
+            except DamagedSetError as error:
+                why = str(error)
+            while process.stdout.read(CHUNK):
+                pass
+            # What restic says comes first: a piece that ends too early follows from it, and may be whole in the repository.
+            if (status := process.wait(600)) != 0:
+                raise UnreadPieceError(piece, str(self.repository.failure(f"reading the piece {piece.name} of the log", status, process.error())))
+        if why:
+            raise DamagedSetError(why)
+        return size
+
+    def _take_piece(self, piece: Piece, process: Process, directory: str) -> int:
         sums: dict[str, str] = {}
         said: dict[str, str] | None = None
         size = 0
-        with self.repository.dumping(piece.snapshot, FILE) as process:
-            try:
-                with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
-                    for member in archive:
-                        content = archive.extractfile(member)
-                        if content is None or not member.isfile():
-                            raise DamagedSetError(f"The piece {piece.name} of the log has a member that is no file.")
-                        if member.name == LAST:
-                            said = json.loads(content.read())
-                        elif any(pattern.match(member.name) for pattern in (moments.SEGMENT, moments.PARTIAL, moments.HISTORY)):
-                            sums[member.name] = self._keep(os.path.join(directory, member.name), content)
-                            size += member.size
-                        else:
-                            raise DamagedSetError(f"The piece {piece.name} of the log has a member that is none of a log.")
-                while process.stdout.read(CHUNK):
-                    pass
-            except (tarfile.TarError, ValueError, EOFError) as error:
-                raise DamagedSetError(f"The piece {piece.name} of the log is not whole ({type(error).__name__}).") from None
-            if (status := process.wait(600)) != 0:
-                raise self.repository.failure("reading the log", status, process.error())
+        with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+            for member in archive:
+                content = archive.extractfile(member)
+                if content is None or not member.isfile():
+                    raise DamagedSetError(f"The piece {piece.name} of the log has a member that is no file.")
+                if member.name == LAST:
+                    said = json.loads(content.read())
+                elif any(pattern.match(member.name) for pattern in (moments.SEGMENT, moments.PARTIAL, moments.HISTORY)):
+                    sums[member.name] = self._keep(os.path.join(directory, member.name), content)
+                    size += member.size
+                else:
+                    raise DamagedSetError(f"The piece {piece.name} of the log has a member that is none of a log.")
         if said != sums:
             raise DamagedSetError(f"The piece {piece.name} of the log is not what was written.")
         return size
@@ -449,9 +459,11 @@ class Recovery:
                     "sh", place, stdin=-1,
                 )  # fmt: skip
                 try:
-                    self._pump(source, target, base.bytes)
+                    size = self._pump(source, target, base.bytes)
                     if (status := source.wait(600)) != 0:
                         raise self.repository.failure("reading the base backup", status, source.error())
+                    if size != base.bytes:
+                        raise BackupError(f"The base backup has {size} bytes, not {base.bytes}.")
                     if (status := target.wait(600)) != 0:
                         raise BackupError(f"The base backup cannot be written: tar ended with exit code {status}: {told(target.error())}")
                 finally:
@@ -466,7 +478,7 @@ class Recovery:
         finally:
             self.docker.remove_container(name)
 
-    def _pump(self, source: Process, target: Process, expected: int) -> None:
+    def _pump(self, source: Process, target: Process, expected: int) -> int:
         size, said = 0, time.monotonic()
         try:
             while part := source.stdout.read(CHUNK):
@@ -478,8 +490,7 @@ class Recovery:
             target.stdin.close()
         except OSError:
             raise BackupError(f"The base backup cannot be written: tar ended with exit code {target.wait(60)}: {told(target.error())}") from None
-        if size != expected:
-            raise BackupError(f"The base backup has {size} bytes, not {expected}.")
+        return size
 
     def _recover(self, place: str, log: str) -> dict[str, Any]:
         signal = os.path.join(swap.path_of(self.docker, self.volume), os.path.relpath(place, self.target), "recovery.signal")
@@ -599,9 +610,17 @@ class Recovery:
         )  # fmt: skip
 
 
-class DamagedPieceError(BackupError):
-    """A piece of the log is not what was written. Another one may have the same."""
+class PieceError(BackupError):
+    """A piece of the log cannot be used. Another one may have the same."""
 
     def __init__(self, piece: Piece, why: str):
         super().__init__(why)
         self.piece = piece
+
+
+class DamagedPieceError(PieceError):
+    """A piece of the log is not what was written."""
+
+
+class UnreadPieceError(PieceError):
+    """restic failed to read a piece of the log, which may be whole."""

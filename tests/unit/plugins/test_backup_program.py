@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, program, repository, state
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, program, repository, state
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Service
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import NoRepositoryError
 
@@ -244,6 +244,74 @@ def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arg
     backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a", state="complete"))
     with pytest.raises(BackupError, match="there is no room"):
         getattr(backups, work)(*arguments)
+
+
+# --- A piece of the log that cannot be used
+
+
+SEGMENT = 16 * 1024**2
+BASE = moments.Base("base", "b", "a", f"{1:08X}{0:08X}{10:08X}", SEGMENT, 100.0)
+
+
+def open_piece(name: str, until: float) -> moments.Piece:
+    return moments.Piece(f"s-{name}", name, "a", BASE.first, BASE.first, SEGMENT, until, is_sealed=False)
+
+
+@pytest.fixture
+def recovering(backups, monkeypatch):
+    """A log with two open pieces, of which those in ``wrong`` cannot be used; the pieces that were taken, and the moment, are remembered."""
+    backups.wrong, backups.taken, backups.looks = {}, [], 0
+
+    class Recovery:
+        def __init__(self, _copy, _repository, way, moment):
+            self.way, self.moment = way, moment
+
+        def run(self, _look):
+            for piece in self.way.pieces:
+                if piece.name in backups.wrong:
+                    raise backups.wrong[piece.name](piece, f"{piece.name} is wrong.")
+            backups.taken.append((self.way.pieces[-1].name, self.moment))
+            return {"d": {"tables": {}}}
+
+    def look():
+        backups.looks += 1
+
+    monkeypatch.setattr(program.wal, "Recovery", Recovery)
+    backups.repository = SimpleNamespace(look=look)
+    return backups
+
+
+PIECES = [open_piece("p1", 290.0), open_piece("p2", 300.0)]
+SINCE_1970 = "1970-01-01T00:0{}Z"
+
+
+@pytest.mark.parametrize("error", [program.wal.DamagedPieceError, program.wal.UnreadPieceError])
+def test_no_earlier_moment_is_brought_back_than_the_one_that_was_announced(recovering, error):
+    recovering.wrong = {"p2": error}
+    others = copies.Servers(None, None, None)
+    with pytest.raises(BackupError, match=r"p2 is wrong\. Nothing else leads to 1970-01-01T00:05:00Z\. Nothing was changed.*1970-01-01T00:04:50Z: ask for one"):
+        recovering._load_moment(None, [BASE], PIECES, "latest", others, None)
+    assert recovering.taken == []
+    # One before is reached by another way.
+    assert recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), others, None) == ({"databases": {"d": {"tables": {}}}}, [])
+    assert recovering.taken[0][0] == "p1"
+    # What restic failed at is told, and not that there would be such a moment.
+    with pytest.raises(BackupError, match=r"^p2 is wrong\. Nothing else leads to 1970-01-01T00:04:55Z"):
+        recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:55"), others, None)
+
+
+def test_no_other_way_is_looked_for_in_a_repository_that_is_away(recovering):
+    recovering.wrong = {"p2": program.wal.UnreadPieceError}
+
+    def away():
+        raise BackupError("The repository cannot be used.")
+
+    recovering.repository.look = away
+    with pytest.raises(BackupError, match=r"^The repository cannot be used\.$"):
+        recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), copies.Servers(None, None, None), None)
+    recovering.wrong = {"p2": program.wal.DamagedPieceError}
+    recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), copies.Servers(None, None, None), None)
+    assert [name for name, _moment in recovering.taken] == ["p1"]
 
 
 # --- A restore after one that was cut off

@@ -28,6 +28,8 @@ class Repository:
     def __init__(self):
         self.kept: dict[str, tuple[str, bytes]] = {}
         self.is_away, self.forgotten = False, []
+        # How restic ends that reads, and how much it has printed by then.
+        self.status, self.printed = 0, None
 
     def stream(self, _what, _file, tags):
         pipe = Pipe()
@@ -47,7 +49,10 @@ class Repository:
 
     @contextlib.contextmanager
     def dumping(self, name, _file):
-        yield SimpleNamespace(stdout=io.BytesIO(self.kept[name][1]), wait=lambda _seconds: 0, error=lambda: "")
+        yield SimpleNamespace(stdout=io.BytesIO(self.kept[name][1][: self.printed]), wait=lambda _seconds: self.status, error=lambda: "the network is away")
+
+    def failure(self, what, status, error):
+        return BackupError(f"restic failed ({what}, exit code {status}): {error}")
 
     def index(self):
         return moments.index([{"id": name, "tags": tags.split(",")} for name, (tags, _content) in self.kept.items()])
@@ -230,6 +235,33 @@ def test_a_piece_of_a_run_that_was_killed_is_none(ship, server, repository, reco
     recovery.way = SimpleNamespace(pieces=repository.index()[1])
     with pytest.raises(wal.DamagedPieceError):
         recovery._read_log(str(tmp_path))
+
+
+@pytest.mark.parametrize("printed", [0, 1, 700, 20000, None])
+def test_a_piece_that_restic_does_not_read_is_not_called_damaged(ship, server, repository, recovery, tmp_path, printed):
+    server.write(f"{NAMES[0]}.partial", content=os.urandom(30000))
+    ship()
+    recovery.way = SimpleNamespace(pieces=repository.index()[1])
+    repository.status, repository.printed = 1, printed
+    with pytest.raises(wal.UnreadPieceError, match=r"restic failed \(reading the piece .* of the log, exit code 1\): the network is away") as found:
+        recovery._read_log(str(tmp_path))
+    assert found.value.piece == recovery.way.pieces[0]
+
+
+def test_a_base_backup_that_restic_does_not_read_says_so_and_not_that_it_is_short(repository, recovery):
+    repository.kept["b"] = ("", b"x" * 10)
+    repository.status, repository.printed = 1, 4
+    recovery.target, recovery.volume = "/data", "v"
+    recovery.way = SimpleNamespace(base=SimpleNamespace(snapshot="b", name="n", end=0.0, bytes=10))
+    recovery.service = SimpleNamespace(user="999:999", image="i")
+    tar = SimpleNamespace(stdin=io.BytesIO(), wait=lambda _seconds: 0, error=lambda: "", kill=lambda: None)
+    recovery.docker = SimpleNamespace(run="r", start=lambda *_words, **_options: tar, confined=list, remove_container=lambda _name: None)
+    with pytest.raises(BackupError, match="restic failed"):
+        recovery._read_base("/data/pg")
+    repository.status = 0
+    tar.stdin = io.BytesIO()
+    with pytest.raises(BackupError, match="has 4 bytes, not 10"):
+        recovery._read_base("/data/pg")
 
 
 def test_a_piece_with_other_files_is_none(repository, recovery, tmp_path):
