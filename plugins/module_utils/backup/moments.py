@@ -208,23 +208,25 @@ def choose(bases: Sequence[Base], pieces: Sequence[Piece], wanted: str) -> tuple
     return max(fitting, key=lambda one: one.base.end), moment
 
 
-def around(bases: Sequence[Base], pieces: Sequence[Piece], before: Way, moment: datetime.datetime | None, why: str) -> Way:
-    """Return the shortest way to where another way leads (to a moment, or to its end), with the pieces that are left of the same line.
+def around(bases: Sequence[Base], pieces: Sequence[Piece], line: str, wanted: float | None, why: str) -> Way:
+    """Return the shortest way to a moment of a line (seconds since 1970; None for the last one that is left), with the pieces that are left.
 
-    Raises BackupError where there is none, with why the other way could not be taken and with what is there: whoever has confirmed a moment is not given
+    Raises BackupError where there is none, with why another way could not be taken and with what is there: whoever has confirmed a moment is not given
     an earlier one, nor one of another cluster.
     """
-    line, wanted = before.base.line, moment.timestamp() if moment else before.until
     own = [base for base in bases if base.line == line]
-    fitting = [one for base in own if (one := way(base, pieces)) and base.end <= wanted <= one.until]
+    ways = [one for base in own if (one := way(base, pieces))]
+    if wanted is None and ways:
+        return max(ways, key=lambda one: (one.until, one.base.end))
+    fitting = [one for one in ways if wanted is not None and one.base.end <= wanted <= one.until]
     if fitting:
         return max(fitting, key=lambda one: one.base.end)
     there = "no moment of this log"
     if found := lines(own, pieces).get(line):
         there = f"every moment from {words(found[0] + 1)} to {words(found[1])}: ask for one of them by its time"
     raise BackupError(
-        f"{why} Nothing else leads to {words(wanted)}. Nothing was changed. Where the repository could not be read, run this again. Without that piece there "
-        f"is {there}."
+        f"{why} Nothing else leads to {'a moment' if wanted is None else words(wanted)}. Nothing was changed. Where the repository could not be read, run this "
+        f"again. Without that piece there is {there}."
     )
 
 

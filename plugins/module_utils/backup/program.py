@@ -607,7 +607,8 @@ class Backups:
             with copies.private_directory(self.own) as private:
                 name = self.docker.create_volume(f"{self.run}_postgres")
                 copy = copies.Copy(self.docker, servers, {"postgres": name}, private, None, self.say)
-                found = wal.Recovery(copy, self.repository, way, moment).run()
+                found, reached = self._recovered(copy, bases, pieces, wanted, is_drill=True)
+            about["moment"] = moments.words(reached)
             rows = sum(table["rows"] for database in found.values() for table in database["tables"].values())
             about |= {"seconds": round(time.monotonic() - started, 1), "result": "ok"}
             self._write_down(last_moment_drill=about, last_good_moment_drill=about)
@@ -698,7 +699,8 @@ class Backups:
         if snapshot:
             rest = dataclasses.replace(copy, servers=others, without=frozenset(["postgres"]))
             _found, problems = rest.load(self.repository, snapshot)
-        return {"databases": self._recovered(copy, bases, pieces, wanted, self._fill if snapshot else None)}, problems
+        found, _moment = self._recovered(copy, bases, pieces, wanted, look=self._fill if snapshot else None)
+        return {"databases": found}, problems
 
     def _recovered(
         self,
@@ -706,24 +708,31 @@ class Backups:
         bases: list[moments.Base],
         pieces: list[moments.Piece],
         wanted: str,
-        look: Callable[[copies.Copy, str, str], None] | None,
-    ) -> dict[str, Any]:
-        """Bring a database to the moment that these bases and pieces lead to, around pieces that cannot be used, and return what it has; raise BackupError.
+        *,
+        look: Callable[[copies.Copy, str, str], None] | None = None,
+        is_drill: bool = False,
+    ) -> tuple[dict[str, Any], float]:
+        """Bring a database to a moment, around pieces that are not whole; return what it has, and the moment in seconds since 1970. Raises BackupError.
 
-        ``look`` is called as by a recovery.
+        It is the moment that these bases and pieces lead to. For a drill, nobody has confirmed the latest one, and the one before shows as much; what restic
+        fails at ends a drill, which is there to find it. ``look`` is called as by a recovery.
         """
         way, moment = moments.choose(bases, pieces, wanted)
-        announced = way
+        target = moment.timestamp() if moment else None if is_drill else way.until
         while True:
             try:
-                return wal.Recovery(copy, self.repository, way, moment).run(look)
+                found = wal.Recovery(copy, self.repository, way, moment).run(look)
             except wal.PieceError as error:
                 if isinstance(error, wal.UnreadPieceError):
+                    if is_drill:
+                        raise
                     # Where it is the repository that cannot be reached, no other way leads anywhere.
                     self.repository.look()
                 pieces = [piece for piece in pieces if piece != error.piece]
-                way = moments.around(bases, pieces, announced, moment, str(error))
+                way = moments.around(bases, pieces, way.base.line, target, str(error))
                 self.say(f"{error} Another way is taken")
+                continue
+            return found, moment.timestamp() if moment else way.until
 
     def _fill(self, copy: copies.Copy, container: str, user: str) -> None:
         """Take objects that the recovered database names and that are not in the set from the bucket as it is, and tell of those that are not there either."""

@@ -314,6 +314,50 @@ def test_no_other_way_is_looked_for_in_a_repository_that_is_away(recovering):
     assert [name for name, _moment in recovering.taken] == ["p1"]
 
 
+@pytest.fixture
+def drilling(recovering, monkeypatch):
+    """The same log, for a drill; what the hook is told is remembered."""
+    recovering.told = []
+    postgres = Service("postgres", "image", "", {}, [], [], "", {"/data": "volume"}, {})
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "release": lambda _self: ({"release": "r"}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(postgres, None, None),
+        "open": lambda _self, **_create: None,
+        "_index": lambda _self: ([BASE], PIECES),
+        "_check_room": lambda _self, _servers: None,
+        "_tell": lambda self, event, message: self.told.append((event, message)),
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    monkeypatch.setattr(program.Docker, "create_volume", lambda _self, name: name)
+    return recovering
+
+
+def test_a_drill_takes_another_way_around_a_piece_of_a_shipping_that_was_killed(drilling):
+    drilling.wrong = {"p2": program.wal.DamagedPieceError}
+    for wanted in ("latest", SINCE_1970.format("4:50")):
+        assert drilling.drill_moment(wanted) == program.DONE
+        # The moment that was tried, and no other one.
+        tried = state.read(drilling.directory)["last_moment_drill"]
+        assert (tried["moment"], tried["result"]) == ("1970-01-01T00:04:50Z", "ok")
+    assert [name for name, _moment in drilling.taken] == ["p1", "p1"]
+    assert drilling.told == []
+
+
+def test_a_drill_hides_nothing_that_restic_failed_at(drilling):
+    drilling.wrong = {"p2": program.wal.UnreadPieceError}
+    with pytest.raises(BackupError, match=r"^p2 is wrong\.$"):
+        drilling.drill_moment("latest")
+    assert drilling.told == [("drill_failed", "p2 is wrong.")]
+    assert drilling.taken == []
+    # Nor a moment that nothing leads to any more.
+    drilling.wrong = {"p2": program.wal.DamagedPieceError}
+    with pytest.raises(BackupError, match=r"^p2 is wrong\. Nothing else leads to 1970-01-01T00:04:55Z"):
+        drilling.drill_moment(SINCE_1970.format("4:55"))
+    assert state.read(drilling.directory)["last_moment_drill"]["result"] == "failed"
+
+
 # --- A restore after one that was cut off
 
 
