@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,15 +90,20 @@ def tags_of(one: Base | Piece) -> str:
     return ",".join(f"{key}={value}" for key, value in row.items())
 
 
-def index(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Base], list[Piece]]:
-    """Return bases and pieces from restic's list of snapshots, the oldest first. A base that was not finished has no mark, and is none."""
-    bases, pieces = [], []
+def _ids(rows: Collection[Mapping[str, Any]]) -> dict[str, str]:
+    """Return the ids that snapshots have now, by those that they have or had: `restic copy`, `tag` and `rewrite` give new ones, and keep the first one."""
+    return {row["original"]: row["id"] for row in rows if row.get("original")} | {row["id"]: row["id"] for row in rows}
+
+
+def index(rows: Collection[Mapping[str, Any]]) -> tuple[list[Base], list[Piece]]:
+    """Return bases and pieces from restic's list of snapshots, the oldest first. One that was not finished has no mark, and is none, as one that is gone is."""
+    bases, pieces, ids = [], [], _ids(rows)
     for row in rows:
         tags = dict(tag.split("=", 1) for tag in row.get("tags") or [] if "=" in tag)
         try:
             if "mark" in tags:
                 segment, end, size = int(tags["segment"]), float(tags["end"]), int(tags["bytes"])
-                bases.append(Base(tags["of"], tags["mark"], tags["line"], tags["first"], segment, end, size, mark=row["id"]))
+                bases.append(Base(ids[tags["of"]], tags["mark"], tags["line"], tags["first"], segment, end, size, mark=row["id"]))
             elif "wal" in tags:
                 pieces.append(
                     Piece(
@@ -113,11 +118,11 @@ def index(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Base], list[Piece]]:
     return sorted(bases, key=lambda base: base.end), sorted(pieces, key=lambda piece: (piece.line, piece.name))
 
 
-def unfinished(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def unfinished(rows: Collection[Mapping[str, Any]]) -> list[str]:
     """Return the snapshots of bases whose run was killed before they were whole."""
-    named = [(row["id"], row.get("tags") or []) for row in rows]
-    marked = {tag.removeprefix("of=") for _identifier, tags in named for tag in tags if tag.startswith("of=")}
-    return [identifier for identifier, tags in named if any(tag.startswith("base=") for tag in tags) and identifier not in marked]
+    marked = {tag.removeprefix("of=") for row in rows for tag in row.get("tags") or [] if tag.startswith("of=")}
+    bases = [row for row in rows if any(tag.startswith("base=") for tag in row.get("tags") or [])]
+    return [row["id"] for row in bases if not {row["id"], row.get("original")} & marked]
 
 
 def way(base: Base, pieces: Sequence[Piece]) -> Way | None:
@@ -239,7 +244,9 @@ def doomed(bases: Sequence[Base], pieces: Sequence[Piece], now: float, days: int
     horizon = now - days * DAY
     before = [base for base in bases if base.end <= horizon]
     kept = [base for base in bases if base.end > horizon] + (before[-1:] if is_on or len(before) < len(bases) else [])
-    gone = [snapshot for base in bases if base not in kept for snapshot in (base.snapshot, base.mark)]
+    # A `restic tag` that was killed leaves two marks of one base.
+    needed_by = {base.snapshot for base in kept}
+    gone = [snapshot for base in bases if base not in kept for snapshot in (base.snapshot, base.mark) if snapshot not in needed_by]
     # Two of each line: the last one may be of a run that was killed while it wrote it.
     newest: dict[str, list[Piece]] = {}
     for piece in sorted((one for one in pieces if not one.is_sealed), key=lambda one: one.name):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Which moments can be brought back from what is in the repository, and what may be removed from it."""
 
+import dataclasses
 import datetime
 import itertools
 
@@ -48,6 +49,35 @@ def test_what_is_written_into_tags_is_read_from_them():
     assert bases == BASES
     assert sorted(pieces, key=lambda one: one.snapshot) == sorted(PIECES, key=lambda one: one.snapshot)
     assert moments.unfinished(rows + others) == ["z"]
+
+
+def rows_of(*bases: Base) -> list[dict]:
+    copied = [{"id": one.snapshot, "tags": [f"base={one.name}", "line=a"]} for one in bases]
+    return copied + [{"id": one.mark, "tags": moments.tags_of(one).split(",")} for one in bases]
+
+
+def test_a_base_that_was_copied_or_tagged_is_found_under_its_new_id():
+    """restic gives a snapshot another id then, and says which one it had at first."""
+    rows = [{**row, "id": f"new-{row['id']}", "original": row["id"]} for row in rows_of(*BASES)]
+    bases, _pieces = moments.index(rows)
+    assert [(one.snapshot, one.mark) for one in bases] == [("new-base-a-10", "new-mark-a-10"), ("new-base-a-20", "new-mark-a-20")]
+    assert moments.unfinished(rows) == []
+    # One of which nobody has said that it is whole is none under any id.
+    assert moments.unfinished([*rows, {"id": "new-z", "original": "z", "tags": ["base=b", "line=a"]}]) == ["new-z"]
+    # Where both are there, it is the one that the mark names.
+    assert [one.snapshot for one in moments.index([*rows, *rows_of(BASES[0])[:1]])[0]] == ["base-a-10", "new-base-a-20"]
+
+
+def test_a_mark_of_a_base_that_is_gone_promises_no_moment():
+    bases, _pieces = moments.index(rows_of(*BASES)[1:])
+    assert bases == BASES[1:]
+
+
+def test_of_two_marks_of_a_base_none_takes_the_base_away():
+    bases = [BASES[0], dataclasses.replace(BASES[0], mark="again")]
+    gone = moments.doomed(bases, PIECES, 100 + 30 * DAY, 7, is_on=True)
+    assert BASES[0].snapshot not in gone
+    assert BASES[0].mark in gone
 
 
 @pytest.mark.parametrize(
