@@ -354,7 +354,12 @@ class Repository:
         ``also`` are snapshots without a set that go with them.
         """
         known = self.snapshots()
-        good = [snapshot for snapshot in known if snapshot.state in GOOD]
+        # `restic tag` writes the new snapshot before it removes the old one: where it was killed, the old word of a set that is damaged is still there.
+        damaged = {snapshot.set for snapshot in known if snapshot.state == DAMAGED}
+        good = [snapshot for snapshot in known if snapshot.state in GOOD and snapshot.set not in damaged]
+        if belied := [snapshot for snapshot in known if snapshot.state in GOOD and snapshot.set in damaged]:
+            # First of all, so that the policy does not count them and nobody is left with them alone.
+            self.ask("forget", "forget", *[snapshot.id for snapshot in belied])
         kept = {max((snapshot for snapshot in good if snapshot.state == VERIFIED), default=None, key=lambda one: one.set), good[-1] if good else None}
         keep = [word for name, count in sorted(policy.items()) if count for word in (f"--keep-{name}", str(count))]
         doomed = [snapshot for snapshot in known if snapshot.state not in GOOD]

@@ -27,7 +27,8 @@ class Restic(repository.Repository):
         if what == "snapshots":
             return json.dumps(self.rows)
         if what == "policy":
-            return json.dumps([{"remove": [self.rows[number] for number in self.removed]}])
+            gone = {word for words in self.asked if words[0] == "forget" and "--dry-run" not in words for word in words}
+            return json.dumps([{"remove": [self.rows[number] for number in self.removed if self.rows[number]["id"] not in gone]}])
         return ""
 
 
@@ -83,6 +84,21 @@ def test_the_last_verified_set_is_never_removed(tmp_path, states, removed, expec
     assert sorted(restic.forget({"daily": 7})) == expected
     forgotten = [arguments for arguments in restic.asked if arguments[:2] == ("forget", "--prune")]
     assert len(forgotten) == bool(expected)
+
+
+@pytest.mark.parametrize("word", ["complete", "verified"])
+def test_a_set_that_is_damaged_does_not_become_good_again(tmp_path, word):
+    """A run that was killed in `restic tag` leaves the old word beside the new one."""
+    # The policy would take the one that is whole.
+    restic = Restic(tmp_path, "verified", word, "damaged", removed=(0, 1))
+    restic.rows[2]["tags"][0] = restic.rows[1]["tags"][0]
+    assert restic.find("latest").set == "20261120"
+    assert restic.forget({"daily": 7}) == ["20261121"]
+    forgotten = [arguments for arguments in restic.asked if arguments[0] == "forget" and "--dry-run" not in arguments]
+    # The good word first: a run that is killed in between leaves the other one.
+    assert forgotten == [("forget", restic.rows[1]["id"]), ("forget", "--prune", restic.rows[2]["id"])]
+    # Before the policy counts what is there.
+    assert restic.asked.index(forgotten[0]) < next(number for number, arguments in enumerate(restic.asked) if "--dry-run" in arguments)
 
 
 def test_a_policy_of_nothing_removes_no_whole_set(tmp_path):
