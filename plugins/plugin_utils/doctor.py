@@ -331,6 +331,8 @@ _BACKUP_REMEDIES = {
     "`{run} check --read-data`.",
     "never restored": "Try one: the playbook drill.",
     "log late": "Read the log of the service wal, {logs}, and ask what ships it: on the host, as root, `{run} ship` says what is wrong.",
+    "clock wrong": "See that the host's clock is right (`timedatectl`). If it is, name the set that you want (`{run} list` shows them), or remove the one that "
+    "is ahead, as docs/troubleshooting.md says.",
     "drill late": "Try the newest one: the playbook drill. backup_drill_after_backup does it each time.",
 }
 

@@ -46,6 +46,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.docker im
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import (
     COMPLETE,
     DAMAGED,
+    GOOD,
     PATIENCE_SECONDS,
     VERIFIED,
     NoRepositoryError,
@@ -112,6 +113,8 @@ class Backups:
     run: str = ""
     # The data from before a restore that was cut off is in its place again, and nothing was started over it.
     is_down: bool = False
+    # The set that this run has made. Where the clock was wrong once, it is not the one that counts as the latest.
+    made: str | None = None
 
     def __post_init__(self) -> None:
         if not self.config:
@@ -358,6 +361,7 @@ class Backups:
             with self.alone():
                 found = self._make(identifier, about)
                 missing = found["missing"]
+                self.made = identifier
                 about |= {"result": "ok", "ended": sets.moment()}
                 if missing:
                     about |= {"result": "missing", "error": f"{len(missing)} objects that the database names are not in the bucket, such as {missing[0]}."}
@@ -369,7 +373,7 @@ class Backups:
                     self._base()
                 elif wal.read_state(self.directory):
                     self._end_log()
-                self._keep()
+                self._keep(identifier)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             why = str(error) if isinstance(error, BackupError | lock.LockedError | EngineError) else f"{type(error).__name__}"
             if isinstance(error, BusyError):
@@ -392,17 +396,25 @@ class Backups:
         if wrong := state.tell(self.config, event, message):
             print(f"Nobody was told of it: {wrong}.", file=sys.stderr)
 
-    def _keep(self) -> None:
+    def _keep(self, made: str) -> None:
         with self.exclusively():
             rows = self.repository.all_snapshots()
             bases, pieces = moments.index(rows)
             days, is_on = int(self.config.get("point_in_time_days") or 7), bool(self.config.get("point_in_time"))
             also = moments.doomed(bases, pieces, time.time(), days, is_on=is_on) + moments.unfinished(rows)
-            removed = self.repository.forget(self.config["keep"], also)
+            removed = self.repository.forget(self.config["keep"], also, made)
             self.repository.check()
         known = self.repository.sets()
-        self._write_down(sets={"count": len(known), "verified": sum(one.state == VERIFIED for one in known)})
+        self._write_down(**self._facts(known))
+        if wrong := state.ahead(state.read(self.directory)["newest_set"], time.time()):
+            print(wrong, file=sys.stderr)
+            self._tell("clock_wrong", wrong)
         self.say(f"{len(known)} sets are kept" + (f", {len(removed)} were removed" if removed else ""))
+
+    def _facts(self, known: list[Snapshot]) -> dict[str, Any]:
+        """Return what the status says of sets, of which the newest one stands last."""
+        newest = [one.set for one in known if one.state in GOOD][-1:]
+        return {"sets": {"count": len(known), "verified": sum(one.state == VERIFIED for one in known)}, "newest_set": newest[0] if newest else None}
 
     def _make(self, identifier: str, about: dict[str, Any]) -> dict[str, Any]:
         written, configuration = self.release()
@@ -581,15 +593,13 @@ class Backups:
                 raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}")
             self.mark(snapshot.set, VERIFIED)
             about |= {"result": "ok", "error": None}
-            known = self.repository.sets()
-            counts = {"count": len(known), "verified": sum(one.state == VERIFIED for one in known)}
-            self._write_down(last_drill=about, last_good_drill=about, sets=counts)
+            self._write_down(last_drill=about, last_good_drill=about, **self._facts(self.repository.sets()))
             self.say(f"the set {snapshot.set} came back whole in {about['seconds']:g} s")
         return DONE
 
     def drill_newest(self) -> int:
-        """Try the newest set and, where every moment is kept, the last moment; return an exit code."""
-        self.drill("latest")
+        """Try the set that was just made, or else the newest one, and, where every moment is kept, the last moment; return an exit code."""
+        self.drill(self.made or "latest")
         return self.drill_moment("latest") if self.config.get("point_in_time") else DONE
 
     def drill_moment(self, wanted: str) -> int:

@@ -348,10 +348,10 @@ class Repository:
             process.kill()
             self.docker.remove_container(name)
 
-    def forget(self, policy: Mapping[str, int], also: Sequence[str] = ()) -> list[str]:
+    def forget(self, policy: Mapping[str, int], also: Sequence[str] = (), made: str | None = None) -> list[str]:
         """Remove the sets that the policy does not keep and what is left of failed runs; return their ids. The last verified set always stays.
 
-        ``also`` are snapshots without a set that go with them.
+        ``also`` are snapshots without a set that go with them. ``made`` is the set that was just made: it stays, whatever the clock has named the others.
         """
         known = self.snapshots()
         # `restic tag` writes the new snapshot before it removes the old one: where it was killed, the old word of a set that is damaged is still there.
@@ -360,7 +360,8 @@ class Repository:
         if belied := [snapshot for snapshot in known if snapshot.state in GOOD and snapshot.set in damaged]:
             # First of all, so that the policy does not count them and nobody is left with them alone.
             self.ask("forget", "forget", *[snapshot.id for snapshot in belied])
-        kept = {max((snapshot for snapshot in good if snapshot.state == VERIFIED), default=None, key=lambda one: one.set), good[-1] if good else None}
+        last = max((snapshot for snapshot in good if snapshot.state == VERIFIED), default=None, key=lambda one: one.set)
+        kept = {last, good[-1] if good else None, *(snapshot for snapshot in good if snapshot.set == made)}
         keep = [word for name, count in sorted(policy.items()) if count for word in (f"--keep-{name}", str(count))]
         doomed = [snapshot for snapshot in known if snapshot.state not in GOOD]
         if keep and good:

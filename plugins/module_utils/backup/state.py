@@ -16,6 +16,8 @@ from typing import Any
 DIRECTORY, STATUS, CONFIG, LOG = "backup", "status.json", "config.json", "wal.json"
 # From this age on, what was shipped last of PostgreSQL's log is late.
 LOG_SECONDS = 300
+# So much later than the clock is nothing that it says.
+AHEAD_SECONDS = 300
 SCHEMA = 1
 HOOK_SECONDS = 60
 _EMPTY: dict[str, Any] = {
@@ -29,6 +31,7 @@ _EMPTY: dict[str, Any] = {
     "last_good_moment_drill": None,
     "last_restore": None,
     "sets": None,
+    "newest_set": None,
 }
 
 
@@ -44,10 +47,22 @@ def seconds_since(text: str | None, now: float) -> int | None:
     return None
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, spelling: str = "%Y-%m-%dT%H:%M:%SZ") -> float:
     import calendar
 
-    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
+    return calendar.timegm(time.strptime(text, spelling))
+
+
+def ahead(newest: str | None, now: float) -> str | None:
+    """Return what is wrong where the set that counts as the newest one is of a time that the clock has not come to, None where it is not."""
+    with contextlib.suppress(ValueError):
+        began = _seconds((newest or "").partition("-")[0], "%Y%m%dT%H%M%SZ")
+        if began - now > AHEAD_SECONDS:
+            return (
+                f"The set {newest} counts as the latest one, and its time is {int(began - now)} s ahead of this host's clock, which was wrong then or is wrong "
+                "now. Sets are made, and until that time a restore and a drill that name no set take that one."
+            )
+    return None
 
 
 def _loaded(path: str) -> dict[str, Any] | None:
@@ -110,6 +125,8 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
     if drill and drill.get("result") != "ok":
         add("drill failed", "failure", f"The set {drill.get('set')} did not come back whole in the drill of {drill.get('at')}: {drill.get('error')}")
     look_at("set", found["last_good_drill"], bool(success))
+    if wrong := ahead(found.get("newest_set"), now):
+        add("clock wrong", "warning", wrong)
     log = found.get("log") or {}
     covered, has_base = log.get("covered"), (log.get("base") or {}).get("line") == log.get("line")
     if config.get("point_in_time"):

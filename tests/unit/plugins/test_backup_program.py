@@ -246,6 +246,56 @@ def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arg
         getattr(backups, work)(*arguments)
 
 
+# --- A clock that was wrong once
+
+
+@pytest.fixture
+def making(backups, monkeypatch):
+    """A stack whose backups make an empty set beside one of another time; what is told, drilled and kept is remembered."""
+    backups.told, backups.drilled, backups.kept, backups.newest = [], [], [], "20991231T235959Z-ab12"
+    found = {"missing": [], "moments": {"database": "2026-11-27T02:30:00Z"}, "bytes": 1}
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "exclusively": lambda _self: contextlib.nullcontext(),
+        "_make": lambda _self, _identifier, _about: dict(found),
+        "_tell": lambda self, event, message: self.told.append((event, message)),
+        "drill": lambda self, wanted: self.drilled.append(wanted),
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    backups.repository = SimpleNamespace(
+        place="/srv/backup",
+        all_snapshots=list,
+        forget=lambda _policy, _also, made: backups.kept.append(made) or [],
+        check=lambda: None,
+        sets=lambda: [repository.Snapshot("1", backups.newest, "t", "verified"), repository.Snapshot("2", "20991231T235959Z-ff12", "t", "damaged")],
+    )
+    monkeypatch.setattr(program, "Backups", lambda *_given: backups)
+    return backups
+
+
+def test_after_a_backup_the_set_that_was_made_is_kept_and_drilled(making, capsys):
+    assert program.main(["--directory", making.directory, "--quiet", "backup", "--drill"]) == program.DONE
+    made = state.read(making.directory)["last_success"]["set"]
+    assert made.startswith("20")
+    assert (making.kept, making.drilled) == ([made], [made])
+    # Another one counts as the latest, and that is told.
+    assert [event for event, _message in making.told] == ["clock_wrong"]
+    assert "The set 20991231T235959Z-ab12 counts as the latest one, and its time is" in capsys.readouterr().err
+    assert state.read(making.directory)["newest_set"] == "20991231T235959Z-ab12"
+    assert [row["name"] for row in state.findings(state.read(making.directory), making.config, time.time())] == ["backup late", "never restored", "clock wrong"]
+    # A drill by itself has no other.
+    making.made = None
+    program.main(["--directory", making.directory, "drill"])
+    assert making.drilled[1:] == ["latest"]
+
+
+def test_a_clock_that_is_right_is_not_told(making):
+    making.newest = "20201231T235959Z-ab12"
+    assert making.backup() == program.DONE
+    assert making.told == []
+
+
 # --- A piece of the log that cannot be used
 
 

@@ -86,6 +86,12 @@ def test_the_last_verified_set_is_never_removed(tmp_path, states, removed, expec
     assert len(forgotten) == bool(expected)
 
 
+def test_the_set_that_was_just_made_stays_whatever_the_clock_says(tmp_path):
+    restic = Restic(tmp_path, "complete", "verified", "complete", removed=(0,))
+    assert restic.forget({"daily": 7}, made="20261120") == []
+    assert restic.forget({"daily": 7}, made="20261199") == ["20261120"]
+
+
 @pytest.mark.parametrize("word", ["complete", "verified"])
 def test_a_set_that_is_damaged_does_not_become_good_again(tmp_path, word):
     """A run that was killed in `restic tag` leaves the old word beside the new one."""

@@ -37,6 +37,11 @@ def known(**rows) -> dict:
         ({"last_good_drill": {"at": ago(8 * 24 + 25)}}, ["drill late"]),
         # What is known of sets may be lost, and the drill was as long ago.
         ({"last_success": None, "last_good_drill": {"at": ago(8 * 24 + 25)}}, ["backup late", "drill late"]),
+        # The clock of the host that made it was not quite this one's.
+        ({"newest_set": time.strftime("%Y%m%dT%H%M%SZ-ab12", time.gmtime(NOW + 299))}, []),
+        ({"newest_set": time.strftime("%Y%m%dT%H%M%SZ-ab12", time.gmtime(NOW + 301))}, ["clock wrong"]),
+        ({"newest_set": "20991231T235959Z-ab12"}, ["clock wrong"]),
+        ({"newest_set": "my-own"}, []),
         # Nobody asked for moments.
         ({"log": {"covered": NOW - 1000, "error": "why"}}, []),
     ],
