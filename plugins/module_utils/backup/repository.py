@@ -326,10 +326,15 @@ class Repository:
         return Writing(self, name, process)
 
     def mark(self, identifier: str, state: str) -> None:
-        """Say of a set what is known of it, in place of what was."""
-        for snapshot in self.snapshots():
-            if snapshot.set == identifier:
-                self.ask("mark", "tag", "--set", f"set={identifier},{state}", snapshot.id)
+        """Say of a set what is known of it, in place of what was; raise BackupError where there is no such set."""
+        found = [snapshot for snapshot in self.snapshots() if snapshot.set == identifier]
+        if not found:
+            raise BackupError(
+                f"The set {identifier} is not in {self.place} any more, so it was not marked as {state}: somebody has removed it meanwhile, or another "
+                "repository was put in its place. Find out which, and make a backup."
+            )
+        for snapshot in found:
+            self.ask("mark", "tag", "--set", f"set={identifier},{state}", snapshot.id)
 
     @contextlib.contextmanager
     def reading(self, snapshot: Snapshot) -> Iterator[Process]:

@@ -65,6 +65,15 @@ def test_of_two_snapshots_of_a_set_the_later_word_counts(tmp_path):
     assert [one.state for one in restic.sets()] == ["damaged"]
 
 
+def test_a_set_that_is_gone_is_not_marked_in_silence(tmp_path):
+    restic = Restic(tmp_path, "incomplete", "complete")
+    restic.rows[1]["tags"][0] = restic.rows[0]["tags"][0]
+    restic.mark("20261120", "complete")
+    assert [arguments for arguments in restic.asked if arguments[0] == "tag"] == [("tag", "--set", "set=20261120,complete", row["id"]) for row in restic.rows]
+    with pytest.raises(BackupError, match=r"^The set 20261121 is not in /srv/backup any more, so it was not marked as complete"):
+        restic.mark("20261121", "complete")
+
+
 @pytest.mark.parametrize(
     ("states", "removed", "expected"),
     [
