@@ -296,6 +296,37 @@ def test_a_clock_that_is_right_is_not_told(making):
     assert making.told == []
 
 
+# --- What restic finds in the repository
+
+
+@pytest.mark.parametrize("fails", ["check", "_base"])
+def test_what_fails_after_a_set_is_stored_is_told_and_takes_no_set_away(making, monkeypatch, fails):
+    """What restic finds may be of an older set only, and a moment is no part of a set: a new set that waited for either might never count."""
+    steps = []
+
+    def fail(*_given):
+        steps.append(fails)
+        raise BackupError("the check finds something")
+
+    def make(self, identifier, _about):
+        self.mark(identifier, "complete")
+        return {"missing": [], "moments": {"database": "2026-11-27T02:30:00Z"}, "bytes": 1}
+
+    monkeypatch.setattr(type(making), "_make", make)
+    making.repository.mark = lambda _identifier, word: steps.append(word)
+    if fails == "check":
+        making.repository.check = fail
+    else:
+        making.config["point_in_time"] = True
+        monkeypatch.setattr(type(making), "_base", fail)
+    with pytest.raises(BackupError, match="the check finds something"):
+        making.backup()
+    assert steps == ["complete", fails]
+    found = state.read(making.directory)
+    assert (found["last_run"]["result"], found["last_success"]["set"]) == ("failed", found["last_run"]["set"])
+    assert making.told == [("failed", "the check finds something")]
+
+
 # --- A piece of the log that cannot be used
 
 
