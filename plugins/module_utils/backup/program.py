@@ -583,19 +583,26 @@ class Backups:
                 copy = copies.Copy(self.docker, servers, names, private, None, self.say)
                 try:
                     found, problems = copy.load(self.repository, snapshot)
-                except DamagedSetError:
-                    self.mark(snapshot.set, DAMAGED)
-                    raise
+                except DamagedSetError as error:
+                    raise DamagedSetError(f"{error}{self._marked(snapshot.set, DAMAGED)}") from None
             about |= {"seconds": round(time.monotonic() - started, 1), "release": written["release"], "problems": problems[:20]}
             problems += [f"{name} is named by the database and was not in the bucket" for name in found["missing"]]
             if problems:
-                self.mark(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
-                raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}")
+                unmarked = self._marked(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
+                raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}{unmarked}")
             self.mark(snapshot.set, VERIFIED)
             about |= {"result": "ok", "error": None}
             self._write_down(last_drill=about, last_good_drill=about, **self._facts(self.repository.sets()))
             self.say(f"the set {snapshot.set} came back whole in {about['seconds']:g} s")
         return DONE
+
+    def _marked(self, identifier: str, word: str) -> str:
+        """Say of a set what a drill has found, and return why that was not possible, an empty text where it was: what was found comes first."""
+        try:
+            self.mark(identifier, word)
+        except (BackupError, OSError) as error:
+            return f" The set could not be marked as {word}, and may be taken for a good one: {error}"
+        return ""
 
     def drill_newest(self) -> int:
         """Try the set that was just made, or else the newest one, and, where every moment is kept, the last moment; return an exit code."""

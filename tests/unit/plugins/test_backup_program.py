@@ -327,6 +327,45 @@ def test_what_fails_after_a_set_is_stored_is_told_and_takes_no_set_away(making, 
     assert making.told == [("failed", "the check finds something")]
 
 
+# --- What a drill finds
+
+
+@pytest.mark.parametrize("finds", ["an end before the end", "a row that is wrong"])
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_what_a_drill_has_found_is_told_also_where_the_set_cannot_be_marked(backups, monkeypatch, finds, is_marked):
+    marked, told = [], []
+
+    def mark(_identifier, word):
+        if not is_marked:
+            raise BackupError("The repository is locked.")
+        marked.append(word)
+
+    def load(_self, _repository, _snapshot):
+        if finds == "an end before the end":
+            raise program.DamagedSetError(f"There is {finds}.")
+        return {"missing": []}, [f"There is {finds}."]
+
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "release": lambda _self: ({"release": "r"}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(None, None, None),
+        "open": lambda _self, **_create: None,
+        "_check_room": lambda _self, _servers: None,
+        "_tell": lambda _self, event, message: told.append((event, message)),
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    monkeypatch.setattr(copies.Copy, "load", load)
+    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a"), mark=mark)
+    more = "" if is_marked else r" The set could not be marked as damaged, and may be taken for a good one: The repository is locked\."
+    with pytest.raises(BackupError, match=rf"There is {finds}\.{more}$"):
+        backups.drill("latest")
+    assert marked == (["damaged"] if is_marked else [])
+    found = state.read(backups.directory)["last_drill"]
+    assert f"There is {finds}." in found["error"]
+    assert told == [("drill_failed", found["error"])]
+
+
 # --- A piece of the log that cannot be used
 
 
