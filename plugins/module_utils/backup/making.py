@@ -21,6 +21,13 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.docker im
 
 # How often a moment is taken again in which an object was just being removed.
 MOMENTS = 3
+# So many objects that are missing are named in a manifest, which says how many there are.
+NAMED = 100
+
+
+def missing(found: dict[str, Any]) -> int:
+    """Return how many objects the database named that were not in the bucket, from a manifest. One of an earlier version has no number."""
+    return int(found.get("missing_count", len(found["missing"])))
 
 
 class Stack(Protocol):
@@ -74,7 +81,7 @@ class Making:
         found: dict[str, Any] = {
             "schema": sets.SCHEMA, "set": self.identifier, "project": self.backups.project, "release": self.release["release"],
             "layer": self.release.get("layer"), "images": self.release["images"], "parts": sorted(self.servers.present()), "moments": moments,
-            "databases": {}, "dumps": {}, "roles": None, "objects": None, "redis": None, "missing": [], "versions": {},
+            "databases": {}, "dumps": {}, "roles": None, "objects": None, "redis": None, "missing": [], "missing_count": 0, "versions": {},
         }  # fmt: skip
         with contextlib.ExitStack() as stack:
             client = None
@@ -148,7 +155,7 @@ class Making:
                 say(f"{len(missing)} objects that the database names are not there; the moment is taken again")
                 stack.close()
                 time.sleep(1)
-            found["missing"] = missing[:100]
+            found |= {"missing": missing[:NAMED], "missing_count": len(missing)}
             if self.servers.redis:
                 moments["redis"] = sets.moment()
                 self._redis_files(self.servers.redis)

@@ -360,11 +360,11 @@ class Backups:
         try:
             with self.alone():
                 found = self._make(identifier, about)
-                missing = found["missing"]
+                missing = making.missing(found)
                 self.made = identifier
                 about |= {"result": "ok", "ended": sets.moment()}
                 if missing:
-                    about |= {"result": "missing", "error": f"{len(missing)} objects that the database names are not in the bucket, such as {missing[0]}."}
+                    about |= {"result": "missing", "error": f"{missing} objects that the database names are not in the bucket, such as {found['missing'][0]}."}
                 success = {name: about[name] for name in ("set", "ended")} | {"moment": found["moments"]["database"]}
                 success |= {"seconds": round(time.monotonic() - self.started, 1), "bytes": found["bytes"], "place": self.repository.place}
                 # It holds all that there was to be had, and what is missing is told each time.
@@ -589,7 +589,8 @@ class Backups:
             problems += [f"{name} is named by the database and was not in the bucket" for name in found["missing"]]
             if problems:
                 unmarked = self._marked(snapshot.set, DAMAGED if about["problems"] else COMPLETE)
-                raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}{unmarked}")
+                count = len(problems) - len(found["missing"]) + making.missing(found)
+                raise BackupError(f"{count} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}{unmarked}")
             self.mark(snapshot.set, VERIFIED)
             about |= {"result": "ok", "error": None}
             self._write_down(last_drill=about, last_good_drill=about, **self._facts(self.repository.sets()))
@@ -866,9 +867,8 @@ class Backups:
                 plain.check_space(made, self._size(servers))
                 found = making.Exporting(self, servers, written, plain.Directory(made), self.run, sets.moment(), passwords).write()
             self.say(f"{target} has the export: {found['bytes']} bytes. README.md in it says how to load it")
-        if found["missing"]:
-            missing = found["missing"]
-            print(f"{len(missing)} objects that the database names are not in the bucket, such as {missing[0]}. The rest is there.", file=sys.stderr)
+        if missing := making.missing(found):
+            print(f"{missing} objects that the database names are not in the bucket, such as {found['missing'][0]}. The rest is there.", file=sys.stderr)
             return MISSING
         return DONE
 

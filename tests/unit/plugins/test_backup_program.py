@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, program, repository, state
+from ansible_collections.campaign.platform.plugins.module_utils.backup import making as parts
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Service
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import NoRepositoryError
 
@@ -343,7 +344,7 @@ def test_what_a_drill_has_found_is_told_also_where_the_set_cannot_be_marked(back
     def load(_self, _repository, _snapshot):
         if finds == "an end before the end":
             raise program.DamagedSetError(f"There is {finds}.")
-        return {"missing": []}, [f"There is {finds}."]
+        return {"missing": [], "missing_count": 0}, [f"There is {finds}."]
 
     instead = {
         "alone": lambda _self: contextlib.nullcontext(),
@@ -364,6 +365,38 @@ def test_what_a_drill_has_found_is_told_also_where_the_set_cannot_be_marked(back
     found = state.read(backups.directory)["last_drill"]
     assert f"There is {finds}." in found["error"]
     assert told == [("drill_failed", found["error"])]
+
+
+def test_a_drill_counts_all_objects_that_were_missing(backups, monkeypatch):
+    monkeypatch.setattr(program.Backups, "alone", lambda _self: contextlib.nullcontext())
+    monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "r"}, {}))
+    monkeypatch.setattr(program.Backups, "open", lambda _self, **_create: None)
+    monkeypatch.setattr(copies.Copy, "load", lambda *_given: ({"missing": ["b/0", "b/1"], "missing_count": 5000}, []))
+    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a"), mark=lambda _identifier, _word: None)
+    with pytest.raises(BackupError, match=r"^5000 things are not as the set a says: b/0 is named by the database"):
+        backups.drill("latest")
+
+
+# --- Objects that are missing
+
+
+def test_all_objects_that_are_missing_are_counted_and_some_are_named(making, monkeypatch, capsys):
+    monkeypatch.setattr(parts.time, "sleep", lambda _seconds: None)
+    monkeypatch.setattr(parts.Making, "_missing", lambda *_given: [f"b/{number}" for number in range(5000)])
+    made = object.__new__(parts.Making)
+    made.backups, made.servers, made.writer = SimpleNamespace(docker=None, say=lambda _text: None), copies.Servers(None, None, None), None
+    found = {"moments": {"database": "2026-11-27T02:30:00Z"}, "bytes": 1}
+    made._in_one_moment(found, SimpleNamespace(copy=lambda *_given: 0), object())
+    assert (len(found["missing"]), found["missing_count"]) == (100, 5000)
+
+    monkeypatch.setattr(type(making), "_make", lambda _self, _identifier, _about: dict(found))
+    assert making.backup() == program.MISSING
+    told = "5000 objects that the database names are not in the bucket, such as b/0."
+    assert capsys.readouterr().err.splitlines()[-1] == told
+    assert state.read(making.directory)["last_run"]["error"] == told
+    assert ("missing", told) in making.told
+    # Of a set of an earlier version.
+    assert parts.missing({"missing": ["b/0"]}) == 1
 
 
 # --- A piece of the log that cannot be used
