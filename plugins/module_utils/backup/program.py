@@ -957,6 +957,8 @@ class Backups:
         """Stop the services, exchange the volumes and start the services over the new ones; put the old ones back where they do not come up."""
         with self.not_shipping(), self.locked() as held:
             rows = swap.plan(self.docker, volumes)
+            # Not all of it was written by a server that sees to it. It takes its time before anything is stopped.
+            os.sync()
             try:
                 self.is_down = False
                 self.say("stopping the services")

@@ -594,6 +594,18 @@ def test_no_restore_puts_anything_back_before_it_is_confirmed(cut_off, monkeypat
     assert cut_off.stopped == []
 
 
+def test_what_was_restored_is_on_the_disk_before_it_counts(backups, monkeypatch):
+    """What Docker has copied into a volume survives a power cut only then. Nothing is stopped while the disk writes."""
+    steps = []
+    for name in ("plan", "swap", "commit"):
+        monkeypatch.setattr(program.swap, name, lambda *_given, step=name: steps.append(step) or [])
+    monkeypatch.setattr(program.os, "sync", lambda: steps.append("sync"))
+    monkeypatch.setattr(program.Backups, "stop", lambda _self: steps.append("stop"))
+    monkeypatch.setattr(program.Backups, "start", lambda _self, _written: steps.append("start"))
+    backups._exchange("a set", "a", {"live": "new"}, {"release": "r"})
+    assert steps == ["plan", "sync", "stop", "swap", "start", "commit"]
+
+
 # --- What does not come up
 
 
