@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,6 +21,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.docker im
 
 # How often a moment is taken again in which an object was just being removed.
 MOMENTS = 3
+# What stands in a query for the bucket of the release.
+BUCKET = "{bucket}"
 # So many objects that are missing are named in a manifest, which says how many there are.
 NAMED = 100
 
@@ -47,6 +49,20 @@ class Stack(Protocol):
 
     def locked(self) -> AbstractContextManager[Any]:
         """Have nobody deploy meanwhile."""
+
+
+def objects_query(config: Mapping[str, Any], release: Mapping[str, Any]) -> str:
+    """Return the query for the objects that the database needs, with the bucket of a release, or an empty text; raise BackupError and OSError."""
+    query = str(config.get("objects_query") or "")
+    if BUCKET not in query:
+        return query
+    found = ""
+    if path := release["env_file"]:
+        with open(path, encoding="utf-8") as file:
+            found = next((line.partition("=")[2].strip().strip("\"'") for line in file if line.startswith("S3_BUCKET=")), "")
+    if not found:
+        raise BackupError(f"The release {release['release']} has no S3_BUCKET, which {BUCKET} in backup_objects_query stands for. Name a bucket in its place.")
+    return query.replace(BUCKET, found.replace("'", "''"))
 
 
 @contextlib.contextmanager
@@ -175,7 +191,7 @@ class Making:
 
     def _missing(self, opened: postgres.Session | None, objects: sets.Objects) -> list[str]:
         """Return the objects that the database names in its moment and that are not in the set."""
-        query = self.backups.config.get("objects_query")
+        query = objects_query(self.backups.config, self.release)
         if not opened or not query:
             return []
         rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")

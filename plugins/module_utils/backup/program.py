@@ -754,7 +754,7 @@ class Backups:
 
     def _fill(self, copy: copies.Copy, container: str, user: str) -> None:
         """Take objects that the recovered database names and that are not in the set from the bucket as it is, and tell of those that are not there either."""
-        service, query = copy.servers.minio, self.config.get("objects_query")
+        service, query = copy.servers.minio, making.objects_query(self.config, self.release()[0])
         database = copy.servers.postgres.environment.get("POSTGRES_DB") or user if copy.servers.postgres else user
         if not service or not query:
             return
