@@ -365,7 +365,18 @@ class Setup:
         """Return the paths of what is not as it should be."""
         found = [path for path, row in self.files.items() if not is_right(path, *row)]
         found += [path for path, text in self.schedule.items() if not is_right(path, text.encode(), 0o644, 0)]
-        return found + self.surplus() + self.unfinished() + self.missing()
+        return found + self.surplus() + self.unfinished() + self.missing() + self.asleep()
+
+    def asleep(self) -> list[str]:
+        """Return the links by which systemd starts the timers that it does not start, or that nobody has started."""
+        timers = [os.path.basename(path) for path in self.schedule if path.endswith(".timer") and os.path.exists(path)]
+        links_of = {name: f"{UNITS}/timers.target.wants/{name}" for name in timers}
+        found = [name for name in timers if not os.path.lexists(links_of[name])]
+        if timers and not found:
+            # Where systemd is not there to be asked, as in an image that is built, it prints nothing.
+            _status, output, _error = self.module.run_command(["systemctl", "is-active", *timers])
+            found = [name for name, word in zip(timers, output.split(), strict=False) if word in ("inactive", "failed")]
+        return [links_of[name] for name in found]
 
     def missing(self) -> list[str]:
         """Return what who only reads does not leave: the directory of the repository, and the note that backups are set up."""

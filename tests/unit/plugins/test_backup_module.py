@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.modules import backup as module
@@ -27,6 +28,30 @@ def host(tmp_path, monkeypatch):
         place.mkdir()
         monkeypatch.setattr(module, name, str(place))
     return tmp_path
+
+
+@pytest.fixture
+def systemd(host, monkeypatch):
+    """A systemd that has started what it was told to. What it was told, or asked, stands in a list, and what is not active in a set."""
+    asked, inactive = [], set()
+    wants = host / "units/timers.target.wants"
+
+    def run_command(_self, command, **_options):
+        word, *units = command[1:]
+        if word == "is-active":
+            return 0, "".join(f"{'inactive' if unit in inactive else 'active'}\n" for unit in units), ""
+        asked.append(tuple(command[1:]))
+        wants.mkdir(exist_ok=True)
+        for unit in units[1:]:
+            if word == "enable":
+                (wants / unit).write_text("")
+                inactive.discard(unit)
+            else:
+                (wants / unit).unlink()
+        return 0, "", ""
+
+    monkeypatch.setattr(module.AnsibleModule, "run_command", run_command)
+    return SimpleNamespace(asked=asked, inactive=inactive, wants=wants)
 
 
 @pytest.fixture
@@ -97,9 +122,8 @@ def test_cron_calls_it_where_there_is_no_systemd(set_up, host):
     assert os.listdir(host / "cron") == []
 
 
-def test_systemd_calls_it_where_it_runs(set_up, host, monkeypatch):
-    asked = []
-    monkeypatch.setattr(module.Setup, "systemctl", lambda _self, *arguments: asked.append(arguments))
+def test_systemd_calls_it_where_it_runs(set_up, host, systemd):
+    asked = systemd.asked
     set_up(scheduler="systemd", times=["02:30", "14:30"])
     timer = (host / "units/p-backup.timer").read_text()
     assert "OnCalendar=*-*-* 02:30:00\nOnCalendar=*-*-* 14:30:00\nPersistent=true" in timer
@@ -110,7 +134,23 @@ def test_systemd_calls_it_where_it_runs(set_up, host, monkeypatch):
     assert asked == []
     # From the one to the other.
     set_up(scheduler="cron")
-    assert os.listdir(host / "units") == []
+    assert os.listdir(host / "units") == ["timers.target.wants"]
+
+
+def test_a_timer_that_is_off_is_put_on_by_the_next_run(set_up, systemd):
+    """A set-up that was cut off, or `systemctl disable` or `stop` by hand: the files are right, and nothing calls the program."""
+    set_up(scheduler="systemd")
+    started = [("daemon-reload",), ("enable", "--now", "p-backup.timer", "p-backup-watch.timer")]
+    for put_off in (lambda: (systemd.wants / "p-backup.timer").unlink(), lambda: systemd.inactive.add("p-backup-watch.timer")):
+        systemd.asked.clear()
+        put_off()
+        # Who only reads leaves it as it is.
+        assert not set_up(scheduler="systemd", schedule=False)["changed"]
+        assert set_up(check=True, scheduler="systemd")["changed"]
+        assert systemd.asked == []
+        assert set_up(scheduler="systemd")["changed"]
+        assert systemd.asked == started
+        assert not set_up(scheduler="systemd")["changed"]
 
 
 def test_the_log_is_shipped_twice_a_minute_where_that_is_asked_for(set_up, host, monkeypatch):
