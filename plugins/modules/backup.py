@@ -164,7 +164,7 @@ SOURCES = (
 # Of the container that runs restic.
 OWNER = 10010
 SECRETS = ("password", "aws_credentials", "ssh_key", "known_hosts", "ca")
-SYSTEMD, UNITS, CRON = "/run/systemd/system", "/etc/systemd/system", "/etc/cron.d"
+SYSTEMD, UNITS, CRON = "/run/systemd/system", state.UNITS, state.CRONTABS
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RUN = """#!/bin/sh
 # Backups of this stack: {directory}/backup/run --help
@@ -488,6 +488,8 @@ def main() -> None:
             module.fail_json(msg=f"The repository cannot be used. Nothing was changed. {problem}")
         if setup.schedule and setup.scheduler == "cron" and not os.path.isdir(CRON):
             module.fail_json(msg=f"The host has neither systemd nor {CRON}, so nothing would call the backup. Install cron, or set backup_scheduler to none.")
+        if setup.schedule and setup.scheduler == "cron" and not state.has_cron():
+            module.warn(f"{state.NO_CRON}. Install cron, or set backup_scheduler to none.")
         wrong = setup.wrong()
         if wrong and not module.check_mode:
             setup.apply(wrong)

@@ -333,6 +333,7 @@ _BACKUP_REMEDIES = {
     "log late": "Read the log of the service wal, {logs}, and ask what ships it: on the host, as root, `{run} ship` says what is wrong.",
     "clock wrong": "See that the host's clock is right (`timedatectl`). If it is, name the set that you want (`{run} list` shows them), or remove the one that "
     "is ahead, as docs/troubleshooting.md says.",
+    "nothing calls it": "Install cron, or run the playbook backup, which puts the timers on. Where somebody else calls it, set backup_scheduler to none.",
     "drill late": "Try the newest one: the playbook drill. backup_drill_after_backup does it each time.",
 }
 

@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections.abc import Mapping
@@ -20,6 +21,10 @@ LOG_SECONDS = 300
 AHEAD_SECONDS = 300
 SCHEMA = 1
 HOOK_SECONDS = 60
+CRONTABS, UNITS = "/etc/cron.d", "/etc/systemd/system"
+# What reads crontabs, of these the last is a part of systemd-cron.
+CRONS = ("cron", "crond", "/usr/lib/systemd/system-generators/systemd-crontab-generator")
+NO_CRON = f"Neither cron nor crond is on the host, so nobody reads {CRONTABS}, and nothing calls the backup"
 _EMPTY: dict[str, Any] = {
     "schema": SCHEMA,
     "installed": None,
@@ -99,8 +104,24 @@ def update(directory: str, **rows: Any) -> dict[str, Any]:
     return found
 
 
-def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) -> list[dict[str, str]]:
-    """Return what is wrong with a stack's backups, each with name, severity and what is seen."""
+def has_cron() -> bool:
+    """Return whether the host has a program that reads crontabs. A directory for these is made by other packages, too."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/local/sbin:/usr/sbin:/sbin"
+    return any(shutil.which(name, path=path) for name in CRONS)
+
+
+def uncalled(project: str) -> str | None:
+    """Return why a stack's schedule is not kept, None where it is, or where there is none."""
+    if os.path.lexists(f"{CRONTABS}/{project}-backup") and not has_cron():
+        return f"{NO_CRON}."
+    name = f"{project}-backup.timer"
+    if os.path.lexists(f"{UNITS}/{name}") and not os.path.lexists(f"{UNITS}/timers.target.wants/{name}"):
+        return f"The timer {name} is not enabled, so nothing calls the backup."
+    return None
+
+
+def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float, why_uncalled: str | None = None) -> list[dict[str, str]]:
+    """Return what is wrong with a stack's backups, each with name, severity and what is seen. ``why_uncalled`` says why its schedule is not kept."""
     rows: list[dict[str, str]] = []
 
     def add(name: str, severity: str, seen: str) -> None:
@@ -113,6 +134,8 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float) ->
         elif good is not None and good > 86400 * float(config.get("drill_days") or 8):
             add("drill late", "warning", f"The last {what} that came back whole in a drill is {good // 86400} days old.")
 
+    if why_uncalled:
+        add("nothing calls it", "failure", why_uncalled)
     run, drill = found["last_run"], found["last_drill"]
     if run and run.get("result") != "ok":
         add("backup failed", "failure", f"The backup of {run.get('ended') or run.get('started')} failed: {run.get('error')}")
@@ -170,7 +193,7 @@ def summary(directory: str, now: float) -> dict[str, Any] | None:
         "sets": found["sets"],
         "log": found["log"] if config.get("point_in_time") else None,
         "now": now,
-        "findings": findings(found, config, now),
+        "findings": findings(found, config, now, uncalled(config["project"])),
     }
 
 

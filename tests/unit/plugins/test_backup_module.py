@@ -137,6 +137,19 @@ def test_systemd_calls_it_where_it_runs(set_up, host, systemd):
     assert os.listdir(host / "units") == ["timers.target.wants"]
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_host_without_cron_is_told_that_nothing_calls_it(set_up, monkeypatch, is_there):
+    """The directory of crontabs is there without it, as on Debian."""
+    monkeypatch.setattr(module.state, "has_cron", lambda: is_there)
+    told = []
+    monkeypatch.setattr(module.AnsibleModule, "warn", lambda _self, text: told.append(text))
+    set_up(scheduler="none")
+    set_up(schedule=False)
+    assert told == []
+    assert set_up()["changed"]
+    assert [text.partition(",")[0] for text in told] == ([] if is_there else ["Neither cron nor crond is on the host"])
+
+
 def test_a_timer_that_is_off_is_put_on_by_the_next_run(set_up, systemd):
     """A set-up that was cut off, or `systemctl disable` or `stop` by hand: the files are right, and nothing calls the program."""
     set_up(scheduler="systemd")

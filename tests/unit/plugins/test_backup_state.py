@@ -113,6 +113,42 @@ def test_the_summary_says_how_old_and_how_long(tmp_path):
     assert (tmp_path / "backup/status.json").stat().st_mode & 0o777 == 0o644
 
 
+@pytest.fixture
+def host(tmp_path, monkeypatch):
+    """A host without cron, whose places are the test's own."""
+    for place in ("cron.d", "units", "bin", "backup"):
+        (tmp_path / place).mkdir()
+    monkeypatch.setattr(state, "CRONTABS", str(tmp_path / "cron.d"))
+    monkeypatch.setattr(state, "UNITS", str(tmp_path / "units"))
+    monkeypatch.setattr(state, "CRONS", (str(tmp_path / "bin/crond"),))
+    (tmp_path / "backup/config.json").write_text(json.dumps(CONFIG))
+    state.update(str(tmp_path), **known())
+    return tmp_path
+
+
+def seen(host) -> list[str]:
+    return [row["seen"] for row in state.summary(str(host), NOW)["findings"] if row["name"] == "nothing calls it"]
+
+
+def test_a_crontab_that_nobody_reads_is_told(host):
+    """/etc/cron.d is there on a Debian without cron: e2fsprogs has a file in it."""
+    assert seen(host) == []
+    (host / "cron.d/p-backup").write_text("")
+    (told,) = seen(host)
+    assert "Neither cron nor crond is on the host" in told
+    (host / "bin/crond").write_text("")
+    (host / "bin/crond").chmod(0o755)
+    assert seen(host) == []
+
+
+def test_a_timer_that_is_off_is_told(host):
+    (host / "units/p-backup.timer").write_text("")
+    assert seen(host) == ["The timer p-backup.timer is not enabled, so nothing calls the backup."]
+    (host / "units/timers.target.wants").mkdir()
+    (host / "units/timers.target.wants/p-backup.timer").symlink_to("../p-backup.timer")
+    assert seen(host) == []
+
+
 def test_metrics_can_be_read_by_prometheus(tmp_path):
     state.publish({**CONFIG, "prometheus_directory": str(tmp_path)}, known())
     lines = (tmp_path / "p_backup.prom").read_text().splitlines()
