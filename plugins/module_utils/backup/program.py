@@ -75,6 +75,10 @@ _LEFT = {
 }
 # After this time, a first base backup that failed is tried again.
 AGAIN_SECONDS = 600
+# What the log of a throw-away PostgreSQL takes at most, whose max_wal_size is 2 GB and is no hard limit; that of a small database is about as large as that.
+LOG_BYTES, LEAST_LOG_BYTES = 3 * 1024**3, 256 * 1024**2
+# How much larger a database may be as SQL, where bytes are written as two digits each and nothing is compressed.
+SQL_FACTOR = 2
 
 
 class BusyError(BackupError):
@@ -620,7 +624,7 @@ class Backups:
             bases, pieces = self._index()
             way, moment = self._choose(bases, pieces, wanted)
             about["moment"] = moments.words(moment.timestamp() if moment else way.until)
-            self._check_room(servers)
+            self._check_room(servers, way)
             started = time.monotonic()
             with copies.private_directory(self.own) as private:
                 name = self.docker.create_volume(f"{self.run}_postgres")
@@ -678,7 +682,7 @@ class Backups:
                 print("Objects that the database names and the set does not have are taken from the bucket as it is.", flush=True)
 
             def load(copy: copies.Copy) -> tuple[dict[str, Any], list[str]]:
-                self._check_room(servers)
+                self._check_room(servers, way)
                 return self._load_moment(copy, bases, pieces, wanted, others, snapshot)
 
             lost = f"All that was stored here after {moments.words(until)} would be lost to the stack; it stays in volumes of other names."
@@ -864,7 +868,8 @@ class Backups:
                 raise BackupError("The release has none of the servers that keep data: they stand outside the stack. Nothing was written.")
             plain.check_target(target, self.directory)
             with plain.written_whole(target) as made:
-                plain.check_space(made, self._size(servers))
+                sizes = self._sizes(servers)
+                plain.check_space(made, sum(sizes.values()) + sizes.get("postgres", 0) * (SQL_FACTOR - 1))
                 found = making.Exporting(self, servers, written, plain.Directory(made), self.run, sets.moment(), passwords).write()
             self.say(f"{target} has the export: {found['bytes']} bytes. README.md in it says how to load it")
         if missing := making.missing(found):
@@ -872,21 +877,21 @@ class Backups:
             return MISSING
         return DONE
 
-    def _size(self, servers: copies.Servers) -> int:
-        """Return about how many bytes are stored."""
-        size = 0
+    def _sizes(self, servers: copies.Servers) -> dict[str, int]:
+        """Return about how many bytes are stored, by server."""
+        sizes = {}
         if service := servers.postgres:
             user = service.environment["POSTGRES_USER"]
             with postgres.session(self.docker, self.container(service), user, service.environment.get("POSTGRES_DB") or user) as opened:
-                size += postgres.size(opened)
+                sizes["postgres"] = postgres.size(opened)
         if service := servers.minio:
             container = self.container(service)
             with contextlib.closing(copies.s3_client(self.docker, container, service, service.secrets)) as client:
-                size += sum(listed.size for bucket in client.buckets() for listed in client.objects(bucket))
+                sizes["minio"] = sum(listed.size for bucket in client.buckets() for listed in client.objects(bucket))
         if service := servers.redis:
             with contextlib.suppress(BackupError):
-                size += host.size_of(swap.path_of(self.docker, copies.volume_of(service)[1]))
-        return size
+                sizes["redis"] = host.size_of(swap.path_of(self.docker, copies.volume_of(service)[1]))
+        return sizes
 
     def take_export(self, directory: str, confirmed: str | None) -> int:
         """Bring an export into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
@@ -938,14 +943,20 @@ class Backups:
 
             return self._bring(what, self.run, servers, written, confirmed, load, self._log_volume(configuration))
 
-    def _check_room(self, servers: copies.Servers) -> None:
-        """Raise BackupError where all that is stored would not fit beside itself: a full disk ends those who work on it, and nobody would look at night."""
+    def _check_room(self, servers: copies.Servers, way: moments.Way | None = None) -> None:
+        """Raise BackupError where all that is stored would not fit beside itself: a full disk ends those who work on it, and nobody would look at night.
+
+        The server that it is written into has a log of its own, and a way to a moment brings the one that it is made from.
+        """
         try:
-            needed = self._size(servers)
+            sizes = self._sizes(servers)
         except BackupError:
             # What does not run cannot be asked, and nobody works with it.
             return
-        self._check_space(servers, needed)
+        log = min(LOG_BYTES, sizes["postgres"] + LEAST_LOG_BYTES) if "postgres" in sizes else 0
+        for one in way.pieces if way else ():
+            log += (moments.number(one.last, one.segment) - moments.number(one.first, one.segment) + 1) * one.segment
+        self._check_space(servers, sum(sizes.values()) + log)
 
     def _check_space(self, servers: copies.Servers, needed: int) -> None:
         """Raise BackupError where the Engine's volumes have not as many bytes left."""

@@ -208,24 +208,60 @@ def test_what_does_not_fit_beside_itself_is_not_written_there(backups, monkeypat
     servers = copies.Servers(service, None, None)
     monkeypatch.setattr(program.swap, "path_of", lambda _docker, _volume: backups.directory)
     free = os.statvfs(backups.directory)
-    monkeypatch.setattr(program.Backups, "_size", lambda _self, _servers: free.f_bavail * free.f_frsize)
+    monkeypatch.setattr(program.Backups, "_sizes", lambda _self, _servers: {"minio": free.f_bavail * free.f_frsize})
     with pytest.raises(BackupError, match=r"MiB left, and about \d+ MiB are needed"):
         backups._check_room(servers)
-    monkeypatch.setattr(program.Backups, "_size", lambda _self, _servers: 0)
+    monkeypatch.setattr(program.Backups, "_sizes", lambda _self, _servers: {"minio": 0})
     backups._check_room(servers)
 
     def nobody(_self, _servers):
         raise BackupError("postgres has 0 containers that run, and one is needed.")
 
-    monkeypatch.setattr(program.Backups, "_size", nobody)
+    monkeypatch.setattr(program.Backups, "_sizes", nobody)
     backups._check_room(servers)
+
+
+def test_the_logs_of_a_restore_have_to_fit_too(backups, monkeypatch):
+    """The one that the throw-away server writes and, for a moment, the one that the moment is made from."""
+    mib, asked, sizes = 1024**2, [], {"postgres": 10 * 1024**2, "minio": 5 * 1024**2}
+    monkeypatch.setattr(program.Backups, "_sizes", lambda _self, _servers: sizes)
+    monkeypatch.setattr(program.Backups, "_check_space", lambda _self, _servers, needed: asked.append(needed))
+    backups._check_room(None)
+    # That of a large one is bounded.
+    sizes["postgres"] = 100 * 1024 * mib
+    backups._check_room(None)
+    del sizes["postgres"]
+    piece = moments.Piece("s", "p", "l", "0000000100000000000000FE", "000000010000000100000001", 16 * mib, 0, is_sealed=True)
+    backups._check_room(None, moments.Way(None, (piece, piece), 0))
+    assert asked == [(15 + 10 + 256) * mib, (5 + 103 * 1024) * mib, (5 + 2 * 4 * 16) * mib]
+
+
+def test_an_export_needs_more_than_the_database_takes(backups, monkeypatch, tmp_path_factory):
+    asked = []
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "release": lambda _self: ({}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(Service("postgres", "image", "", {}, [], [], "", {}, {}), None, None),
+        "_sizes": lambda _self, _servers: {"postgres": 100, "minio": 5},
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+
+    def check_space(_place, needed):
+        asked.append(needed)
+        raise BackupError("there is no room")
+
+    monkeypatch.setattr(program.plain, "check_space", check_space)
+    with pytest.raises(BackupError, match="there is no room"):
+        backups.export(str(tmp_path_factory.mktemp("srv") / "export"), passwords=False)
+    assert asked == [205]
 
 
 @pytest.mark.parametrize(
     ("work", "arguments"), [("drill", ("latest",)), ("restore", ("latest", "p")), ("drill_moment", ("latest",)), ("restore_moment", ("latest", "p"))]
 )
 def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arguments):
-    def full(_self, _servers):
+    def full(_self, _servers, _way=None):
         raise BackupError("there is no room")
 
     instead = {
