@@ -373,11 +373,7 @@ class Backups:
                 success |= {"seconds": round(time.monotonic() - self.started, 1), "bytes": found["bytes"], "place": self.repository.place}
                 # It holds all that there was to be had, and what is missing is told each time.
                 self._write_down(last_run=about, last_success=success)
-                if self.config.get("point_in_time"):
-                    self._base()
-                elif wal.read_state(self.directory):
-                    self._end_log()
-                self._keep(identifier)
+                self._go_on(identifier)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             why = str(error) if isinstance(error, BackupError | lock.LockedError | EngineError) else f"{type(error).__name__}"
             if isinstance(error, BusyError):
@@ -391,6 +387,37 @@ class Backups:
             print(about["error"], file=sys.stderr)
             return MISSING
         return DONE
+
+    def _go_on(self, made: str) -> None:
+        """Do what follows a set that is whole: a base backup that fails each night is no reason to keep everything and to check nothing."""
+        errors: list[Exception] = []
+        for step in (self._follow_log, lambda: self._keep(made)):
+            try:
+                step()
+            except (BackupError, EngineError, lock.LockedError, OSError) as error:
+                errors.append(error)
+        if len(errors) > 1:
+            raise BackupError(" ".join(map(str, errors)))
+        if errors:
+            raise errors[0]
+
+    def _follow_log(self) -> None:
+        if self.config.get("point_in_time"):
+            self._base()
+        elif wal.read_state(self.directory):
+            self._end_log()
+
+    def backup_and_drill(self) -> int:
+        """Make a set and try it, also where something failed after it was made; return an exit code."""
+        try:
+            code = self.backup()
+        except (BackupError, EngineError, lock.LockedError, OSError) as error:
+            if not self.made:
+                raise
+            print(str(error), file=sys.stderr)
+            code = FAILED
+        drilled = self.drill_newest()
+        return code or drilled
 
     def _write_down(self, **rows: Any) -> None:
         with contextlib.suppress(OSError):
@@ -1198,11 +1225,7 @@ def main(arguments: list[str]) -> int:
     try:
         backups = Backups(given.directory, given.quiet, given.command)
         if given.command == "backup":
-            code = backups.backup()
-            if given.drill:
-                drilled = backups.drill_newest()
-                code = code or drilled
-            return code
+            return backups.backup_and_drill() if given.drill else backups.backup()
         if given.command == "drill":
             if given.moment:
                 return backups.drill_moment(given.moment)

@@ -547,6 +547,58 @@ def test_a_drill_hides_nothing_that_restic_failed_at(drilling):
     assert state.read(drilling.directory)["last_moment_drill"]["result"] == "failed"
 
 
+# --- What follows a set
+
+
+@pytest.fixture
+def nightly(backups, monkeypatch):
+    """A backup on schedule whose set is whole, and which says what it does afterwards."""
+    backups.steps = []
+    backups.config["point_in_time"] = True
+    made = {"missing": [], "moments": {"database": "then"}, "bytes": 1}
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "_make": lambda _self, _identifier, _about: made,
+        "_tell": lambda self, event, _message: self.steps.append(event),
+        "_base": lambda self: self.steps.append("base"),
+        "_keep": lambda self, _made: self.steps.append("keep"),
+        "drill_newest": lambda self: self.steps.append("drill") or program.DONE,
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    backups.repository = Place()
+    return backups
+
+
+def failing(text: str):
+    def fail(_self, *_given):
+        raise BackupError(text)
+
+    return fail
+
+
+def test_a_base_backup_that_fails_stops_neither_retention_nor_the_drill(nightly, monkeypatch, capsys):
+    monkeypatch.setattr(program.Backups, "_base", failing("no base"))
+    assert nightly.backup_and_drill() == program.FAILED
+    assert nightly.steps == ["keep", "failed", "drill"]
+    assert "no base" in capsys.readouterr().err
+    assert state.read(nightly.directory)["last_run"]["error"] == "no base"
+    monkeypatch.setattr(program.Backups, "_keep", failing("no room"))
+    with pytest.raises(BackupError, match=r"^no base no room$"):
+        nightly.backup()
+
+
+def test_a_set_that_was_not_made_is_not_tried(nightly, monkeypatch):
+    assert nightly.backup_and_drill() == program.DONE
+    assert nightly.steps == ["base", "keep", "drill"]
+    nightly.steps.clear()
+    nightly.made = None
+    monkeypatch.setattr(program.Backups, "_make", failing("no set"))
+    with pytest.raises(BackupError, match="no set"):
+        nightly.backup_and_drill()
+    assert nightly.steps == ["failed"]
+
+
 # --- A restore after one that was cut off
 
 
