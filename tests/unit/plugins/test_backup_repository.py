@@ -377,3 +377,11 @@ def test_what_a_call_has_said_so_far_is_read_beside_it(tmp_path):
     while process.popen.poll() is None:
         process.error()
     assert process.error().split() == list("123456789")
+
+
+def test_the_emergency_command_takes_a_set_and_no_piece_of_the_log(root):
+    """The newest snapshot is a piece of the log where points in time are on."""
+    (line,) = [line for line in (root / "docs/restore.md").read_text().splitlines() if " dump " in line and line.startswith("restic ")]
+    words = line.split()
+    assert [words[number + 1] for number, word in enumerate(words) if word == "--tag"] == list(repository.GOOD)
+    assert words[words.index("latest") + 1] == f"/{repository.FILE}"
