@@ -234,7 +234,12 @@ class Repository:
             if not create:
                 raise
             self.ask("init", "init")
-        self._unlock()
+        try:
+            self._unlock()
+        except BackupError:
+            # Where nothing can be removed, nothing is written either, and who only reads needs no lock.
+            if create:
+                raise
 
     def look(self, *, is_new: bool = False) -> None:
         """Check that the repository opens, and take or remove no lock; raise BackupError. Where it may be a new one, Docker says whether its place is there."""
@@ -265,7 +270,8 @@ class Repository:
 
     def all_snapshots(self) -> list[dict[str, Any]]:
         """Return all snapshots of this stack as restic lists them."""
-        return json.loads(self.ask("snapshots", "snapshots", "--json", "--host", self.project)) or []
+        # A repository that is full, or mounted to be read only, takes no lock, and can be restored from.
+        return json.loads(self.ask("snapshots", "snapshots", "--no-lock", "--json", "--host", self.project)) or []
 
     def snapshots(self) -> list[Snapshot]:
         """Return the sets of this stack, the oldest first."""

@@ -385,3 +385,20 @@ def test_the_emergency_command_takes_a_set_and_no_piece_of_the_log(root):
     words = line.split()
     assert [words[number + 1] for number, word in enumerate(words) if word == "--tag"] == list(repository.GOOD)
     assert words[words.index("latest") + 1] == f"/{repository.FILE}"
+
+
+def test_a_repository_that_takes_no_lock_can_be_read(tmp_path, monkeypatch):
+    """It is full, or mounted to be read only: restic fails where it would write a lock, or remove one."""
+    restic = Restic(tmp_path, "verified", place=str(tmp_path))
+
+    def unlock(_self):
+        raise BackupError("restic failed (unlock): read-only file system")
+
+    monkeypatch.setattr(Restic, "_look", lambda _self: (0, ""))
+    monkeypatch.setattr(Restic, "_unlock", unlock)
+    restic.open(create=False)
+    assert restic.find("latest").set == "20261120"
+    assert [("--no-lock" in words, words[0]) for words in restic.asked] == [(True, "snapshots")]
+    # Who begins to write is told at once.
+    with pytest.raises(BackupError, match="read-only"):
+        restic.open(create=True)
