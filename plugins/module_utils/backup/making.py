@@ -65,6 +65,18 @@ def objects_query(config: Mapping[str, Any], release: Mapping[str, Any]) -> str:
     return query.replace(BUCKET, found.replace("'", "''"))
 
 
+def named_objects(opened: postgres.Session, query: str) -> list[tuple[str, str]]:
+    """Return bucket and key of each object that a query names; raise BackupError, with the variable that has it."""
+    try:
+        rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
+    except BackupError as error:
+        raise BackupError(
+            f"The query of backup_objects_query, which says which objects the database needs, failed. {error} With an application of your own, give a query "
+            "that fits its tables, or an empty text to compare nothing, and run the playbook backup."
+        ) from None
+    return [(bucket, key) for bucket, key in map(json.loads, rows)]
+
+
 @contextlib.contextmanager
 def _ended_well(database: str, process: Process, seconds: float | None = 600) -> Iterator[Process]:
     """Yield a dump that runs, and raise BackupError where it does not end well within the seconds that it has after what is read of it."""
@@ -194,8 +206,7 @@ class Making:
         query = objects_query(self.backups.config, self.release)
         if not opened or not query:
             return []
-        rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
-        return [f"{bucket}/{key}" for bucket, key in map(json.loads, rows) if not objects.has(bucket, key)]
+        return [f"{bucket}/{key}" for bucket, key in named_objects(opened, query) if not objects.has(bucket, key)]
 
     def _database(self, found: dict[str, Any], container: str, user: str, name: str, opened: postgres.Session) -> None:
         snapshot = opened.ask("SELECT pg_export_snapshot();")[0]

@@ -790,8 +790,7 @@ class Backups:
         if not service or not query:
             return
         with postgres.session(self.docker, container, user, database) as opened:
-            rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
-        wanted = {(bucket, key) for bucket, key in map(json.loads, rows)}
+            wanted = set(making.named_objects(opened, query))
         with copy.minio(service) as client:
             there = {(one.bucket, one.key) for bucket in client.buckets() for one in client.objects(bucket)}
             missing, found = wanted - there, 0

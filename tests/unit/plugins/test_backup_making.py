@@ -57,3 +57,15 @@ def test_a_query_of_ones_own_is_left_as_it_is(release):
 def test_a_release_without_a_bucket_says_what_to_name(release, query):
     with pytest.raises(BackupError, match=r"r1 has no S3_BUCKET, which \{bucket\} in backup_objects_query stands for"):
         missing({**release, "env_file": None}, query, Session())
+
+
+def test_a_query_that_fails_names_its_variable(release, query):
+    """An application of somebody's own has no table campaign.campaigns."""
+    opened = Session()
+
+    def ask(_statement):
+        raise BackupError("The database d did not answer: psql ended with exit code 3, SQLSTATE 42P01.")
+
+    opened.ask = ask
+    with pytest.raises(BackupError, match=r"backup_objects_query, .* SQLSTATE 42P01\. With an application of your own, .* or an empty text"):
+        missing(release, query, opened)
