@@ -261,17 +261,17 @@ class Objects:
         with contextlib.ExitStack() as stack:
             try:
                 answer, found = stack.enter_context(client.opened(listed))
+                meta = {"bucket": listed.bucket, "key": listed.key, "headers": found["headers"]}
+                if found["tagged"]:
+                    # On a connection of its own, because this one is being read.
+                    other = s3.Client(client.address, client.access_key, client.secret_key, client.region)
+                    stack.callback(other.close)
+                    found["tags"] = meta["tags"] = other.tags(listed.bucket, listed.key)
             except s3.S3Error as error:
                 if error.status == 404:
                     return None
                 raise
-            meta = {"bucket": listed.bucket, "key": listed.key, "headers": found["headers"]}
             stream = s3.Digest(answer)
-            if found["tagged"]:
-                # On a connection of its own, because this one is being read.
-                other = s3.Client(client.address, client.access_key, client.secret_key, client.region)
-                stack.callback(other.close)
-                found["tags"] = meta["tags"] = other.tags(listed.bucket, listed.key)
             writer.add(object_name(listed.bucket, listed.key), found["size"], stream, meta)  # type: ignore[arg-type]
             row = s3.facts_of(listed, stream.size, stream.digest.hexdigest(), found)
         self.size += stream.size

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A set is read as it was written, and what was cut off, changed or mixed up is not a set."""
 
+import contextlib
 import gc
 import hashlib
 import io
@@ -9,7 +10,7 @@ import sys
 import tarfile
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils.backup import sets
+from ansible_collections.campaign.platform.plugins.module_utils.backup import s3, sets
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import DamagedSetError
 
 KEYS = ("a", "a/b", "../../etc/passwd", "...", "x" * 900, "ü & + ? # %41")
@@ -130,3 +131,38 @@ def test_an_archive_that_is_given_up_says_nothing(tmp_path, monkeypatch):
     del writer
     gc.collect()
     assert printed == []
+
+
+@pytest.mark.parametrize("status", [404, 403])
+def test_an_object_that_goes_away_before_its_tags_are_read_is_left_out(monkeypatch, status):
+    listed = s3.Listed("b", "a", 3, "etag", "now")
+
+    class Client:
+        address, access_key, secret_key, region = "address", "key", "secret", "region"
+
+        def __init__(self, *_given):
+            pass
+
+        def close(self):
+            pass
+
+        @contextlib.contextmanager
+        def opened(self, _listed):
+            yield io.BytesIO(b"abc"), {"headers": {}, "size": 3, "tagged": 1}
+
+        def tags(self, bucket, key):
+            raise s3.S3Error(f"reading the tags of {bucket}/{key}", status, "NoSuchKey")
+
+    client, target = Client(), io.BytesIO()
+    monkeypatch.setattr(s3, "Client", Client)
+    client.buckets, client.objects = lambda: ["b"], lambda _bucket: [listed]
+    objects, writer = sets.Objects(), sets.Writer(target)
+    if status == 404:
+        assert objects.copy(client, writer, print) == 0
+        assert not objects.has("b", "a")
+    else:
+        with pytest.raises(s3.S3Error):
+            objects.copy(client, writer, print)
+    writer.close()
+    with tarfile.open(fileobj=io.BytesIO(target.getvalue())) as archive:
+        assert archive.getnames() == []
