@@ -29,6 +29,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.repositor
 
 S3_PORT = 9000
 _READY = 60
+# Where the servers keep their data.
+DATA = {"postgres": "/var/lib/postgresql", "redis": "/data", "minio": "/data"}
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,19 @@ class Servers:
 
 
 def volume_of(service: Service) -> tuple[str, str]:
-    """Return target and name of the volume of a server's data; raise BackupError where it has none, or several."""
-    if len(service.volumes) != 1:
-        raise BackupError(f"The service {service.name} has {len(service.volumes)} volumes, and one with its data is expected.")
-    return next(iter(service.volumes.items()))
+    """Return target and name of the volume of a server's data; raise BackupError where it has none, or where it is not known which of several is."""
+    place = service.environment.get("PGDATA") if service.name == "postgres" else None
+    below = f"{place or DATA.get(service.name, '')}/"
+    holding = [target for target in service.volumes if below.startswith(f"{target.rstrip('/')}/")]
+    # Where the image has its data is not known to the byte: a volume that is mounted within may hold it.
+    is_clear = holding and (place or not any(target.startswith(below) for target in service.volumes))
+    if len(service.volumes) == 1 or is_clear:
+        target = max(holding or service.volumes, key=len)
+        return target, service.volumes[target]
+    raise BackupError(
+        f"The service {service.name} has {len(service.volumes)} volumes, and one with its data is expected: it is not known which one that is. Mount the "
+        "others outside of its data, or take directories of the host for them, and deploy."
+    )
 
 
 def s3_client(docker: Docker, container: str | Callable[[], str], service: Service, files: Mapping[str, str]) -> s3.Client:

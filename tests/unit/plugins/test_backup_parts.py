@@ -249,3 +249,32 @@ def test_a_bucket_that_came_while_the_set_was_made_is_created():
     for bucket in ("first", "late", "late"):
         copy.object({"bucket": bucket, "key": "k", "headers": {}}, 0, io.BytesIO())
     assert done == ["first", "first/k", "late", "late/k", "late/k"]
+
+
+def service(name: str, volumes: dict[str, str], **environment: str) -> docker.Service:
+    return docker.Service(name, "image", "", environment, [], [], "", volumes, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "volumes", "environment", "expected"),
+    [
+        ("postgres", {"/var/lib/postgresql": "data"}, {}, "data"),
+        ("postgres", {"/elsewhere": "data"}, {}, "data"),
+        # A second one for logs or an archive.
+        ("postgres", {"/var/log/postgresql": "log", "/var/lib/postgresql": "data"}, {}, "data"),
+        ("postgres", {"/var/lib/postgresql-old": "old", "/var/lib/postgresql": "data"}, {}, "data"),
+        ("postgres", {"/srv": "other", "/srv/cluster": "data"}, {"PGDATA": "/srv/cluster/18"}, "data"),
+        ("minio", {"/data": "data", "/certs": "certs"}, {}, "data"),
+        # Which of them has the cluster is the image's to say.
+        ("postgres", {"/var/lib/postgresql": "data", "/var/lib/postgresql/18": "more"}, {}, None),
+        ("postgres", {"/a": "a", "/b": "b"}, {}, None),
+        ("wal", {"/a": "a", "/b": "b"}, {}, None),
+        ("redis", {}, {}, None),
+    ],
+)
+def test_of_several_volumes_the_one_with_the_data_is_taken(name, volumes, environment, expected):
+    if expected:
+        assert copies.volume_of(service(name, volumes, **environment))[1] == expected
+    else:
+        with pytest.raises(BackupError, match=rf"{name} has {len(volumes)} volumes, and one with its data is expected.*Mount the others outside"):
+            copies.volume_of(service(name, volumes, **environment))
