@@ -106,6 +106,9 @@ _OBJECT = re.compile(
     re.MULTILINE,
 )
 _TOLD = 5
+# https://www.postgresql.org/docs/18/errcodes-appendix.html
+_CODES = {"relation": "42P01", "function": "42883", "operator": "42883", "type": "42704"}
+_UNKNOWN = re.compile(rf"ERROR:  ({'|'.join(_CODES)})\b[^\n]{{0,300}} does not exist$", re.MULTILINE)
 _REFRESH = "REFRESH MATERIALIZED VIEW "
 _VIEW = re.compile(rf"^Command was: {_REFRESH}(.+);$", re.MULTILINE)
 _ERROR = re.compile(r"^pg_restore: error: ", re.MULTILINE)
@@ -350,7 +353,10 @@ def objects_of(text: str) -> str:
     """Return the objects that pg_dump or pg_restore names where it fails; never what it quotes of the data."""
     found = list(dict.fromkeys("".join(groups) for groups in _OBJECT.findall(text)))
     more = f" and {len(found) - _TOLD} more" if len(found) > _TOLD else ""
-    return (", ".join(found[:_TOLD]) or "see the size of the volume and of the memory") + more
+    unknown = _UNKNOWN.search(text)
+    # With no path to search, as pg_restore has none, a name without its schema is not found. The program does not say the code; this is the one that it has.
+    why = f", where a {unknown[1]} is not found by its name (SQLSTATE {_CODES[unknown[1]]})" if found and unknown else ""
+    return (", ".join(found[:_TOLD]) or "see the size of the volume and of the memory") + more + why
 
 
 def unfilled(text: str) -> list[str] | None:

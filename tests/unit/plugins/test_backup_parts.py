@@ -55,6 +55,18 @@ Command was: ALTER TABLE ONLY public."A b"
         ("pg_restore: error: could not execute query: ERROR:  x\nCommand was: COMMENT ON TABLE public.a IS 'row-of-somebody';\n", "COMMENT ON TABLE public.a"),
         ('pg_dump: error: Dumping the contents of table "a" failed: PQgetResult() failed.\npg_dump: detail: row-of-somebody', 'table "a"'),
         ("pg_dump: error: query failed: ERROR:  timeout\nquery was: LOCK TABLE public.a IN ACCESS SHARE MODE\n", "TABLE public.a"),
+        (
+            """pg_restore: error: could not execute query: ERROR:  function unaccent(text) does not exist
+LINE 1:  SELECT lower(unaccent('row-of-somebody'))
+CONTEXT:  SQL function "plain" during inlining
+Command was: CREATE INDEX b_idx ON public.b USING btree (public.plain(name));
+""",
+            "CREATE INDEX b_idx, where a function is not found by its name (SQLSTATE 42883)",
+        ),
+        (
+            'pg_restore: error: COPY failed for table "b": ERROR:  relation "colours" does not exist\nCONTEXT:  row-of-somebody',
+            'table "b", where a relation is not found by its name (SQLSTATE 42P01)',
+        ),
         ("ERROR: row-of-somebody", "see the size of the volume and of the memory"),
     ],
 )
