@@ -49,6 +49,7 @@ options:
     description:
       - Whether the schedule is set up, or taken away without O(times), and the directory of O(repository) created.
       - With V(false), for what only reads, a schedule stays as it is, also where there is none. What O(repository) lies on has to be there.
+      - Where backups are set up with another repository, they stay so. What reads O(repository) is kept in a directory of its own then, for so long.
     type: bool
     default: true
   drill_times:
@@ -94,7 +95,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 run:
-  description: Path of the program.
+  description: Path of the program, as it reads O(repository).
   type: str
   returned: always
 scheduler:
@@ -105,6 +106,7 @@ scheduler:
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -169,7 +171,7 @@ PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 RUN = """#!/bin/sh
 # Backups of this stack: {directory}/backup/run --help
 exec env -i PATH={path} LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={directory}/backup/program \\
-  {python} -m {module} --directory {directory} "$@"
+  {python} -m {module} --directory {directory}{other} "$@"
 """
 # sshd's client asks for the name of its own user.
 PASSWD = f"root:x:0:0:root:/root:/sbin/nologin\nbackup:x:{OWNER}:{OWNER}:backup:/tmp:/sbin/nologin\n"
@@ -203,8 +205,8 @@ WantedBy=timers.target
 """
 
 
-def files_of(params: dict[str, Any], python: str) -> dict[str, tuple[bytes, int, int]]:
-    """Return content, mode and owner of each file below the stack's directory, by its path there."""
+def files_of(params: dict[str, Any], python: str, kept: str = "backup") -> dict[str, tuple[bytes, int, int]]:
+    """Return content, mode and owner of each file below the stack's directory, by its path there. Configuration and secrets are ``kept`` in a place of it."""
     found: dict[str, tuple[bytes, int, int]] = {}
     for module in SOURCES:
         name = module.__name__
@@ -216,12 +218,13 @@ def files_of(params: dict[str, Any], python: str) -> dict[str, tuple[bytes, int,
         **{name: params[name] or "" for name in ("project", "image", "repository", "socket")},
         **({"point_in_time": True} if params.get("point_in_time") else {}),
     }
-    text = RUN.format(directory=params["directory"], path=PATH, python=python, module=program.__name__)
-    found["backup/config.json"] = ((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode(), 0o644, 0)
-    found["backup/passwd"] = (PASSWD.encode(), 0o644, 0)
-    found["backup/run"] = (text.encode(), 0o755, 0)
+    for place, option in (("backup", ""), *([(kept, " --other")] if kept != "backup" else [])):
+        text = RUN.format(directory=params["directory"], path=PATH, python=python, module=program.__name__, other=option)
+        found[f"{place}/run"] = (text.encode(), 0o755, 0)
+    found[f"{kept}/config.json"] = ((json.dumps(settings, indent=1, sort_keys=True) + "\n").encode(), 0o644, 0)
+    found[f"{kept}/passwd"] = (PASSWD.encode(), 0o644, 0)
     for name, content in (params["secrets"] or {}).items():
-        found[f"backup/secrets/{name}"] = (content.encode(), 0o400, OWNER)
+        found[f"{kept}/secrets/{name}"] = (content.encode(), 0o400, OWNER)
     return found
 
 
@@ -297,10 +300,10 @@ def write(path: str, content: bytes, mode: int, owner: int) -> None:
     os.replace(temporary, path)
 
 
-def make_directories(directory: str) -> None:
-    """Create the directories of the backup."""
+def make_directories(directory: str, kept: str) -> None:
+    """Create the directories of the backup, and of where its configuration and its secrets are kept."""
     own = os.path.join(directory, "backup")
-    for path, mode, owner in ((directory, 0o755, 0), (own, 0o755, 0), (f"{own}/secrets", 0o700, 0), (f"{own}/cache", 0o700, OWNER)):
+    for path, mode, owner in ((directory, 0o755, 0), (own, 0o755, 0), (kept, 0o755, 0), (f"{kept}/secrets", 0o700, 0), (f"{kept}/cache", 0o700, OWNER)):
         os.makedirs(path, exist_ok=True)
         os.chmod(path, mode)
         if owner:
@@ -349,11 +352,17 @@ class Setup:
         self.scheduler = params["scheduler"]
         if self.scheduler == "auto":
             self.scheduler = "systemd" if os.path.isdir(SYSTEMD) else "cron"
-        self.files = {os.path.join(self.directory, name): row for name, row in files_of(params, interpreter(params["python"])).items()}
         self.schedule = schedule_of(params, self.scheduler)
         # What was set up for backups stays as it is.
         self.is_program_only = not params["repository"]
         self.is_scheduled = params["schedule"] and not self.is_program_only
+        place = state.place_of(self.directory)
+        # Who reads another repository moves no backups there.
+        self.is_other = bool(place and params["repository"] and place != params["repository"] and not self.is_scheduled)
+        self.other = os.path.join(self.directory, "backup", state.OTHER)
+        self.kept = self.other if self.is_other else os.path.join(self.directory, "backup")
+        files = files_of(params, interpreter(params["python"]), os.path.relpath(self.kept, self.directory))
+        self.files = {os.path.join(self.directory, name): row for name, row in files.items()}
         if not self.is_scheduled:
             self.schedule = {}
         if self.is_program_only:
@@ -388,7 +397,7 @@ class Setup:
 
     def unfinished(self) -> list[str]:
         """Return the files of a change of the password that did not end. Old ones are kept as long as there is no repository that could tell."""
-        if self.is_program_only:
+        if self.is_program_only or self.is_other:
             return []
         place, secret_files = self.module.params["repository"], os.path.join(self.directory, "backup/secrets")
         is_there = not place.startswith("/") or os.path.exists(os.path.join(place, "config"))
@@ -416,17 +425,18 @@ class Setup:
         """Return the paths of what should not be there."""
         if self.is_program_only:
             return []
-        secrets = [os.path.join(self.directory, "backup/secrets", name) for name in SECRETS if name not in self.module.params["secrets"]]
+        secrets = [os.path.join(self.kept, "secrets", name) for name in SECRETS if name not in self.module.params["secrets"]]
         schedules = own_schedules(self.module.params["project"]) if self.is_scheduled else []
-        return [path for path in secrets if os.path.lexists(path)] + [path for path in schedules if path not in self.schedule]
+        others = [] if self.is_other else [self.other]
+        return [path for path in secrets + others if os.path.lexists(path)] + [path for path in schedules if path not in self.schedule]
 
     def apply(self, wrong: list[str]) -> None:
         """Write and remove what is wrong."""
-        make_directories(self.directory)
+        make_directories(self.directory, self.kept)
         if self.is_scheduled:
             make_repository(self.module.params["repository"])
         secret = os.path.join(self.directory, "backup/secrets", password.IN_FORCE)
-        is_changed = not self.is_program_only and (holds_another(secret, self.files[secret][0]) or bool(self.unfinished()))
+        is_changed = not self.is_program_only and not self.is_other and (holds_another(secret, self.files[secret][0]) or bool(self.unfinished()))
         for path, row in self.files.items():
             if path in wrong and not (path == secret and is_changed):
                 os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -438,7 +448,10 @@ class Setup:
         if gone and self.scheduler == "systemd":
             self.systemctl("disable", "--now", *[os.path.basename(path) for path in gone])
         for path in self.surplus():
-            os.unlink(path)
+            if path == self.other:
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
         for path, text in self.schedule.items():
             write(path, text.encode(), 0o644, 0)
         if self.scheduler == "systemd" and any(path.startswith(UNITS) for path in wrong):
@@ -497,7 +510,7 @@ def main() -> None:
         module.fail_json(msg=f"{error} is not a time. 02:30 is one, and so is Sun 04:00.")
     except OSError as error:
         module.fail_json(msg=f"{error.strerror}: {error.filename or params['directory']}. Check the owner, the free space and the mount of that path.")
-    module.exit_json(changed=bool(wrong), run=f"{params['directory']}/backup/run", scheduler=setup.scheduler)
+    module.exit_json(changed=bool(wrong), run=f"{setup.kept}/run", scheduler=setup.scheduler)
 
 
 if __name__ == "__main__":

@@ -70,3 +70,14 @@ def test_the_way_back_is_not_removed_instead_of_gone(root, given, expected):
     (conditions,) = [task["ansible.builtin.assert"]["that"] for task in play["tasks"] if "ansible.builtin.assert" in task]
     templar = Templar(loader=DataLoader(), variables=given)
     assert all(templar.template(trust_as_template("{{ " + condition + " }}")) for condition in conditions) is expected
+
+
+@pytest.mark.parametrize(
+    ("register", "expected"), [({}, "/opt/p/backup/run"), ({"__backup_set_up": {"run": "/opt/p/backup/other/run"}}, "/opt/p/backup/other/run")]
+)
+def test_the_program_is_called_that_was_set_up_for_what_is_read(root, register, expected):
+    (task,) = yaml.safe_load((root / "roles/backup/tasks/set_up.yml").read_text())
+    assert task["register"] == "__backup_set_up"
+    variables = {"backup_directory": "/opt/p", **register}
+    text = yaml.safe_load((root / "roles/backup/vars/main.yml").read_text())["__backup_run"]
+    assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template(text)) == expected

@@ -119,11 +119,14 @@ class Backups:
     is_down: bool = False
     # The set that this run has made. Where the clock was wrong once, it is not the one that counts as the latest.
     made: str | None = None
+    # Another repository than the one that backups are made in is read, with a configuration and secrets of its own.
+    is_other: bool = False
 
     def __post_init__(self) -> None:
+        self.own = os.path.join(self.directory, state.DIRECTORY)
+        self.kept = os.path.join(self.own, state.OTHER) if self.is_other else self.own
         if not self.config:
             self.config = self._configuration()
-        self.own = os.path.join(self.directory, state.DIRECTORY)
         self.project = self.config["project"]
         self.run = f"{self.project}-backup-{secrets.token_hex(4)}"
         limits = Limits(self.config["memory"], str(self.config["cpus"]))
@@ -133,14 +136,14 @@ class Backups:
             self.config["image"],
             self.config["repository"],
             self.project,
-            self.own,
+            self.kept,
             self.config.get("network") or "bridge",
             patience=float(self.config.get("patience") or PATIENCE_SECONDS),
         )
         self.started = time.monotonic()
 
     def _configuration(self) -> dict[str, Any]:
-        path = state.path_of(self.directory, state.CONFIG)
+        path = os.path.join(self.kept, state.CONFIG)
         try:
             with open(path, encoding="utf-8") as file:
                 found: dict[str, Any] = json.load(file)
@@ -309,7 +312,9 @@ class Backups:
         """Open the repository, after a change of its password that did not end has; raise BackupError."""
         if not self.config.get("repository"):
             raise BackupError("No backups were set up for this stack. Say where they are kept, and run the playbook backup. Nothing was changed.")
-        secret_files = os.path.join(self.own, "secrets")
+        if self.is_other:
+            self.say(f"reading {self.config['repository']}; backups go on being made where they were set up")
+        secret_files = os.path.join(self.kept, "secrets")
         if password.is_changing(secret_files):
             password.change(secret_files, self.repository)
         self.repository.open(create=create)
@@ -420,6 +425,9 @@ class Backups:
         return code or drilled
 
     def _write_down(self, **rows: Any) -> None:
+        if self.is_other:
+            # What is known of another repository's sets is not known of the stack's.
+            rows = {name: row for name, row in rows.items() if name == "last_restore"}
         with contextlib.suppress(OSError):
             state.publish(self.config, state.update(self.directory, **rows))
 
@@ -719,7 +727,7 @@ class Backups:
         """Return bases and pieces of the repository, with what this host knows better of them."""
         bases, pieces = moments.index(self.repository.all_snapshots())
         known = wal.read_state(self.directory)
-        if known.get("line") and known.get("open") and known.get("covered"):
+        if not self.is_other and known.get("line") and known.get("open") and known.get("covered"):
             pieces = moments.known_later(pieces, known["line"], known["open"], float(known["covered"]))
         return bases, pieces
 
@@ -1188,6 +1196,7 @@ def main(arguments: list[str]) -> int:
     """Entry point; return the exit code."""
     parser = argparse.ArgumentParser(prog="run", description="Backups of one stack: make one, try one, restore one.")
     parser.add_argument("--directory", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--other", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--quiet", action="store_true", help="say nothing but what is wrong")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("backup", help="make a set")
@@ -1222,7 +1231,7 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, _stop)
     os.umask(0o077)
     try:
-        backups = Backups(given.directory, given.quiet, given.command)
+        backups = Backups(given.directory, given.quiet, given.command, is_other=given.other)
         if given.command == "backup":
             return backups.backup_and_drill() if given.drill else backups.backup()
         if given.command == "drill":

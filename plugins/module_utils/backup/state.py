@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from typing import Any
 
 DIRECTORY, STATUS, CONFIG, LOG = "backup", "status.json", "config.json", "wal.json"
+# Below the directory, what reads another repository than the one that backups are made in.
+OTHER = "other"
 # From this age on, what was shipped last of PostgreSQL's log is late.
 LOG_SECONDS = 300
 # So much later than the clock is nothing that it says.
@@ -168,15 +170,19 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float, wh
     return rows
 
 
+def place_of(directory: str) -> str | None:
+    """Return the repository that a stack's backups were set up to be made in, None where none were set up."""
+    config, found = _loaded(path_of(directory, CONFIG)) or {}, read(directory)
+    # Without a repository, the program is there for an export only. A restore that nobody has confirmed has a configuration written too, and backups are
+    # not set up by it.
+    is_set_up = any(found[name] for name in ("installed", "last_run", "last_success"))
+    return (config.get("repository") or None) if is_set_up else None
+
+
 def summary(directory: str, now: float) -> dict[str, Any] | None:
     """Return what a stack's status tells of its backups, None where none were set up."""
-    config = _loaded(path_of(directory, CONFIG))
-    # Without a repository, the program is there for an export only.
-    if not config or not config.get("repository"):
-        return None
-    found = read(directory)
-    # A restore that nobody has confirmed has a configuration written too, and backups are not set up by it.
-    if not any(found[name] for name in ("installed", "last_run", "last_success")):
+    config, found = _loaded(path_of(directory, CONFIG)), read(directory)
+    if not config or not place_of(directory):
         return None
     good, success = found["last_good_drill"] or {}, found["last_success"] or {}
     moment = (found["last_good_moment_drill"] or {}) if config.get("point_in_time") else {}

@@ -297,6 +297,34 @@ def test_what_only_a_set_up_brings_comes_after_somebody_has_read(set_up, host):
     assert not set_up(**sets, **another)["changed"]
 
 
+def test_who_reads_another_repository_moves_no_backups_there(set_up, host):
+    """The next backup on schedule would have gone into a copy, and nobody would have known."""
+    stack, reads = host / "stack/backup", {"schedule": False, "repository": str(host / "copy"), "secrets": {"password": "the one of a copy"}}
+    assert set_up()["run"] == f"{stack}/run"
+
+    def kept() -> dict:
+        return {name: (stack / name).read_bytes() for name in ("config.json", "run", "secrets/password")}
+
+    before = kept()
+    assert set_up(check=True, **reads)["changed"]
+    assert not (stack / "other").exists()
+    found = set_up(**reads)
+    assert (found["changed"], found["run"]) == (True, f"{stack}/other/run")
+    assert not set_up(**reads)["changed"]
+    assert kept() == before
+    assert json.loads((stack / "other/config.json").read_text())["repository"] == str(host / "copy")
+    assert (stack / "other/secrets/password").read_text() == "the one of a copy"
+    assert f"--directory {host}/stack --other " in (stack / "other/run").read_text()
+    assert not set_up(check=True, **reads)["changed"]
+    # What it needed goes with the next one who reads the stack's own, and its secrets with it.
+    assert set_up(schedule=False)["run"] == f"{stack}/run"
+    assert not (stack / "other").exists()
+    assert not set_up()["changed"]
+    # On a host on which nobody has set backups up, nothing is to be left as it is.
+    module.state.update(str(host / "stack"), installed=None)
+    assert set_up(**reads)["run"] == f"{stack}/run"
+
+
 def test_who_only_reads_leaves_a_schedule_as_it_is(set_up, host):
     set_up()
     kept = (host / "cron/p-backup").read_bytes()

@@ -307,7 +307,7 @@ def making(backups, monkeypatch):
         check=lambda: None,
         sets=lambda: [repository.Snapshot("1", backups.newest, "t", "verified"), repository.Snapshot("2", "20991231T235959Z-ff12", "t", "damaged")],
     )
-    monkeypatch.setattr(program, "Backups", lambda *_given: backups)
+    monkeypatch.setattr(program, "Backups", lambda *_given, **_options: backups)
     return backups
 
 
@@ -361,7 +361,7 @@ def test_what_fails_after_a_set_is_stored_is_told_and_takes_no_set_away(making, 
     assert steps == ["complete", fails]
     found = state.read(making.directory)
     assert (found["last_run"]["result"], found["last_success"]["set"]) == ("failed", found["last_run"]["set"])
-    assert making.told == [("failed", "the check finds something")]
+    assert making.told[-1] == ("failed", "the check finds something")
 
 
 # --- What a drill finds
@@ -387,7 +387,7 @@ def test_what_a_drill_has_found_is_told_also_where_the_set_cannot_be_marked(back
         "release": lambda _self: ({"release": "r"}, {}),
         "servers": lambda _self, _configuration: copies.Servers(None, None, None),
         "open": lambda _self, **_create: None,
-        "_check_room": lambda _self, _servers: None,
+        "_check_room": lambda *_given: None,
         "_tell": lambda _self, event, message: told.append((event, message)),
     }
     for name, function in instead.items():
@@ -514,7 +514,7 @@ def drilling(recovering, monkeypatch):
         "servers": lambda _self, _configuration: copies.Servers(postgres, None, None),
         "open": lambda _self, **_create: None,
         "_index": lambda _self: ([BASE], PIECES),
-        "_check_room": lambda _self, _servers: None,
+        "_check_room": lambda *_given: None,
         "_tell": lambda self, event, message: self.told.append((event, message)),
     }
     for name, function in instead.items():
@@ -545,6 +545,23 @@ def test_a_drill_hides_nothing_that_restic_failed_at(drilling):
     with pytest.raises(BackupError, match=r"^p2 is wrong\. Nothing else leads to 1970-01-01T00:04:55Z"):
         drilling.drill_moment(SINCE_1970.format("4:55"))
     assert state.read(drilling.directory)["last_moment_drill"]["result"] == "failed"
+
+
+def test_another_repository_is_read_with_a_configuration_of_its_own(backups):
+    """Nothing of what is found there is taken for the stack's own."""
+    other = os.path.join(backups.own, state.OTHER)
+    os.mkdir(other)
+    with open(os.path.join(other, state.CONFIG), "w", encoding="utf-8") as file:
+        json.dump({**CONFIG, "repository": "/srv/copy"}, file)
+    reading = program.Backups(backups.directory, quiet=True, is_other=True)
+    assert (reading.repository.place, reading.repository.directory, reading.own) == ("/srv/copy", other, backups.own)
+    reading._write_down(last_drill={"result": "failed"}, last_restore={"set": "a"})
+    found = state.read(backups.directory)
+    assert (found["last_drill"], found["last_restore"]) == (None, {"set": "a"})
+    # One at a time all the same.
+    with backups.one_at_a_time(), pytest.raises(program.BusyError), reading.one_at_a_time():
+        pass
+    assert backups.repository.place == "/srv/backup"
 
 
 # --- What follows a set
