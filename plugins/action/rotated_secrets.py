@@ -124,6 +124,11 @@ class Places:
         variables = [self.arguments["variable"], "stack_secrets"]
         # What no rotation has written yet may come from an expression's default.
         known = {name: given[name] for name in values if name in given and (name, given[name]) != (rotation.KEYS_BEFORE, rotation.NO_KEYS)}
+        if alone := rotation.encrypted(text, variables, list(values)):
+            raise inputs.RefusedError(
+                f"Nothing was changed. {', '.join(alone)}: {path} has each encrypted by itself (!vault). Write the new value with "
+                "`ansible-vault encrypt_string` in its place, and deploy."
+            )
         variable = rotation.holds(text, variables, known)
         if variable is None:
             raise inputs.RefusedError(f"Nothing was changed. {listed}: {path} does not hold them in {' or '.join(variables)}. {_BY_HAND}")

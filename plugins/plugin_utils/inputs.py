@@ -21,6 +21,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import aws, decl
 from ansible_collections.campaign.platform.plugins.plugin_utils.arguments import Arguments, check, misspelled
 from ansible_collections.campaign.platform.plugins.plugin_utils.generated import GeneratedSecretsError, generated_secrets
 from ansible_collections.campaign.platform.plugins.plugin_utils.rendering import AnsibleRenderer, why
+from ansible_collections.campaign.platform.plugins.plugin_utils.rotation import read_yaml
 from ansible_collections.campaign.platform.plugins.plugin_utils.rules import Rule, did_you_mean
 
 HEADER = "Nothing was changed. Fix these first:"
@@ -186,7 +187,7 @@ def _rotated(variables: Mapping[str, Any], given: Mapping[str, str]) -> Mapping[
     written = variables.get("__stack_rotated") or {}
     if not written.get("vault"):
         return given
-    mapping = (yaml.safe_load(vault_text(written["vault"])[0]) or {}).get(written["variable"]) or {}
+    mapping = (read_yaml(vault_text(written["vault"])[0]) or {}).get(written["variable"]) or {}
     return {**given, **{name: str(mapping[name]) for name in written["vaulted"] if name in mapping}}
 
 

@@ -185,6 +185,44 @@ def plan(declared: Declaration, wanted: Collection[str], now: int, *, keep_sessi
 # --- The texts of files
 
 
+@dataclass(frozen=True)
+class Encrypted:
+    """A value that is encrypted by itself (``!vault``). It equals no text."""
+
+    text: str
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a file of variables with the tags that Ansible knows, and evaluates nothing."""
+
+
+def _as_text(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return str(node.value)
+
+
+def _as_encrypted(_loader: yaml.SafeLoader, node: yaml.Node) -> Encrypted:
+    return Encrypted(str(node.value))
+
+
+_Loader.add_constructor("!unsafe", _as_text)
+_Loader.add_constructor("!vault", _as_encrypted)
+_Loader.add_constructor("!vault-encrypted", _as_encrypted)
+
+
+def read_yaml(text: str) -> Any:
+    """Return what a file of variables holds: what is marked ``!unsafe`` as text, what is encrypted by itself as Encrypted. Raises yaml.YAMLError."""
+    return yaml.load(text, _Loader)
+
+
+def _spelled(value: str) -> str:
+    # Ansible takes every other text for a template.
+    return ("!unsafe " if re.search(r"\{[{%#]", value) else "") + json.dumps(value)
+
+
 def changed_env(text: str, values: Mapping[str, str]) -> str:
     """Return the text of an environment file with other values: in the lines that have one, else at the end."""
     left = dict(values)
@@ -217,7 +255,7 @@ def changed_yaml(text: str, variable: str, values: Mapping[str, str]) -> str:
     begin, end = _block(lines, variable)
     indented = next((found[0] for line in lines[begin:end] if (found := re.match(r"[ ]+(?=[^\s#])", line))), "  ")
     for name, value in values.items():
-        written = f"{indented}{name}: {json.dumps(value)}"
+        written = f"{indented}{name}: {_spelled(value)}"
         place = next((number for number in range(begin, end) if re.match(rf"{indented}(['\"]?){re.escape(name)}\1:([ \t]|$)", lines[number])), None)
         if place is None:
             lines.insert(end, written)
@@ -226,7 +264,7 @@ def changed_yaml(text: str, variable: str, values: Mapping[str, str]) -> str:
             lines[place] = written
     changed = "\n".join(lines) + "\n"
     try:
-        before, after = yaml.safe_load(text), yaml.safe_load(changed)
+        before, after = read_yaml(text), read_yaml(changed)
     except yaml.YAMLError:
         after = None
     if not isinstance(after, dict) or after != {**before, variable: {**(before[variable] or {}), **values}}:
@@ -237,7 +275,7 @@ def changed_yaml(text: str, variable: str, values: Mapping[str, str]) -> str:
 def holds(text: str, variables: Collection[str], values: Mapping[str, str]) -> str | None:
     """Return the variable of a YAML file whose mapping has these values, None where there is none."""
     try:
-        read: Any = yaml.safe_load(text)
+        read: Any = read_yaml(text)
     except yaml.YAMLError:
         return None
     for variable in variables if isinstance(read, dict) else ():
@@ -245,6 +283,16 @@ def holds(text: str, variables: Collection[str], values: Mapping[str, str]) -> s
         if isinstance(mapping, dict) and all(mapping.get(name) == value for name, value in values.items()):
             return variable
     return None
+
+
+def encrypted(text: str, variables: Collection[str], names: Collection[str]) -> list[str]:
+    """Return the names whose values a YAML file has encrypted by themselves, in the mapping of one of these variables."""
+    try:
+        read: Any = read_yaml(text)
+    except yaml.YAMLError:
+        return []
+    mappings = [read.get(variable) for variable in variables] if isinstance(read, dict) else []
+    return [name for name in names if any(isinstance(one, dict) and isinstance(one.get(name), Encrypted) for one in mappings)]
 
 
 def told(found: Rotation, places: Mapping[str, str]) -> Iterator[str]:

@@ -257,12 +257,54 @@ def test_the_lines_of_a_vault_stay():
         "vault_stack_secrets:\n  postgres_password: |\n    old\n  jwt_secret: x\n",
         "vault_stack_secrets: &a\n  postgres_password: old\n",
         "a: &a\n  x: 1\nvault_stack_secrets:\n  <<: *a\n  postgres_password: >-\n    folded\n    text\n",
-        "vault_stack_secrets:\n  jwt_secret: !vault |\n    $ANSIBLE_VAULT;1.1;AES256\n    00\n",
+        "vault_stack_secrets:\n  postgres_password: !vault |\n    $ANSIBLE_VAULT;1.1;AES256\n    00\n",
     ],
 )
 def test_a_vault_of_another_form_is_left_to_a_person(text):
     with pytest.raises(rotation.RotationError):
         rotation.changed_yaml(text, "vault_stack_secrets", {"postgres_password": "new"})
+
+
+TAGGED = """---
+vault_stack_secrets:
+  jwt_secret: !unsafe 'a{{b}}#c'
+  postgres_password: old
+  redis_api_password: !vault |
+    $ANSIBLE_VAULT;1.1;AES256
+    00
+"""
+
+
+def test_a_vault_with_values_that_ansible_is_not_to_evaluate_is_changed():
+    """docs/values.md tells people to write them."""
+    name, previous = "vault_stack_secrets", '[{"key": "a{{b}}#c", "until": 1764700000}]'
+    assert rotation.holds(TAGGED, [name], {"jwt_secret": "a{{b}}#c", "postgres_password": "old"}) == name
+    changed = rotation.changed_yaml(TAGGED, name, {"jwt_secret": "new", "jwt_secret_previous": previous})
+    assert rotation.read_yaml(changed)[name] == {**rotation.read_yaml(TAGGED)[name], "jwt_secret": "new", "jwt_secret_previous": previous}
+    assert '  jwt_secret: "new"\n' in changed
+    # What the old key has in it, Ansible is not to evaluate either.
+    assert f"  jwt_secret_previous: !unsafe {json.dumps(previous)}\n" in changed
+    assert changed.startswith(TAGGED.split("  jwt")[0])
+    assert "  redis_api_password: !vault |\n    $ANSIBLE_VAULT;1.1;AES256\n    00\n" in changed
+
+
+def test_the_deploy_of_the_same_run_reads_such_a_vault(tmp_path):
+    path = tmp_path / "secrets.yml"
+    path.write_text(rotation.changed_yaml(TAGGED, "vault_stack_secrets", {"jwt_secret": "new", "jwt_secret_previous": "{{"}))
+    written = {"vault": str(path), "variable": "vault_stack_secrets", "vaulted": ["jwt_secret", "jwt_secret_previous"]}
+    given = inputs._rotated({"__stack_rotated": written}, {"jwt_secret": "old", "x": "y"})
+    assert given == {"jwt_secret": "new", "jwt_secret_previous": "{{", "x": "y"}
+
+
+def test_a_value_that_is_encrypted_by_itself_is_told_with_its_remedy(tmp_path):
+    path = tmp_path / "secrets.yml"
+    path.write_text(TAGGED)
+    given = declared(stack_secrets={**placeholders(secret_names()), "postgres_password": "old"})
+    places = rotated_secrets.Places(given, {"vault": str(path), "variable": "vault_stack_secrets"}, {})
+    with pytest.raises(inputs.RefusedError, match=r"^Nothing was changed. redis_api_password: .* \(!vault\).*`ansible-vault encrypt_string` in its place"):
+        places.inventory({"redis_api_password": "new", "postgres_password": "new"})
+    assert path.read_text() == TAGGED
+    assert rotation.encrypted("a: [", ["a"], ["x"]) == rotation.encrypted("- 1\n", ["a"], ["x"]) == []
 
 
 def test_a_mapping_is_known_by_what_it_holds():
