@@ -88,3 +88,37 @@ def test_a_slot_that_is_gone_is_no_health(script):
     done = script("0/10", "")
     assert done.returncode != 0
     assert "has no slot" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("segment", "expected"),
+    [
+        (None, ["wal"]),
+        (77, ["wal"]),
+        # A header that is not written yet.
+        (0, ["wal"]),
+        (7713089784327467046, ["wal", "wal-of-7713089784327467046-until-"]),
+    ],
+)
+def test_the_log_of_another_cluster_is_set_aside(script, tmp_path, segment, expected):
+    """After an upgrade of PostgreSQL the receiver would go on after what it has, of which the new server knows nothing."""
+    script("0/10", "0/10")
+    text = (tmp_path / "wal.sh").read_text()
+    assert text.count("directory=/var/lib/postgresql/wal\n") == 1
+    (tmp_path / "wal.sh").write_text(text.replace("/var/lib/postgresql", str(tmp_path / "volume")))
+    (tmp_path / "pg_receivewal").write_text("#!/bin/sh\n")
+    (tmp_path / "pg_receivewal").chmod(0o755)
+    (tmp_path / "volume/wal").mkdir(parents=True)
+    if segment is not None:
+        (tmp_path / "volume/wal/000000010000000000000002.partial").write_bytes(bytes(24) + segment.to_bytes(8, "little") + bytes(1000))
+
+    def receive() -> int:
+        return subprocess.run(["/bin/sh", str(tmp_path / "wal.sh")], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, timeout=20).returncode
+
+    assert receive() == 0
+    found = sorted(path.name for path in (tmp_path / "volume").iterdir())
+    assert [name.rstrip("0123456789T") if "until" in name else name for name in found] == expected
+    # A server that does not answer says nothing of what is there.
+    (tmp_path / "psql").write_text("#!/bin/sh\nexit 2\n")
+    assert receive() != 0
+    assert sorted(path.name for path in (tmp_path / "volume").iterdir()) == found
