@@ -41,13 +41,17 @@ def test_who_only_reads_starts_no_schedule(root, playbook, last):
         ({"backup_restore_confirm": "another"}, False),
         ({"backup_restore_confirm": "campaign", "backup_old_volumes": "remove"}, False),
         ({"backup_restore_confirm": "campaign", "backup_purpose": "move_in"}, False),
+        # From a copy: backups go on being made where they were set up.
+        ({"backup_restore_confirm": "campaign", "__backup_set_up": {"run": "/opt/p/backup/other/run"}}, False),
     ],
 )
 def test_a_restore_that_was_carried_out_sets_the_backups_up(root, given, expected):
     found = entries(root, "restore")
     names = [name for name, _when in found]
     assert names.index("apply") > names.index("restore")
-    variables = {"backup_purpose": "backup", "backup_old_volumes": "keep", "backup_project": "campaign", **given}
+    own = yaml.safe_load((root / "roles/backup/vars/main.yml").read_text())
+    ours = {name: trust_as_template(own[name]) for name in ("backup_reads_another", "__backup_run")}
+    variables = {"backup_purpose": "backup", "backup_old_volumes": "keep", "backup_project": "campaign", "backup_directory": "/opt/p", **ours, **given}
     when = dict(found)["apply"]
     assert Templar(loader=DataLoader(), variables=variables).template(trust_as_template("{{ " + when + " }}")) is expected
 
