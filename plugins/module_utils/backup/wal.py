@@ -160,7 +160,9 @@ class Shipping:
             raise BehindError("The service wal was away for longer than the server keeps its log. A new base backup is made; the moments in between are lost.")
         if marker and marker.get("system") != told_of["system"]:
             self._begin_again(told_of)
-            raise BehindError("The log in the repository is another cluster's, as before an upgrade of PostgreSQL. A new base backup is made, and moments begin there.")
+            raise BehindError(
+                "The log in the repository is another cluster's, as before an upgrade of PostgreSQL. A new base backup is made, and moments begin there."
+            )
         if not marker:
             marker = self._begin(told_of)
         if self.known.get("line") != marker["line"]:
