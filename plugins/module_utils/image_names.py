@@ -9,9 +9,10 @@ first, so that whoever comes after a run that was killed gives it back.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.campaign.platform.plugins.module_utils.engine import Engine, EngineError
@@ -98,3 +99,13 @@ def give_back(engine: Engine, root: str) -> bool:
             _tag(engine, row["was"], reference)
     os.unlink(path)
     return True
+
+
+@contextlib.contextmanager
+def lending(engine: Engine, root: str, release: str) -> Iterator[None]:
+    """Have the references of the release in a directory mean the images that it ran with, those that are on the host; raise EngineError and OSError."""
+    try:
+        lend(engine, root, present(engine, others(engine, release)))
+        yield
+    finally:
+        give_back(engine, root)

@@ -171,12 +171,8 @@ class Resumption:
         # The jobs of the other release would go on giving out its passwords.
         obstacles.find(self.engine, manifest, [*manifest["jobs"], *tried["jobs"]]).remove(self.engine)
         # With the images that it had, whatever their names mean by now.
-        current = os.path.join(self.directory, "current")
-        image_names.lend(self.engine, self.directory, image_names.present(self.engine, image_names.others(self.engine, current)))
-        try:
+        with image_names.lending(self.engine, self.directory, os.path.join(self.directory, "current")):
             status = self._up(manifest)
-        finally:
-            image_names.give_back(self.engine, self.directory)
         obstacles.give_names(self.engine, manifest["project"])
         self.forget_routes(manifest)
         deadline = time.monotonic() + (HEALTH_PATIENCE if status == 0 else 0)

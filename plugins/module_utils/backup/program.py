@@ -793,9 +793,12 @@ class Backups:
 
     def _fill(self, copy: copies.Copy, container: str, user: str) -> None:
         """Take objects that the recovered database names and that are not in the set from the bucket as it is, and tell of those that are not there either."""
-        service, query = copy.servers.minio, making.objects_query(self.config, self.release()[0])
+        service = copy.servers.minio
+        if not service:
+            return
+        query = making.objects_query(self.config, self.release()[0])
         database = copy.servers.postgres.environment.get("POSTGRES_DB") or user if copy.servers.postgres else user
-        if not service or not query:
+        if not query:
             return
         with postgres.session(self.docker, container, user, database) as opened:
             wanted = set(making.named_objects(opened, query))
@@ -1044,7 +1047,7 @@ class Backups:
         command = [os.path.join(self.directory, "client/docker"), "compose", "--project-directory", self.directory, "--project-name", self.project]
         command += ["--env-file", written["env_file"], *(word for path in written["compose_files"] for word in ("--file", path))]
 
-        reach, current = Engine(self.config["socket"], timeout=ENGINE_SECONDS), os.path.join(self.directory, "current")
+        engine = Engine(self.config["socket"], timeout=ENGINE_SECONDS)
 
         def ask(*arguments: str) -> None:
             done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
@@ -1052,8 +1055,7 @@ class Backups:
                 raise BackupError(f"`docker compose {' '.join(arguments[:3])}` failed with exit code {done.returncode}: {told(done.stderr)}")
 
         # With the images that it ran with, whatever their names mean by now.
-        image_names.lend(reach, self.directory, image_names.present(reach, image_names.others(reach, current)))
-        try:
+        with image_names.lending(engine, self.directory, os.path.join(self.directory, "current")):
             # What their last run left behind would count as done.
             if written["jobs"]:
                 ask("--profile", "job", "rm", "--force", "--stop", "--volumes", *written["jobs"])
@@ -1062,8 +1064,6 @@ class Backups:
             ask("--profile", "job", "up", "--detach", "--no-build", *written["foundations"], *written["jobs"])
             self._await(written["jobs"], self._has_ended)
             ask("up", "--detach", "--no-build", "--remove-orphans")
-        finally:
-            image_names.give_back(reach, self.directory)
         self._await(written["services"], self._is_healthy)
 
     def _states(self) -> dict[str, dict[str, Any]]:

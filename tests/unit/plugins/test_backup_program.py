@@ -757,3 +757,12 @@ def test_a_release_is_started_with_the_images_that_it_ran_with(backups, monkeypa
     assert done[0] == {"i": "before"}
     assert done[-1] == "given back"
     assert done[1:-1] == (["--no-build", "--remove-orphans"] if code == 0 else ["--no-build"])
+
+
+def test_a_moment_of_a_stack_without_objects_needs_no_bucket(backups, monkeypatch):
+    """Its releases have none, which the query of the objects would name."""
+    backups.config["objects_query"] = "SELECT '{bucket}', key FROM t"
+    monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "r", "env_file": ""}, {}))
+    backups._fill(SimpleNamespace(servers=copies.Servers(None, None, None)), "container", "ada")
+    with pytest.raises(BackupError, match="has no S3_BUCKET"):
+        backups._fill(SimpleNamespace(servers=copies.Servers(None, None, object())), "container", "ada")
