@@ -66,11 +66,14 @@ def objects_query(config: Mapping[str, Any], release: Mapping[str, Any]) -> str:
 
 
 def named_objects(opened: postgres.Session, query: str) -> list[tuple[str, str]]:
-    """Return bucket and key of each object that a query names; raise BackupError, with the variable that has it."""
+    """Return bucket and key of each object that a query names; raise BackupError, with the variable that has it.
+
+    It is an UnknownNameError where the database does not have what the query asks for.
+    """
     try:
         rows = opened.ask(f"SELECT json_build_array(bucket, key) FROM ({query}) AS named (bucket, key);")
     except BackupError as error:
-        raise BackupError(
+        raise type(error)(
             f"The query of backup_objects_query, which says which objects the database needs, failed. {error} With an application of your own, give a query "
             "that fits its tables, or an empty text to compare nothing, and run the playbook backup."
         ) from None

@@ -214,7 +214,7 @@ def choose(bases: Sequence[Base], pieces: Sequence[Piece], wanted: str) -> tuple
 
 
 def around(bases: Sequence[Base], pieces: Sequence[Piece], line: str, wanted: float | None, why: str) -> Way:
-    """Return the shortest way to a moment of a line (seconds since 1970; None for the last one that is left), with the pieces that are left.
+    """Return the shortest way to a moment of a line (seconds since 1970; None for the last one that is left), with the bases and pieces that are left.
 
     Raises BackupError where there is none, with why another way could not be taken and with what is there: whoever has confirmed a moment is not given
     an earlier one, nor one of another cluster.
@@ -231,7 +231,7 @@ def around(bases: Sequence[Base], pieces: Sequence[Piece], line: str, wanted: fl
         there = f"every moment from {words(found[0] + 1)} to {words(found[1])}: ask for one of them by its time"
     raise BackupError(
         f"{why} Nothing else leads to {'a moment' if wanted is None else words(wanted)}. Nothing was changed. Where the repository could not be read, run this "
-        f"again. Without that piece there is {there}."
+        f"again. Without it there is {there}."
     )
 
 

@@ -108,6 +108,8 @@ _OBJECT = re.compile(
 _TOLD = 5
 # https://www.postgresql.org/docs/18/errcodes-appendix.html
 _CODES = {"relation": "42P01", "function": "42883", "operator": "42883", "type": "42704"}
+# Of a table, of a column, of a schema.
+_UNKNOWN_NAMES = {"42P01", "42703", "3F000"}
 _UNKNOWN = re.compile(rf"ERROR:  ({'|'.join(_CODES)})\b[^\n]{{0,300}} does not exist$", re.MULTILINE)
 _REFRESH = "REFRESH MATERIALIZED VIEW "
 _VIEW = re.compile(rf"^Command was: {_REFRESH}(.+);$", re.MULTILINE)
@@ -116,6 +118,10 @@ _IGNORED = re.compile(r"errors ignored on restore: (\d+)\s*\Z")
 _SQL_ERROR = re.compile(r"(?:<stdin>:(\d+): )?\b(?:ERROR|FATAL|PANIC|error):\s*([0-9A-Z]{5}\b)?")
 _ROLE = re.compile(r"CREATE ROLE (.+);\Z")
 _GRANTOR = re.compile(r"""(GRANT .*) GRANTED BY ("(?:[^"]|"")+"|[^\s"]+);\Z""")
+
+
+class UnknownNameError(BackupError):
+    """A statement names a table, a column or a schema that the database does not have."""
 
 
 class Session:
@@ -166,7 +172,8 @@ class Session:
             return BackupError(
                 f"{self.where} has a table that somebody has locked for longer than a minute, such as by ALTER TABLE. Try again when that has ended."
             )
-        return BackupError(f"{self.where} did not answer: psql ended with exit code {status}{', SQLSTATE ' + code[-1] if code else ''}.")
+        why = f"{self.where} did not answer: psql ended with exit code {status}{', SQLSTATE ' + code[-1] if code else ''}."
+        return UnknownNameError(why) if code and code[-1] in _UNKNOWN_NAMES else BackupError(why)
 
     def close(self) -> None:
         """End the connection."""

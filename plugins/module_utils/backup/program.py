@@ -769,23 +769,24 @@ class Backups:
         look: Callable[[copies.Copy, str, str], None] | None = None,
         is_drill: bool = False,
     ) -> tuple[dict[str, Any], float]:
-        """Bring a database to a moment, around pieces that are not whole; return what it has, and the moment in seconds since 1970. Raises BackupError.
+        """Bring a database to a moment, around what is not whole; return what it has, and the moment in seconds since 1970. Raises BackupError.
 
-        It is the moment that these bases and pieces lead to. For a drill, nobody has confirmed the latest one, and the one before shows as much; what restic
-        fails at ends a drill, which is there to find it. ``look`` is called as by a recovery.
+        It is the moment that these bases and pieces lead to. For a drill, nobody has confirmed the latest one, and the one before shows as much; a base
+        backup that is damaged and what restic fails at end a drill, which is there to find them. ``look`` is called as by a recovery.
         """
         way, moment = moments.choose(bases, pieces, wanted)
         target = moment.timestamp() if moment else None if is_drill else way.until
         while True:
             try:
                 found = wal.Recovery(copy, self.repository, way, moment).run(look)
-            except wal.PieceError as error:
-                if isinstance(error, wal.UnreadPieceError):
+            except wal.WayError as error:
+                if not isinstance(error, wal.DamagedPieceError):
                     if is_drill:
                         raise
                     # Where it is the repository that cannot be reached, no other way leads anywhere.
                     self.repository.look()
-                pieces = [piece for piece in pieces if piece != error.piece]
+                bases = [base for base in bases if base.snapshot != error.snapshot]
+                pieces = [piece for piece in pieces if piece.snapshot != error.snapshot]
                 way = moments.around(bases, pieces, way.base.line, target, str(error))
                 self.say(f"{error} Another way is taken")
                 continue
@@ -800,8 +801,16 @@ class Backups:
         database = copy.servers.postgres.environment.get("POSTGRES_DB") or user if copy.servers.postgres else user
         if not query:
             return
-        with postgres.session(self.docker, container, user, database) as opened:
-            wanted = set(making.named_objects(opened, query))
+        try:
+            with postgres.session(self.docker, container, user, database) as opened:
+                wanted = set(making.named_objects(opened, query))
+        except postgres.UnknownNameError:
+            # As it was before a migration.
+            self.say(
+                "the database of that moment does not have the tables or columns that backup_objects_query asks for, so no objects were taken from the bucket "
+                "as it is: those of the set are there, and what came later stays in the old volume"
+            )
+            return
         with copy.minio(service) as client:
             there = {(one.bucket, one.key) for bucket in client.buckets() for one in client.objects(bucket)}
             missing, found = wanted - there, 0

@@ -360,7 +360,7 @@ class Recovery:
         self.user = self.service.environment["POSTGRES_USER"]
 
     def run(self, look: Callable[[copies.Copy, str, str], None] | None = None) -> dict[str, Any]:
-        """Recover, and return what every database has; raise BackupError, PieceError where another way may be found.
+        """Recover, and return what every database has; raise BackupError, WayError where another way may be found.
 
         ``look`` is called with the copy, the container and the user while the recovered server runs.
         """
@@ -397,7 +397,7 @@ class Recovery:
             try:
                 done += self._read_piece(piece, directory)
             except DamagedSetError as error:
-                raise DamagedPieceError(piece, str(error)) from None
+                raise DamagedPieceError(piece.snapshot, str(error)) from None
             self.say(f"{count} of {len(self.way.pieces)} pieces of the log are here, {done // 1024**2} MiB")
 
     def _read_piece(self, piece: Piece, directory: str) -> int:
@@ -413,7 +413,7 @@ class Recovery:
                 pass
             # What restic says comes first: a piece that ends too early follows from it, and may be whole in the repository.
             if (status := process.wait(600)) != 0:
-                raise UnreadPieceError(piece, str(self.repository.failure(f"reading the piece {piece.name} of the log", status, process.error())))
+                raise UnreadPieceError(piece.snapshot, str(self.repository.failure(f"reading the piece {piece.name} of the log", status, process.error())))
         if why:
             raise DamagedSetError(why)
         return size
@@ -452,7 +452,8 @@ class Recovery:
     def _read_base(self, place: str) -> None:
         base = self.way.base
         name, options = self._name("extract"), ["--network", "none", "--user", self.service.user, "--volume", f"{self.volume}:{self.target}"]
-        script = 'mkdir -p "$1" && chmod 0700 "$1" && exec tar --extract --file=- --directory="$1"'
+        # Another one was perhaps written there before.
+        script = 'mkdir -p "$1" && chmod 0700 "$1" && find "$1" -mindepth 1 -delete && exec tar --extract --file=- --directory="$1"'
         self.say(f"writing the base backup {base.name} of {moments.words(base.end)}, {base.bytes // 1024**2} MiB")
         try:
             with self.repository.dumping(base.snapshot, BASE_FILE) as source:
@@ -463,9 +464,9 @@ class Recovery:
                 try:
                     size = self._pump(source, target, base.bytes)
                     if (status := source.wait(600)) != 0:
-                        raise self.repository.failure("reading the base backup", status, source.error())
+                        raise BaseError(base.snapshot, str(self.repository.failure("reading the base backup", status, source.error())))
                     if size != base.bytes:
-                        raise BackupError(f"The base backup has {size} bytes, not {base.bytes}.")
+                        raise BaseError(base.snapshot, f"The base backup {base.name} has {size} bytes, not {base.bytes}.")
                     if (status := target.wait(600)) != 0:
                         raise BackupError(f"The base backup cannot be written: tar ended with exit code {status}: {told(target.error())}")
                 finally:
@@ -473,10 +474,14 @@ class Recovery:
             self.docker.remove_container(name)
             self.say("comparing every file of the base backup with its checksum")
             # Its log is in the pieces.
-            self.docker.ask(
+            status, _output, error = self.docker.attempt(
                 "run", "--rm", "--name", name, *self.docker.confined(), *options, "--entrypoint", "pg_verifybackup", self.service.image, "--no-parse-wal",
-                "--quiet", place, seconds=None,
+                "--quiet", place,
             )  # fmt: skip
+            if status == 1:
+                raise BaseError(base.snapshot, f"The base backup {base.name} is not what was written: {told(error)}")
+            if status != 0:
+                raise BackupError(f"The base backup {base.name} was not compared: pg_verifybackup ended with exit code {status}: {told(error)}")
         finally:
             self.docker.remove_container(name)
 
@@ -612,17 +617,21 @@ class Recovery:
         )  # fmt: skip
 
 
-class PieceError(BackupError):
-    """A piece of the log cannot be used. Another one may have the same."""
+class WayError(BackupError):
+    """Something on the way to a moment cannot be used, which a snapshot names. There may be another way."""
 
-    def __init__(self, piece: Piece, why: str):
+    def __init__(self, snapshot: str, why: str):
         super().__init__(why)
-        self.piece = piece
+        self.snapshot = snapshot
 
 
-class DamagedPieceError(PieceError):
-    """A piece of the log is not what was written."""
+class BaseError(WayError):
+    """A base backup is not what was written, or restic failed to read it. An earlier one may lead to the same moment."""
 
 
-class UnreadPieceError(PieceError):
+class DamagedPieceError(WayError):
+    """A piece of the log is not what was written, as after a shipping that was killed. Another one may have the same."""
+
+
+class UnreadPieceError(WayError):
     """restic failed to read a piece of the log, which may be whole."""

@@ -154,11 +154,26 @@ class Stack:
     def state(self) -> dict[str, Any]:
         return json.loads((DIRECTORY / "backup/status.json").read_text())
 
-    def restic(self, *arguments: str, user: str = "10010:10010") -> str:
+    def restic_command(self, *arguments: str, user: str = "10010:10010") -> list[str]:
+        """Return the command of restic over the stack's repository."""
         config = json.loads((DIRECTORY / "backup/config.json").read_text())
         mounts = [f"{DIRECTORY}/backup/secrets/password:/password:ro", f"{REPOSITORY}:/repository"]
         options = [word for mount in mounts for word in ("--volume", mount)]
-        return docker("run", "--rm", "--user", user, *options, config["image"], "--no-cache", "-r", "/repository", "-p", "/password", *arguments)
+        ways = ["--no-cache", "-r", "/repository", "-p", "/password"]
+        return ["docker", "run", "--rm", "--interactive", "--user", user, *options, config["image"], *ways, *arguments]
+
+    def restic(self, *arguments: str, user: str = "10010:10010") -> str:
+        return docker(*self.restic_command(*arguments, user=user)[1:])
+
+    def stored(self, name: str, content: bytes, tags: str) -> str:
+        """Store a stream in the repository by restic alone, and return its snapshot."""
+        command = self.restic_command("backup", "--json", "--stdin", "--stdin-filename", name, "--host", self.project, "--tag", tags)
+        done = subprocess.run(command, input=content, capture_output=True, check=True, timeout=100)
+        return json.loads(done.stdout.splitlines()[-1])["snapshot_id"]
+
+    def dumped(self, snapshot: str, name: str) -> bytes:
+        """Return what was stored as a stream."""
+        return subprocess.run(self.restic_command("dump", snapshot, f"/{name}"), capture_output=True, check=True, timeout=100).stdout
 
     def sets(self) -> list[tuple[str, str]]:
         """Return names and states of the sets, the oldest first."""

@@ -319,17 +319,9 @@ def test_a_dump_that_ends_in_its_middle_gives_no_set(stack):
 # --- What a drill finds
 
 
-def restic(stack) -> list[str]:
-    """Return the command of restic over the stack's repository."""
-    config = json.loads((stack.directory / "backup/config.json").read_text())
-    mounts = ["--volume", f"{stack.directory}/backup/secrets/password:/password:ro", "--volume", f"{stack.repository}:/repository"]
-    return ["docker", "run", "--rm", "-i", "--user", "10010:10010", *mounts, config["image"], "--no-cache", "-r", "/repository", "-p", "/password"]
-
-
 def members(stack) -> Iterator[tuple[tarfile.TarInfo, bytes]]:
     """Yield what the newest set consists of."""
-    whole = subprocess.run([*restic(stack), "dump", "latest", "/set.tar"], capture_output=True, check=True, timeout=100).stdout
-    with tarfile.open(fileobj=io.BytesIO(whole)) as source:
+    with tarfile.open(fileobj=io.BytesIO(stack.dumped("latest", "set.tar"))) as source:
         for member in source:
             yield member, source.extractfile(member).read()
 
@@ -345,8 +337,7 @@ def rewritten(stack, change) -> str:
                 made.addfile(member, io.BytesIO(content))
     # Newer than any other.
     name = f"20991231T235959Z-{hashlib.sha256(os.urandom(8)).hexdigest()[:4]}"
-    command = [*restic(stack), "backup", "--stdin", "--stdin-filename", "set.tar", "--host", stack.project, "--tag", f"set={name},complete"]
-    subprocess.run(command, input=target.getvalue(), capture_output=True, check=True, timeout=100)
+    stack.stored("set.tar", target.getvalue(), f"set={name},complete")
     return name
 
 

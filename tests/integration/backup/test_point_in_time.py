@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A moment brought back: exactly what was committed by then, whatever happened to what receives and ships the log."""
 
+import dataclasses
+import io
 import json
 import signal
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 
 import pytest
-from deployed import docker
+from ansible_collections.campaign.platform.plugins.module_utils.backup import moments
+from deployed import docker, full_only
 
 TICKS = """
 CREATE TABLE IF NOT EXISTS public.ticks (n bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), filler text);
@@ -160,6 +164,32 @@ def test_a_backup_goes_on_beside_the_shipping(stack, log):
     log.tick(0.5)
     stack.well("ship")
     stack.well("restore", "--moment", moment, "--confirm", stack.project)
+    assert log.rows() == wanted
+
+
+@full_only
+def test_an_earlier_base_backup_leads_there_where_the_last_one_is_damaged(stack, log):
+    """One file of it is not what was copied. The drill tells of it, and a restore does not need it."""
+    stack.well("backup")
+    base = moments.index(json.loads(stack.restic("snapshots", "--json")))[0][-1]
+    content = bytearray(stack.dumped(base.snapshot, "base.tar"))
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        largest = max(archive, key=lambda member: member.size)
+    content[largest.offset_data + largest.size // 2] ^= 1
+    snapshot = stack.stored("base.tar", bytes(content), f"base=damaged,line={base.line}")
+    later = dataclasses.replace(base, snapshot=snapshot, name="damaged", end=base.end + 0.01)
+    stack.stored("mark.json", b"{}\n", moments.tags_of(later))
+    log.tick(1)
+    moment, wanted = log.now(), log.rows()
+    time.sleep(2)
+    log.tick(0.5)
+    stack.well("ship")
+    drilled = stack.run("drill", "--moment", moment)
+    assert drilled.status == 1, drilled.text
+    assert "The base backup damaged is not what was written" in drilled.text
+    said = stack.well("restore", "--moment", moment, "--confirm", stack.project)
+    assert "The base backup damaged is not what was written" in said
+    assert "Another way is taken" in said
     assert log.rows() == wanted
 
 

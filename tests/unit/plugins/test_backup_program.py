@@ -2,6 +2,7 @@
 """The lock that a backup holds: waited for, given back, and not left to who was killed."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -449,16 +450,17 @@ def open_piece(name: str, until: float) -> moments.Piece:
 @pytest.fixture
 def recovering(backups, monkeypatch):
     """A log with two open pieces, of which those in ``wrong`` cannot be used; the pieces that were taken, and the moment, are remembered."""
-    backups.wrong, backups.taken, backups.looks = {}, [], 0
+    backups.wrong, backups.taken, backups.bases, backups.looks = {}, [], [], 0
 
     class Recovery:
         def __init__(self, _copy, _repository, way, moment):
             self.way, self.moment = way, moment
 
         def run(self, _look):
-            for piece in self.way.pieces:
-                if piece.name in backups.wrong:
-                    raise backups.wrong[piece.name](piece, f"{piece.name} is wrong.")
+            for part in (*self.way.pieces, self.way.base):
+                if part.name in backups.wrong:
+                    raise backups.wrong[part.name](part.snapshot, f"{part.name} is wrong.")
+            backups.bases.append(self.way.base.name)
             backups.taken.append((self.way.pieces[-1].name, self.moment))
             return {"d": {"tables": {}}}
 
@@ -487,6 +489,21 @@ def test_no_earlier_moment_is_brought_back_than_the_one_that_was_announced(recov
     # What restic failed at is told, and not that there would be such a moment.
     with pytest.raises(BackupError, match=r"^p2 is wrong\. Nothing else leads to 1970-01-01T00:04:55Z"):
         recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:55"), others, None)
+
+
+def test_an_earlier_base_backup_leads_to_the_same_moment_where_one_is_damaged(recovering):
+    later = dataclasses.replace(BASE, snapshot="later", name="later", end=200.0)
+    others = copies.Servers(None, None, None)
+    for wanted in ("latest", SINCE_1970.format("4:50")):
+        recovering._load_moment(None, [BASE, later], PIECES, wanted, others, None)
+        recovering.wrong = {"later": program.wal.BaseError}
+        recovering._load_moment(None, [BASE, later], PIECES, wanted, others, None)
+        recovering.wrong = {}
+    assert recovering.bases == ["later", "b"] * 2
+    assert recovering.looks == 2
+    recovering.wrong = {"later": program.wal.BaseError, "b": program.wal.BaseError}
+    with pytest.raises(BackupError, match=r"^b is wrong\. Nothing else leads to 1970-01-01T00:05:00Z.* there is no moment of this log\.$"):
+        recovering._load_moment(None, [BASE, later], PIECES, "latest", others, None)
 
 
 def test_no_other_way_is_looked_for_in_a_repository_that_is_away(recovering):
@@ -532,6 +549,14 @@ def test_a_drill_takes_another_way_around_a_piece_of_a_shipping_that_was_killed(
         assert (tried["moment"], tried["result"]) == ("1970-01-01T00:04:50Z", "ok")
     assert [name for name, _moment in drilling.taken] == ["p1", "p1"]
     assert drilling.told == []
+
+
+def test_a_drill_tells_of_a_base_backup_that_is_damaged(drilling, monkeypatch):
+    monkeypatch.setattr(program.Backups, "_index", lambda _self: ([BASE, dataclasses.replace(BASE, snapshot="later", name="later", end=200.0)], PIECES))
+    drilling.wrong = {"later": program.wal.BaseError}
+    with pytest.raises(BackupError, match=r"^later is wrong\.$"):
+        drilling.drill_moment("latest")
+    assert (drilling.told, drilling.bases) == ([("drill_failed", "later is wrong.")], [])
 
 
 def test_a_drill_hides_nothing_that_restic_failed_at(drilling):
@@ -766,3 +791,22 @@ def test_a_moment_of_a_stack_without_objects_needs_no_bucket(backups, monkeypatc
     backups._fill(SimpleNamespace(servers=copies.Servers(None, None, None)), "container", "ada")
     with pytest.raises(BackupError, match="has no S3_BUCKET"):
         backups._fill(SimpleNamespace(servers=copies.Servers(None, None, object())), "container", "ada")
+
+
+def test_a_moment_of_before_the_tables_that_name_objects_comes_back(backups, monkeypatch, capsys):
+    """As one from before a migration. Another failure of the query ends the restore: which objects are lost is not known then."""
+    backups.quiet = False
+    backups.config["objects_query"] = "SELECT 'b', key FROM t"
+    monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "r", "env_file": ""}, {}))
+    wrong = [program.postgres.UnknownNameError("SQLSTATE 42P01."), BackupError("SQLSTATE 57014.")]
+
+    class Session:
+        def ask(self, _statement):
+            raise wrong.pop(0)
+
+    monkeypatch.setattr(program.postgres, "session", lambda *_given: contextlib.nullcontext(Session()))
+    copy = SimpleNamespace(servers=copies.Servers(None, None, object()))
+    backups._fill(copy, "container", "ada")
+    assert "so no objects were taken from the bucket as it is" in capsys.readouterr().out
+    with pytest.raises(BackupError, match=r"The query of backup_objects_query, which says .* 57014"):
+        backups._fill(copy, "container", "ada")

@@ -245,23 +245,41 @@ def test_a_piece_that_restic_does_not_read_is_not_called_damaged(ship, server, r
     repository.status, repository.printed = 1, printed
     with pytest.raises(wal.UnreadPieceError, match=r"restic failed \(reading the piece .* of the log, exit code 1\): the network is away") as found:
         recovery._read_log(str(tmp_path))
-    assert found.value.piece == recovery.way.pieces[0]
+    assert found.value.snapshot == recovery.way.pieces[0].snapshot
 
 
-def test_a_base_backup_that_restic_does_not_read_says_so_and_not_that_it_is_short(repository, recovery):
+def test_a_base_backup_that_is_not_what_was_written_says_so_and_which_it_is(repository, recovery):
     repository.kept["b"] = ("", b"x" * 10)
     repository.status, repository.printed = 1, 4
     recovery.target, recovery.volume = "/data", "v"
     recovery.way = SimpleNamespace(base=SimpleNamespace(snapshot="b", name="n", end=0.0, bytes=10))
     recovery.service = SimpleNamespace(user="999:999", image="i")
     tar = SimpleNamespace(stdin=io.BytesIO(), wait=lambda _seconds: 0, error=lambda: "", kill=lambda: None)
-    recovery.docker = SimpleNamespace(run="r", start=lambda *_words, **_options: tar, confined=list, remove_container=lambda _name: None)
-    with pytest.raises(BackupError, match="restic failed"):
+    compared = [(0, "", "")]
+    recovery.docker = SimpleNamespace(
+        run="r", start=lambda *_words, **_options: tar, confined=list, remove_container=lambda _name: None, attempt=lambda *_words: compared[0]
+    )
+
+    def reading():
+        tar.stdin = io.BytesIO()
         recovery._read_base("/data/pg")
+
+    with pytest.raises(wal.BaseError, match="restic failed"):
+        reading()
     repository.status = 0
-    tar.stdin = io.BytesIO()
-    with pytest.raises(BackupError, match="has 4 bytes, not 10"):
-        recovery._read_base("/data/pg")
+    with pytest.raises(wal.BaseError, match="The base backup n has 4 bytes, not 10") as found:
+        reading()
+    assert found.value.snapshot == "b"
+    repository.printed = None
+    reading()
+    compared[0] = (1, "", "pg_verifybackup: error: checksum mismatch for file")
+    with pytest.raises(wal.BaseError, match=r"The base backup n is not what was written: .*checksum mismatch"):
+        reading()
+    # Killed for want of memory, for one, which says nothing of it.
+    compared[0] = (137, "", "")
+    with pytest.raises(BackupError, match="was not compared: pg_verifybackup ended with exit code 137") as found:
+        reading()
+    assert not isinstance(found.value, wal.BaseError)
 
 
 def test_a_piece_with_other_files_is_none(repository, recovery, tmp_path):
