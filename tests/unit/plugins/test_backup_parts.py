@@ -290,3 +290,20 @@ def test_of_several_volumes_the_one_with_the_data_is_taken(name, volumes, enviro
     else:
         with pytest.raises(BackupError, match=rf"{name} has {len(volumes)} volumes, and one with its data is expected.*Mount the others outside"):
             copies.volume_of(service(name, volumes, **environment))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_unknown"),
+    [
+        ('ERROR:  42P01: relation "t" does not exist', True),
+        ("ERROR:  42703", True),
+        ("ERROR:  3F000", True),
+        ("ERROR:  57014", False),
+        ("FATAL:  57P01", False),
+        ("psql: error: connection to server failed", False),
+    ],
+)
+def test_a_name_that_a_database_does_not_have_is_told_from_a_failure(error, is_unknown):
+    session = object.__new__(postgres.Session)
+    session.where, session.process = "The database d", SimpleNamespace(wait=lambda _seconds: 3, error=lambda: error)
+    assert isinstance(session._failed(), postgres.UnknownNameError) == is_unknown
