@@ -109,8 +109,10 @@ def test_the_log_of_another_cluster_is_set_aside(script, tmp_path, segment, expe
     (tmp_path / "pg_receivewal").write_text("#!/bin/sh\n")
     (tmp_path / "pg_receivewal").chmod(0o755)
     (tmp_path / "volume/wal").mkdir(parents=True)
+    # It comes first in the directory, and has no header: what is at the place of one is text.
+    (tmp_path / "volume/wal/00000002.history").write_text("1\t0/A000000\tbefore 2026-11-27 05:00:00.000000+00\n")
     if segment is not None:
-        (tmp_path / "volume/wal/000000010000000000000002.partial").write_bytes(bytes(24) + segment.to_bytes(8, "little") + bytes(1000))
+        (tmp_path / "volume/wal/000000020000000000000002.partial").write_bytes(bytes(24) + segment.to_bytes(8, "little") + bytes(1000))
 
     def receive() -> int:
         return subprocess.run(["/bin/sh", str(tmp_path / "wal.sh")], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, timeout=20).returncode
