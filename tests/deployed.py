@@ -5,6 +5,7 @@ import contextlib
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,3 +110,13 @@ def seen_in_processes(wanted: Mapping[str, str]) -> Iterator[dict[str, str]]:
         thread.join()
         planted.wait()
     assert seen.pop(_PLANTED)
+
+
+def await_receiver(project: str, ask: Callable[[str], str]) -> None:
+    """Wait until the log of a stack's PostgreSQL is received while it is written; ``ask`` asks the database."""
+    deadline = time.monotonic() + 120
+    while ask("SELECT application_name || ' ' || state FROM pg_stat_replication") != "pg_receivewal streaming":
+        if time.monotonic() >= deadline:
+            said = subprocess.run(["docker", "logs", "--tail", "20", f"{project}-wal-1"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            raise AssertionError(f"The log is not received: {said.stdout}")
+        time.sleep(0.5)

@@ -124,3 +124,30 @@ def test_the_log_of_another_cluster_is_set_aside(script, tmp_path, segment, expe
     (tmp_path / "psql").write_text("#!/bin/sh\nexit 2\n")
     assert receive() != 0
     assert sorted(path.name for path in (tmp_path / "volume").iterdir()) == found
+
+
+@pytest.mark.parametrize(
+    ("names", "slot", "expected"),
+    [
+        # The slot of a cluster that came back, whose position may be of a segment that the server does not keep any more.
+        ([], "physical|0/10|1", ["--drop-slot", "--create-slot", "--directory"]),
+        (["00000002.history"], "physical|0/10|1", ["--drop-slot", "--create-slot", "--directory"]),
+        ([], "||", ["--create-slot", "--directory"]),
+        # What is here is gone on after.
+        (["000000010000000000000002"], "physical|0/10|1", ["--create-slot", "--directory"]),
+        (["000000010000000000000002.partial"], "physical|0/10|1", ["--create-slot", "--directory"]),
+    ],
+)
+def test_a_slot_of_which_nothing_is_here_is_made_anew(script, tmp_path, names, slot, expected):
+    script("0/10", "0/10")
+    (tmp_path / "wal.sh").write_text((tmp_path / "wal.sh").read_text().replace("/var/lib/postgresql", str(tmp_path / "volume")))
+    (tmp_path / "psql").write_text((tmp_path / "psql").read_text().replace("physical|0/10|1", slot))
+    (tmp_path / "pg_receivewal").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    (tmp_path / "pg_receivewal").chmod(0o755)
+    (tmp_path / "volume/wal").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "volume/wal" / name).write_bytes(bytes(24) + (77).to_bytes(8, "little"))
+    done = subprocess.run(["/bin/sh", str(tmp_path / "wal.sh")], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    called = [next(way for way in ("--drop-slot", "--create-slot", "--directory") if way in line) for line in (tmp_path / "calls").read_text().splitlines()]
+    assert called == expected

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import moments
-from deployed import docker, full_only
+from deployed import await_receiver, docker, full_only
 
 TICKS = """
 CREATE TABLE IF NOT EXISTS public.ticks (n bigserial PRIMARY KEY, at timestamptz NOT NULL DEFAULT clock_timestamp(), filler text);
@@ -44,12 +44,6 @@ class Log:
 
     def state(self) -> dict:
         return json.loads((self.stack.directory / "backup/wal.json").read_text())
-
-    def await_receiver(self) -> None:
-        deadline = time.monotonic() + 120
-        while self.stack.sql("SELECT application_name || ' ' || state FROM pg_stat_replication") != "pg_receivewal streaming":
-            assert time.monotonic() < deadline, docker("logs", "--tail", "30", self.receiver)
-            time.sleep(0.5)
 
     def segment(self) -> None:
         self.stack.sql("SELECT pg_switch_wal()")
@@ -118,9 +112,9 @@ def test_a_moment_comes_back_and_the_receiver_was_away(stack, log):
     verified = stack.play("verify", stack_point_in_time=True)
     assert verified.status == 0, verified.text[-3000:]
     # What was received of the new timeline, whose history lies beside it, is still of the same cluster when the receiver starts again.
-    log.await_receiver()
+    await_receiver(stack.project, stack.sql)
     docker("restart", log.receiver)
-    log.await_receiver()
+    await_receiver(stack.project, stack.sql)
     found = docker("exec", log.receiver, "sh", "-c", "ls /var/lib/postgresql /var/lib/postgresql/wal").split()
     assert "00000002.history" in found
     assert [name for name in found if name.startswith("wal-of-")] == []

@@ -332,15 +332,8 @@ def test_the_log_of_the_new_server_is_received_where_points_in_time_are_on(stack
     stack.sql("CREATE TABLE kept (n int); SELECT pg_switch_wal(); INSERT INTO kept SELECT generate_series(1, 1000); SELECT pg_switch_wal()")
     stack.well("upgrade_postgres", **on)
     assert stack.version().startswith("18 3.6")
-
-    def await_receiver() -> None:
-        deadline = time.monotonic() + 60
-        while (found := stack.sql("SELECT application_name || ' ' || state FROM pg_stat_replication")) != "pg_receivewal streaming":
-            assert time.monotonic() < deadline, found
-            time.sleep(1)
-
-    await_receiver()
+    deployed.await_receiver(PROJECT, stack.sql)
     assert stack.sql("SELECT count(*) FROM kept") == "1000"
     stack.well("upgrade_postgres", revert=True, upgrade_postgres_confirm=PROJECT, **on)
     assert stack.version().startswith("17 3.5")
-    await_receiver()
+    deployed.await_receiver(PROJECT, stack.sql)
