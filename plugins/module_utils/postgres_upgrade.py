@@ -513,16 +513,21 @@ class Upgrades:
 
     def settle(self) -> str | None:
         """End what was begun, and return how, None where nothing was: where another release is in use it counts, otherwise it is undone."""
-        journal = journal_of(self.directory)
-        if not journal:
+        if not journal_of(self.directory):
             return None
-        with self.stack.alone(), self.stack.locked(repairs=True):
+        # A drill at night is waited for: services may be stopped, and nobody else may start them.
+        with self.stack.alone(float(self.config["lock_wait"])), self.stack.locked(repairs=True):
+            # Another run may have ended it meanwhile.
+            journal = journal_of(self.directory)
+            if not journal:
+                return None
+            is_revert = bool(journal["to"].get("release"))
             if host.link_target(self.directory, "current") == journal["from"]["release"]:
                 self.say(f"the exchange of {journal['at']} was cut off or failed; the release {journal['from']['release']} is started over its data")
                 self._withdraw(journal)
-                return f"{'revert' if journal['to'].get('release') else 'upgrade'} withdrawn"
+                return f"{'revert' if is_revert else 'upgrade'} withdrawn"
             self._settle(journal)
-            return "settled"
+            return "revert settled" if is_revert else "settled"
 
     def _settle(self, journal: dict[str, Any]) -> None:
         """Move the data from before to a volume of its own."""

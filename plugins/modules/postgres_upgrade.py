@@ -52,7 +52,7 @@ options:
     type: str
     default: "2.0"
   lock_wait:
-    description: Seconds that another run on the stack is waited for.
+    description: Seconds that another run on the stack is waited for, and with O(state=settled) another backup or drill too.
     type: int
     default: 900
   health_timeout:
@@ -100,7 +100,7 @@ release:
   type: str
   returned: with O(state=reverted)
 done:
-  description: V(settled), V(upgrade withdrawn), V(revert withdrawn), or none where nothing had been begun.
+  description: V(settled), V(revert settled), V(upgrade withdrawn), V(revert withdrawn), or none where nothing had been begun.
   type: str
   returned: with O(state=settled)
 """

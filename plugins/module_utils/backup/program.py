@@ -159,13 +159,22 @@ class Backups:
     # --- One at a time, and not in the middle of a deploy
 
     @contextlib.contextmanager
-    def one_at_a_time(self) -> Iterator[None]:
-        """Work while no other backup, drill or restore of this stack does."""
+    def one_at_a_time(self, seconds: float = 0) -> Iterator[None]:
+        """Work while no other backup, drill or restore of this stack does; raise BusyError where one does for longer than some seconds."""
         with open(os.path.join(self.own, RUNNING), "a", encoding="ascii") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise BusyError(self._at_work()) from None
+            began = time.monotonic()
+            waits = False
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() - began >= seconds:
+                        raise BusyError(self._at_work()) from None
+                if not waits:
+                    self.say(f"another backup, drill or restore of {self.project} is at work and is waited for")
+                waits = True
+                time.sleep(0.2)
             row = {"command": self.command, "pid": os.getpid(), "since": sets.moment(), "unit": unit_of(self.project)}
             with contextlib.suppress(OSError):
                 # Not needed by anybody but who is refused, so a full disk is no reason to end.
@@ -220,9 +229,9 @@ class Backups:
             self.repository.mark(identifier, word)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self, seconds: float = 0) -> Iterator[None]:
         """Work while no other backup, drill or restore of this stack does, and clean up what one that was killed left behind."""
-        with self.one_at_a_time():
+        with self.one_at_a_time(seconds):
             self.clean()
             try:
                 yield

@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 from ansible_collections.campaign.platform.plugins.action import postgres_upgrade as action
 from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, lock, postgres_upgrade, replaced
-from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres
+from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres, program
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 from ansible_collections.campaign.platform.plugins.modules import postgres_upgrade as module
 
@@ -345,7 +345,7 @@ def test_the_way_back_is_the_same_way(engine, tmp_path):
     # And now it does.
     engine.revert("p")
     use(tmp_path, "old")
-    assert engine.settle() == "settled"
+    assert engine.settle() == "revert settled"
     volumes = inside(engine)
     assert volumes.pop("live") == ["17"]
     ((name, content),) = volumes.items()
@@ -354,6 +354,37 @@ def test_the_way_back_is_the_same_way(engine, tmp_path):
     assert [(row["release"], row["volume"]) for row in replaced.records(engine.directory)] == [("new", name)]
     assert (tmp_path / "releases/new" / replaced.UNUSABLE).exists()
     assert not (tmp_path / "releases/older" / replaced.UNUSABLE).exists()
+
+
+def test_a_drill_that_is_at_work_is_waited_for_by_what_ends_an_exchange(engine, monkeypatch):
+    begun(engine, published=True)
+    other = program.Backups(engine.directory, quiet=True, command="drill", config=engine.stack.config)
+    with other.one_at_a_time():
+        with pytest.raises(program.BusyError, match="is at work: `drill`"):
+            engine.settle()
+        assert engine.started == []
+    engine.config["lock_wait"] = 60
+    drill = contextlib.ExitStack()
+    drill.enter_context(other.one_at_a_time())
+    monkeypatch.setattr(program.time, "sleep", lambda _seconds: drill.close())
+    assert engine.settle() == "upgrade withdrawn"
+    assert engine.started == ["stopped", "old"]
+    assert sum("is at work and is waited for" in line for line in engine.lines) == 1
+
+
+def test_what_another_run_has_ended_meanwhile_is_not_ended_again(engine, monkeypatch):
+    begun(engine, published=True)
+    engine.config["lock_wait"] = 60
+    drill = contextlib.ExitStack()
+    drill.enter_context(program.Backups(engine.directory, quiet=True, command="drill", config=engine.stack.config).one_at_a_time())
+
+    def end(_seconds):
+        drill.close()
+        Path(engine.directory, lock.UPGRADE).unlink(missing_ok=True)
+
+    monkeypatch.setattr(program.time, "sleep", end)
+    assert engine.settle() is None
+    assert engine.started == []
 
 
 def test_a_release_that_is_gone_is_not_gone_back_to(engine, tmp_path):
@@ -395,7 +426,7 @@ def test_what_a_way_back_needs_is_not_removed_in_its_middle(engine, tmp_path):
         engine.remove()
     assert "live-17-1" in inside(engine)
     use(tmp_path, "old")
-    assert engine.settle() == "settled"
+    assert engine.settle() == "revert settled"
     engine.kept.clear()
     assert engine.remove()
     assert inside(engine) == {"live": ["17"]}
