@@ -1032,17 +1032,19 @@ class Backups:
                 self.say("exchanging the volumes")
                 swap.swap(self.directory, rows, {"set": identifier, "at": sets.moment(), "run": self.run})
                 self.say("starting the services over the restored data")
+                swap.start(self.directory)
                 self.start(written)
             except BaseException as error:
                 self.say("that failed; the data from before is put back")
                 self.stop()
-                swap.undo(self.directory)
+                _done, kept = swap.undo(self.directory)
                 why = f"The stack does not come up over this: {what}. {error if isinstance(error, BackupError | OSError) else type(error).__name__}"
                 try:
                     self.start(written)
                 except BackupError as other:
-                    raise BackupError(f"{why} The data from before is in its place again, and the services do not come up over it either: {other}") from None
-                raise BackupError(f"{why} What was there before runs again.") from error
+                    before = "The data from before is in its place again, and the services do not come up over it either"
+                    raise BackupError(f"{why} {before}: {other} {_tried(kept)}".rstrip()) from None
+                raise BackupError(f"{why} What was there before runs again. {_tried(kept)}".rstrip()) from error
             swap.commit(self.directory, self.run)
             held.record("restored", release=written["release"])
             self._write_down(last_restore={"set": identifier, "at": sets.moment(), "old_volumes": sorted(volumes.values())})
@@ -1130,10 +1132,12 @@ class Backups:
             return []
         with self.locked(repairs=True):
             self.stop()
-            done = swap.undo(self.directory)
+            done, kept = swap.undo(self.directory)
         self.is_down = True
         self.clean()
         self.say(f"a restore was cut off; the data from before lies in its place again ({', '.join(done) or 'none was exchanged'})")
+        if kept:
+            self.say(_tried(kept))
         return done
 
     def undo(self) -> int:
@@ -1196,6 +1200,14 @@ class Backups:
             if row["name"] in ("backup late", "drill late"):
                 self._tell(row["name"].replace(" ", "_"), row["seen"])
         return FAILED if any(row["severity"] == "failure" for row in found) else DONE
+
+
+def _tried(kept: list[str]) -> str:
+    """Return where data is kept that services had been started over before the data from before was put back; an empty text for none."""
+    if not kept:
+        return ""
+    removal = "The playbook restore removes it, with -e backup_old_volumes=remove"
+    return f"What was restored, with what was written since the services were started over it, is in {', '.join(sorted(kept))}. {removal}."
 
 
 def volumes_of(text: str) -> dict[str, str | None]:

@@ -76,6 +76,14 @@ def swap(directory: str, rows: list[dict[str, Any]], about: Mapping[str, Any]) -
         sync_directory(os.path.dirname(row["new_path"]))
 
 
+def start(directory: str) -> None:
+    """Write down that services begin to work with the new data, so that what they write into it is kept where the old data is put back."""
+    journal = os.path.join(directory, SWAP)
+    with open(journal, encoding="utf-8") as file:
+        content = json.load(file)
+    write(journal, {**content, "started": True})
+
+
 def commit(directory: str, identifier: str) -> None:
     """Have an exchange count."""
     journal = os.path.join(directory, SWAP)
@@ -86,17 +94,18 @@ def commit(directory: str, identifier: str) -> None:
     sync_directory(os.path.dirname(journal))
 
 
-def undo(directory: str) -> list[str]:
-    """Put the old data back where an exchange did not get to count, and return the volumes that it was done for; raise BackupError or OSError.
+def undo(directory: str) -> tuple[list[str], list[str]]:
+    """Put the old data back where an exchange did not get to count; raise BackupError or OSError. The volumes must not be in use.
 
-    The volumes must not be in use.
+    Return the volumes that it was done for, and those with the new data where services had been started over it: they may have written into it, so it is kept.
     """
     journal = os.path.join(directory, SWAP)
     try:
         with open(journal, encoding="utf-8") as file:
-            rows = json.load(file)["volumes"]
+            content = json.load(file)
+            rows = content["volumes"]
     except FileNotFoundError:
-        return []
+        return [], []
     except (ValueError, KeyError, TypeError):
         raise BackupError(f"{journal} says what a restore was exchanging, and cannot be read. Look at the volumes by hand before you remove it.") from None
     done = []
@@ -108,9 +117,15 @@ def undo(directory: str) -> list[str]:
             done.append(row["live"])
         elif lies_there != row["live_inode"]:
             raise BackupError(f"{row['live_path']} is neither the old nor the new data of a restore that was cut off. Look at {journal} and at the volume.")
+    kept = [row["new"] for row in rows] if content.get("started") else []
+    if kept:
+        # Not before: until here the old data lies in these volumes, and whoever tidies up would remove it.
+        target = os.path.join(os.path.dirname(journal), REPLACED)
+        os.makedirs(target, mode=0o755, exist_ok=True)
+        write(os.path.join(target, f"{content['run']}-tried.json"), content)
     os.unlink(journal)
     sync_directory(os.path.dirname(journal))
-    return done
+    return done, kept
 
 
 def replaced(directory: str, kind: str | None = None) -> dict[str, list[str]]:

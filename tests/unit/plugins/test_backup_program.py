@@ -729,11 +729,88 @@ def test_what_was_restored_is_on_the_disk_before_it_counts(backups, monkeypatch)
     steps = []
     for name in ("plan", "swap", "commit"):
         monkeypatch.setattr(program.swap, name, lambda *_given, step=name: steps.append(step) or [])
+    monkeypatch.setattr(program.swap, "start", lambda _directory: steps.append("services use it"))
     monkeypatch.setattr(program.os, "sync", lambda: steps.append("sync"))
     monkeypatch.setattr(program.Backups, "stop", lambda _self: steps.append("stop"))
     monkeypatch.setattr(program.Backups, "start", lambda _self, _written: steps.append("start"))
     backups._exchange("a set", "a", {"live": "new"}, {"release": "r"})
-    assert steps == ["plan", "sync", "stop", "swap", "start", "commit"]
+    assert steps == ["plan", "sync", "stop", "swap", "services use it", "start", "commit"]
+
+
+@pytest.fixture
+def late(backups, monkeypatch, tmp_path):
+    """A stack with a volume, and a restore of it into another one; each volume that is removed is remembered."""
+    for name in ("live", "new"):
+        (tmp_path / "volumes" / name).mkdir(parents=True)
+        (tmp_path / "volumes" / name / "what").write_text(name)
+    backups.removed = []
+    monkeypatch.setattr(program.swap, "path_of", lambda _docker, volume: str(tmp_path / "volumes" / volume))
+    monkeypatch.setattr(program.Docker, "sweep", lambda _self: None)
+    monkeypatch.setattr(program.Docker, "remove_volume", lambda _self, name: backups.removed.append(name))
+    monkeypatch.setattr(program.Backups, "stop", lambda _self: None)
+    program.swap.begin(backups.directory, ["new"])
+    return backups
+
+
+def holds(backups, volume: str) -> str:
+    with open(os.path.join(backups.directory, "volumes", volume, "what"), encoding="utf-8") as file:
+        return file.read()
+
+
+def test_what_was_written_after_a_restore_that_was_cut_off_late_outlives_undo(late, monkeypatch, capsys):
+    """The machine ends while the services are waited for, and starts them again: users work with what was restored."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(_directory):
+        raise Killed
+
+    # Who is killed puts nothing back.
+    with monkeypatch.context() as context:
+        context.setattr(program.Backups, "start", lambda _self, _written: kill(""))
+        context.setattr(program.swap, "undo", kill)
+        with pytest.raises(Killed):
+            late._exchange("a set", "a", {"live": "new"}, {"release": "r"})
+    assert holds(late, "live") == "new"
+    late.quiet = False
+    assert late.undo() == program.DONE
+    assert (holds(late, "live"), holds(late, "new"), late.removed) == ("live", "new", [])
+    said = capsys.readouterr().out
+    assert "What was restored, with what was written since the services were started over it, is in new." in said
+    # Until somebody asks for it.
+    assert late.remove_old() == program.DONE
+    assert late.removed == ["new"]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_was_tried_is_kept_where_services_do_not_come_up(late, monkeypatch, again):
+    tries = []
+
+    def fail(_self, _written):
+        tries.append(1)
+        if again or len(tries) == 1:
+            raise BackupError("api did not come up.")
+
+    monkeypatch.setattr(program.Backups, "start", fail)
+    expected = "do not come up over it either" if again else r"What was there before runs again\."
+    with pytest.raises(BackupError, match=rf"{expected}.* is in new\. The playbook restore removes it, with -e backup_old_volumes=remove"):
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"})
+    assert (holds(late, "live"), holds(late, "new")) == ("live", "new")
+    late.clean()
+    assert late.removed == []
+
+
+def test_what_nothing_was_started_over_goes_with_a_restore_that_fails(late, monkeypatch):
+    def stay(_self):
+        raise BackupError("The Engine is away.")
+
+    monkeypatch.setattr(program.Backups, "start", lambda _self, _written: None)
+    monkeypatch.setattr(program.swap, "start", lambda _directory: stay(None))
+    with pytest.raises(BackupError, match=r"What was there before runs again\.$"):
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"})
+    late.clean()
+    assert late.removed == ["new"]
 
 
 # --- What does not come up

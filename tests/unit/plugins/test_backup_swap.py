@@ -39,7 +39,7 @@ def test_an_exchange_counts_from_its_commit_on(volumes):
     assert lies(root) == ["new", "new", "new"]
     assert swap.unfinished(str(root)) == []
     swap.commit(str(root), "run")
-    assert swap.undo(str(root)) == []
+    assert swap.undo(str(root)) == ([], [])
     assert lies(root) == ["new", "new", "new"]
     assert swap.replaced(str(root)) == {"run": ["postgres-new", "redis-new", "minio-new"]}
     # They hold the old data now.
@@ -67,9 +67,34 @@ def test_an_exchange_that_was_cut_off_is_undone(volumes, monkeypatch, done):
     monkeypatch.setattr(swap, "exchange", exchange)
     with pytest.raises(lock.MixedVolumesError, match="backup/run undo"):
         lock.Lock(str(root), HOLDER).acquire()
-    assert len(swap.undo(str(root))) == done
+    undone, kept = swap.undo(str(root))
+    assert (len(undone), kept) == (done, [])
     assert lies(root) == ["old", "old", "old"]
-    assert swap.undo(str(root)) == []
+    assert swap.undo(str(root)) == ([], [])
+    # Nobody has used the new data, so it goes.
+    assert swap.replaced(str(root)) == {}
+    lock.Lock(str(root), HOLDER).acquire()
+
+
+def test_what_services_were_started_over_is_kept_where_the_old_data_is_put_back(volumes, monkeypatch):
+    """Users may have written into it, for as long as a machine that was started again has served it."""
+    root, rows = volumes
+    new = [row["new"] for row in rows]
+    swap.begin(str(root), new)
+    swap.swap(str(root), rows, {"set": "s", "at": "then", "run": "run"})
+    swap.start(str(root))
+    # Cut off in its middle, it has nobody remove what still holds the old data.
+    exchange = swap.exchange
+    monkeypatch.setattr(swap, "exchange", lambda _one, _other: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        swap.undo(str(root))
+    assert swap.replaced(str(root)) == {}
+    monkeypatch.setattr(swap, "exchange", exchange)
+    assert swap.undo(str(root)) == (["postgres", "redis", "minio"], new)
+    assert lies(root) == ["old", "old", "old"]
+    assert swap.unfinished(str(root)) == []
+    assert swap.replaced(str(root), swap.RESTORE) == {"run-tried": new}
+    assert swap.undo(str(root)) == ([], [])
     lock.Lock(str(root), HOLDER).acquire()
 
 
