@@ -40,7 +40,6 @@ _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 _LOCALE_OPTIONS = {"i": "--icu-locale", "b": "--builtin-locale"}
 # Of every image.
 _COMMON_LOCALES = frozenset(["c", "posix", "c.utf8"])
-_RESTRICTED = re.compile(r"psql:<stdin>:(\d+): (?:ERROR|FATAL):\s+([0-9A-Z]{5})")
 
 _DATABASES = "SELECT to_jsonb(d) || jsonb_build_object('encoding', pg_encoding_to_char(encoding)) FROM pg_database d ORDER BY datname;"
 # What a dump does not bring along, each with the words for it.
@@ -188,17 +187,6 @@ def room_problem(size: int, free: int, path: str) -> str | None:
         "second one is written beside it, with its log. Nothing was changed. Free some, or remove what earlier restores left (the playbook "
         "restore with -e backup_old_volumes=remove) or earlier upgrades (this playbook with -e upgrade_postgres_old_volumes=remove)."
     )
-
-
-def failed_statement(text: str, error: str) -> str:
-    """Return the beginning of the statement that psql says failed, with the error's code; never a password."""
-    found = _RESTRICTED.search(error)
-    if not found:
-        return "psql does not say which statement"
-    lines = text.split("\n")
-    number = int(found[1])
-    words = " ".join(lines[number - 1].split()[:4]) if 0 < number <= len(lines) else "?"
-    return f"`{words} ...` (SQLSTATE {found[2]})"
 
 
 # --- What is written down
@@ -676,7 +664,7 @@ class _Copying:
             f"--username={self.user}", "--dbname=postgres", "--file=-", stdin=text.encode(),
         )  # fmt: skip
         if status != 0:
-            raise BackupError(f"The new server does not take a role as it is: {failed_statement(text, error)}. The data is as it was.")
+            raise BackupError(f"The new server does not take a role as it is: {postgres.failed_statement(text, error)}. The data is as it was.")
 
     def _database(self, name: str, opened: postgres.Session) -> None:
         self._check_extensions(name, opened)

@@ -116,6 +116,7 @@ _VIEW = re.compile(rf"^Command was: {_REFRESH}(.+);$", re.MULTILINE)
 _ERROR = re.compile(r"^pg_restore: error: ", re.MULTILINE)
 _IGNORED = re.compile(r"errors ignored on restore: (\d+)\s*\Z")
 _SQL_ERROR = re.compile(r"(?:<stdin>:(\d+): )?\b(?:ERROR|FATAL|PANIC|error):\s*([0-9A-Z]{5}\b)?")
+_RESTRICTED = re.compile(r"psql:<stdin>:(\d+): (?:ERROR|FATAL):\s+([0-9A-Z]{5})")
 _ROLE = re.compile(r"CREATE ROLE (.+);\Z")
 _GRANTOR = re.compile(r"""(GRANT .*) GRANTED BY ("(?:[^"]|"")+"|[^\s"]+);\Z""")
 
@@ -400,15 +401,27 @@ def role_statements(text: str) -> Iterator[str]:
         yield f"DO $campaign_role$ BEGIN CREATE ROLE {found[1]}; EXCEPTION WHEN duplicate_object THEN NULL; END $campaign_role$;" if found else line
 
 
+def failed_statement(text: str, error: str) -> str:
+    """Return the beginning of the statement that psql says failed, with the error's code; never a password."""
+    found = _RESTRICTED.search(error)
+    if not found:
+        return "psql does not say which statement"
+    lines = text.split("\n")
+    number = int(found[1])
+    words = " ".join(lines[number - 1].split()[:4]) if 0 < number <= len(lines) else "?"
+    return f"`{words} ...` (SQLSTATE {found[2]})"
+
+
 def restore_roles(docker: Docker, container: str, user: str, text: bytes) -> None:
-    """Create the roles in a server; raise BackupError."""
-    statements = "\n".join(role_statements(text.decode())).encode()
-    status, _output, _error = docker.attempt(
+    """Create the roles in a server; raise BackupError. Its own superuser stays what it is, with its password: another cluster may know it otherwise."""
+    own = tuple(f"ALTER ROLE {name} WITH " for name in (user, '"' + user.replace('"', '""') + '"'))
+    statements = "\n".join(line for line in role_statements(text.decode()) if not line.startswith(own))
+    status, _output, error = docker.attempt(
         "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1", f"--username={user}",
-        "--dbname=postgres", stdin=statements,
+        "--dbname=postgres", "--file=-", stdin=statements.encode(),
     )  # fmt: skip
     if status != 0:
-        raise BackupError(f"The roles of the set cannot be created: psql ended with exit code {status}.")
+        raise BackupError(f"The roles cannot be created: psql ended with exit code {status} at {failed_statement(statements, error)}.")
 
 
 class Restore:

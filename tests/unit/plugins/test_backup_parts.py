@@ -154,6 +154,38 @@ def test_a_role_that_is_there_is_no_error_and_its_name_may_be_anything():
     assert "\n".join(postgres.role_statements("COMMENT ON ROLE a IS 'x\u2028y\x0bz';\n")) == "COMMENT ON ROLE a IS 'x\u2028y\x0bz';\n"
 
 
+@pytest.mark.parametrize(("user", "spelled"), [("campaign_user", "campaign_user"), ("Ada L", '"Ada L"'), ('a"b', '"a""b"')])
+def test_the_superuser_of_a_server_stays_what_it_is_whatever_another_cluster_says(user, spelled):
+    """With its password a stack with other secrets would be locked out, and without SUPERUSER a server of 16 or later refuses it (0A000)."""
+    given = []
+
+    def attempt(*words, stdin):
+        given.append((words, stdin.decode().split("\n")))
+        return 0, "", ""
+
+    dumped = [
+        f"CREATE ROLE {spelled};",
+        f"ALTER ROLE {spelled} WITH NOSUPERUSER INHERIT LOGIN PASSWORD 'SCRAM-SHA-256$4096:secret';",
+        f"ALTER ROLE {spelled} SET work_mem TO '8MB';",
+        "CREATE ROLE another;",
+        "ALTER ROLE another WITH NOSUPERUSER LOGIN PASSWORD 'SCRAM-SHA-256$4096:other';",
+        f"GRANT another TO {spelled};",
+    ]
+    postgres.restore_roles(SimpleNamespace(attempt=attempt), "server", user, "\n".join(dumped).encode())
+    ((words, lines),) = given
+    assert [line for line in lines if line in dumped] == [dumped[2], dumped[4], dumped[5]]
+    assert len(lines) == 5
+    # Or psql does not say at which line it fails.
+    assert words[-1] == "--file=-"
+
+
+def test_a_role_that_cannot_be_created_is_told_without_its_password():
+    text = b"CREATE ROLE ada;\nALTER ROLE ada WITH LOGIN PASSWORD 'SCRAM-SHA-256$4096:secret';\n"
+    engine = SimpleNamespace(attempt=lambda *_words, **_options: (3, "", "psql:<stdin>:2: ERROR:  22023\n"))
+    with pytest.raises(BackupError, match=r"cannot be created: psql ended with exit code 3 at `ALTER ROLE ada WITH \.\.\.` \(SQLSTATE 22023\)\.$"):
+        postgres.restore_roles(engine, "server", "campaign_user", text)
+
+
 @pytest.mark.parametrize(("length", "sizes"), [(0, []), (9, [9]), (10, [10]), (25, [10, 10, 5])])
 def test_a_dump_is_cut_whatever_its_pipe_gives_at_once(length, sizes):
     class Slow(io.BytesIO):

@@ -147,9 +147,9 @@ def test_what_differs_is_told_by_name():
 
 def test_a_role_that_is_not_taken_is_told_without_its_password():
     text = "SET x = 1;\nALTER ROLE ada WITH PASSWORD 'SCRAM-SHA-256$4096:secret';\n"
-    told = postgres_upgrade.failed_statement(text, "psql:<stdin>:2: ERROR:  22023")
+    told = postgres.failed_statement(text, "psql:<stdin>:2: ERROR:  22023")
     assert told == "`ALTER ROLE ada WITH ...` (SQLSTATE 22023)"
-    assert "secret" not in postgres_upgrade.failed_statement(text, "ERROR: secret")
+    assert "secret" not in postgres.failed_statement(text, "ERROR: secret")
 
 
 # --- The lock
