@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, lock, manifest
+from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, links, lock, manifest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     copies,
     making,
@@ -1063,6 +1063,8 @@ class Backups:
 
     def start(self, written: dict[str, Any]) -> None:
         """Run the jobs of the current release and start its services; raise BackupError where one does not get healthy."""
+        # A deploy that was killed may have left the names of secrets with those of its own release.
+        links.renew(self.directory, written)
         # The stack's own client: while it works, nobody takes the lock, even if this process is killed.
         command = [os.path.join(self.directory, "client/docker"), "compose", "--project-directory", self.directory, "--project-name", self.project]
         command += ["--env-file", written["env_file"], *(word for path in written["compose_files"] for word in ("--file", path))]

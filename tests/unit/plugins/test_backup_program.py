@@ -838,6 +838,25 @@ def test_the_log_of_what_did_not_come_up_is_in_the_message(backups, monkeypatch)
     assert backups._last_lines("away") == "The last lines of the log of away:\n    (there is no container)"
 
 
+def test_a_release_is_started_with_its_own_secrets_after_a_deploy_that_was_killed(backups, monkeypatch):
+    stable = os.path.join(backups.directory, "secrets/stable")
+    os.makedirs(stable)
+    os.symlink("../redis_acl_new", os.path.join(stable, "redis_acl"))
+    seen = []
+
+    def compose(_command, **_options):
+        seen.append(os.readlink(os.path.join(stable, "redis_acl")))
+        return SimpleNamespace(returncode=0, stderr="", stdout="")
+
+    monkeypatch.setattr(program.image_names, "lending", lambda *_given: contextlib.nullcontext())
+    monkeypatch.setattr(program.subprocess, "run", compose)
+    monkeypatch.setattr(program.Backups, "_await", lambda *_given: None)
+    written = {"env_file": ".env", "compose_files": ["c"], "jobs": ["j"], "first_jobs": ["f"], "foundations": [], "services": []}
+    backups.start({**written, "stable": {"secrets/stable/redis_acl": "secrets/redis_acl_old"}})
+    assert set(seen) == {"../redis_acl_old"}
+    assert len(seen) == 4
+
+
 @pytest.mark.parametrize("code", [0, 1])
 def test_a_release_is_started_with_the_images_that_it_ran_with(backups, monkeypatch, code):
     """Their names may mean others by now, and are given back whatever comes of it."""
