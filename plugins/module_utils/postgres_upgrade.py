@@ -449,7 +449,7 @@ class Upgrades:
                 except BaseException as error:
                     self.say("that failed; what ran before is started again")
                     try:
-                        self._withdraw(journal)
+                        self._withdraw(journal, held)
                     except BackupError as another:
                         # Why it failed is what somebody has to mend first.
                         why = str(error) if isinstance(error, BackupError) else type(error).__name__
@@ -466,7 +466,7 @@ class Upgrades:
         self._write(journal)
         move(journal["to"]["entries"], self.root(journal["to"]["volume"]), self.root(journal["live"]))
 
-    def _withdraw(self, journal: dict[str, Any]) -> None:
+    def _withdraw(self, journal: dict[str, Any], held: lock.Lock) -> None:
         """Take what was to be used away again, and start the release from before."""
         self.stack.stop()
         if journal["published"]:
@@ -488,6 +488,8 @@ class Upgrades:
             replaced.mark(self.directory, journal["to"]["major"], journal["from"]["major"])
         written, _service = self.server()
         self.stack.start(written)
+        # Or the deploy that this takes back would look cut off, and be taken back once more after the next start of the machine.
+        held.record("withdrawn", release=journal["from"]["release"])
         os.unlink(os.path.join(self.directory, lock.UPGRADE))
 
     def _write(self, journal: Mapping[str, Any]) -> None:
@@ -504,7 +506,7 @@ class Upgrades:
         if not journal_of(self.directory):
             return None
         # A drill at night is waited for: services may be stopped, and nobody else may start them.
-        with self.stack.alone(float(self.config["lock_wait"])), self.stack.locked(repairs=True):
+        with self.stack.alone(float(self.config["lock_wait"])), self.stack.locked(repairs=True) as held:
             # Another run may have ended it meanwhile.
             journal = journal_of(self.directory)
             if not journal:
@@ -512,7 +514,7 @@ class Upgrades:
             is_revert = bool(journal["to"].get("release"))
             if host.link_target(self.directory, "current") == journal["from"]["release"]:
                 self.say(f"the exchange of {journal['at']} was cut off or failed; the release {journal['from']['release']} is started over its data")
-                self._withdraw(journal)
+                self._withdraw(journal, held)
                 return f"{'revert' if is_revert else 'upgrade'} withdrawn"
             self._settle(journal)
             return "revert settled" if is_revert else "settled"

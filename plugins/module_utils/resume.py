@@ -80,7 +80,7 @@ class Resumption:
         self.pulse = lock.Pulse(directory)
 
     def take_lock(self) -> bool:
-        """Hold the stack's lock; return whether there is still something to do.
+        """Hold the stack's lock; return whether there is still something to do. Raises MixedVolumesError where data was being exchanged, which a person ends.
 
         A deploy that lives does its own way back, so it is waited for. One that gave its last sign of life before the machine was started is gone.
         """
@@ -89,7 +89,10 @@ class Resumption:
             is_gone = bool(held) and time.time() - held["age"] < started_at()
             try:
                 self.lock.acquire(dead=held["run"] if is_gone else None)
-            except lock.LockedError:
+            except lock.LockedError as error:
+                # No time ends an exchange of data whose run is gone.
+                if isinstance(error, lock.MixedVolumesError) and (is_gone or not held or abs(held["age"]) >= lock.LEASE):
+                    raise
                 time.sleep(INTERVAL)
                 continue
             if is_cut_off(self.directory):
@@ -197,8 +200,12 @@ def main(directory: str) -> int:
     if not is_cut_off(directory):
         return 0
     work = Resumption(directory, Engine(SOCKET, timeout=REQUEST_PATIENCE))
-    if not work.take_lock():
-        return 0
+    try:
+        if not work.take_lock():
+            return 0
+    except lock.MixedVolumesError as error:
+        print(f"A deploy was cut off, and nothing is started. {error}", flush=True)
+        return 1
     current, attempted = host.link_target(directory, "current"), host.link_target(directory, "attempted")
     print(f"The deploy of release {attempted} was cut off. Bringing release {current} up again.", flush=True)
     try:

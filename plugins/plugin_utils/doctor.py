@@ -120,7 +120,7 @@ def _attempt(case: Case, attempted: Mapping[str, Any]) -> tuple[str, str, str]:
     """Return what became of a deploy that was not taken into use, by the last line of the history but for who took a lock over."""
     what = f"The deploy of release {attempted['id']}, begun {attempted['since']},"
     event = next((line["event"] for line in case.status["history"] if line["event"] != "aborted"), "started")
-    if event in ("rolled_back", "resumed"):
+    if event in ("rolled_back", "resumed", "withdrawn"):
         return (
             f"{what} failed, and the release before it was put back.",
             WARNING,

@@ -125,6 +125,7 @@ FAULTS = [
         for event, severity, words in (
             ("started", WARNING, "did not end with success."),
             ("rolled_back", WARNING, "failed, and the release before it was put back."),
+            ("withdrawn", WARNING, "failed, and the release before it was put back."),
             ("not_rolled_back", FAILURE, "failed, and the release before it did not come up again."),
         )
     ),

@@ -12,7 +12,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from ansible_collections.campaign.platform.plugins.action import postgres_upgrade as action
-from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, lock, postgres_upgrade, replaced
+from ansible_collections.campaign.platform.plugins.module_utils import host, image_names, lock, postgres_upgrade, replaced, resume
 from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres, program
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 from ansible_collections.campaign.platform.plugins.modules import postgres_upgrade as module
@@ -283,6 +283,18 @@ def test_what_a_restore_and_what_an_upgrade_replaced_are_removed_apart(engine):
 def test_where_nothing_was_begun_nothing_is_done(engine):
     assert engine.settle() is None
     assert (engine.started, inside(engine)) == ([], {"live": ["17"]})
+
+
+def test_a_deploy_that_an_upgrade_takes_back_is_not_cut_off_any_more(engine, tmp_path):
+    use(tmp_path, "new", "attempted")
+    begun(engine, published=True)
+    cluster(engine.volumes / "live", "18/docker", "18")
+    lock.Lock(engine.directory, HOLDER).record("started", release="new")
+    assert resume.is_cut_off(engine.directory)
+    engine.settle()
+    last = lock.history(engine.directory)[-1]
+    assert (last["event"], last["release"]) == ("withdrawn", "old")
+    assert not resume.is_cut_off(engine.directory)
 
 
 @pytest.mark.parametrize("published", [False, True])

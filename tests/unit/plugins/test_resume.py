@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -191,6 +192,34 @@ def test_a_deploy_that_fell_silent_is_waited_for_as_long_as_its_lock_lasts(root,
     monkeypatch.setattr(module, "started_at", lambda: 0.0)
     assert module.main(str(root)) == 0
     assert events(root)[-2:] == ["aborted", "resumed"]
+
+
+@pytest.mark.parametrize(
+    ("journal", "told"),
+    [(locks.UPGRADE, "An upgrade of the PostgreSQL of .* run the playbook upgrade_postgres again"), (locks.SWAP, "exchanged the volumes of .*run undo")],
+)
+@pytest.mark.parametrize("silent", [None, 3600.0, locks.LEASE - 0.3])
+def test_an_exchange_of_data_that_was_cut_off_is_told_and_not_waited_for(root, monkeypatch, capsys, journal, told, silent):
+    """No time ends it, and nothing may be started over it."""
+    (root / "backup").mkdir()
+    monkeypatch.setattr(module, "started_at", lambda: time.time() - 60 if silent == 3600 else 0.0)
+    if silent:
+        held(root, silent)
+    (root / journal).write_text('{"run": "another", "volumes": []}')
+    assert module.main(str(root)) == 1
+    assert re.search(told, capsys.readouterr().out)
+    assert called(root) == []
+    assert events(root) == ["started"]
+
+
+def test_an_upgrade_that_lives_ends_what_it_began(root, monkeypatch):
+    (root / "backup").mkdir()
+    held(root, 5)
+    (root / locks.UPGRADE).write_text('{"run": "r"}')
+    monkeypatch.setattr(module, "started_at", lambda: 0.0)
+    monkeypatch.setattr(module.time, "sleep", lambda _seconds: record(root, "withdrawn"))
+    assert module.main(str(root)) == 0
+    assert (called(root), events(root)) == ([], ["started", "withdrawn"])
 
 
 def test_jobs_of_both_releases_go_first(root, machine):
