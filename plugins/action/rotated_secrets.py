@@ -43,9 +43,7 @@ class Writing:
             raise inputs.RefusedError(f"Nothing was changed. {path} cannot be replaced: {error.strerror}. {_WRITABLE}") from None
 
     def _prepared(self, text: str) -> str:
-        # Where a blank is spelled like this.
-        shown = self.path.replace("\\", r"\134").replace(" ", r"\040")
-        if any(line.split()[4:5] == [shown] for line in host.read(f"{host.PROC}/self/mountinfo").splitlines()):
+        if host.is_mount(self.path):
             raise OSError(errno.EBUSY, "it is a mount of its own")
         was = os.stat(self.path)
         descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=f"{os.path.basename(self.path)}{_BESIDE}")

@@ -25,6 +25,13 @@ _VERSION = re.compile(r"v?(\d+\.\d+(?:\.\d+)?)")
 _NOT_SYNCHRONISED = 5
 
 
+def is_mount(path: str) -> bool:
+    """Return whether something is mounted at a path, be it a directory or a file of the same file system."""
+    # Where a blank is spelled like this.
+    shown = os.path.realpath(path).replace("\\", r"\134").replace(" ", r"\040")
+    return os.path.ismount(path) or any(line.split()[4:5] == [shown] for line in read(f"{PROC}/self/mountinfo").splitlines())
+
+
 def read(path: str) -> str:
     """Return a text file's content, empty where it cannot be read."""
     try:

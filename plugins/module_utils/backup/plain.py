@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import IO, Any
 from urllib.parse import quote
 
+from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres, s3, sets
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError
 
@@ -137,6 +138,9 @@ def check_target(target: str, stack: str) -> None:
         raise refused(f"{parent} is not a directory on this host. Create it, or mount what should be there.")
     if os.path.lexists(target) and (os.path.islink(target) or not os.path.isdir(target)):
         raise refused("it is there and is not a directory.")
+    if host.is_mount(target):
+        # It is written beside its place, which is another disk, and nothing is renamed onto a mount.
+        raise refused("it is where a file system is mounted. Name a directory in it.")
     if os.path.isdir(target) and os.listdir(target):
         raise refused("it is not empty. Name another one, or remove what is in it.")
     if f"{os.path.realpath(target)}/".startswith(f"{os.path.realpath(stack)}/"):

@@ -7,6 +7,7 @@ import json
 import os
 
 import pytest
+from ansible_collections.campaign.platform.plugins.module_utils import host
 from ansible_collections.campaign.platform.plugins.module_utils.backup import plain, sets
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError
 
@@ -156,6 +157,22 @@ def test_a_place_that_would_surprise_is_refused(tmp_path, make, target, told):
         plain.check_target(target.format(tmp_path), f"{tmp_path}/stack")
     assert "Nothing was written." in str(caught.value)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("is_another", [False, True])
+def test_where_a_file_system_is_mounted_no_export_is_written(tmp_path, monkeypatch, is_another):
+    """It would be written to the disk beside it, and could not get its name."""
+    disk = tmp_path / "usb disk"
+    disk.mkdir()
+    # A directory of the same file system too, which only the list of mounts tells.
+    monkeypatch.setattr(os.path, "ismount", lambda path: is_another and path == str(disk))
+    (tmp_path / "self").mkdir()
+    escaped = str(disk).replace(" ", "\\040")
+    (tmp_path / "self/mountinfo").write_text("" if is_another else f"36 35 98:0 /a {escaped} rw,noatime master:1 - ext4 /dev/sdb1 rw\n")
+    monkeypatch.setattr(host, "PROC", str(tmp_path))
+    with pytest.raises(BackupError, match=r"it is where a file system is mounted\. Name a directory in it\. Nothing was written\."):
+        plain.check_target(str(disk), f"{tmp_path}/stack")
+    plain.check_target(f"{disk}/export", f"{tmp_path}/stack")
 
 
 def test_a_new_and_an_empty_directory_are_taken(tmp_path):
