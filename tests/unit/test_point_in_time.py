@@ -2,6 +2,7 @@
 """The service that receives PostgreSQL's log is there where it is asked for, and nothing of the release is another one where it is not."""
 
 import subprocess
+from pathlib import Path
 
 import program
 import pytest
@@ -57,7 +58,7 @@ def script(plans, tmp_path):
     (tmp_path / "wal.sh").write_text(text)
 
     def run(there: str, here: str, what: str = "check") -> subprocess.CompletedProcess:
-        answers = f"case \"$*\" in *IDENTIFY*) echo '77|1|{there}|' ;; *READ*) echo 'physical|{here}|1' ;; esac"
+        answers = f"case \"$*\" in *IDENTIFY*) echo '77|1|{there}|' ;; *READ*) echo 'physical|{here}|1' ;; *SHOW*) echo 1MB ;; esac"
         (tmp_path / "psql").write_text(f"#!/bin/sh\n{answers}\n")
         (tmp_path / "psql").chmod(0o755)
         path = f"{tmp_path}:/usr/bin:/bin"
@@ -112,7 +113,7 @@ def test_the_log_of_another_cluster_is_set_aside(script, tmp_path, segment, expe
     # It comes first in the directory, and has no header: what is at the place of one is text.
     (tmp_path / "volume/wal/00000002.history").write_text("1\t0/A000000\tbefore 2026-11-27 05:00:00.000000+00\n")
     if segment is not None:
-        (tmp_path / "volume/wal/000000020000000000000002.partial").write_bytes(bytes(24) + segment.to_bytes(8, "little") + bytes(1000))
+        (tmp_path / "volume/wal/000000020000000000000002.partial").write_bytes((bytes(24) + segment.to_bytes(8, "little")).ljust(2**20, b"\0"))
 
     def receive() -> int:
         return subprocess.run(["/bin/sh", str(tmp_path / "wal.sh")], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, check=False, timeout=20).returncode
@@ -124,6 +125,31 @@ def test_the_log_of_another_cluster_is_set_aside(script, tmp_path, segment, expe
     (tmp_path / "psql").write_text("#!/bin/sh\nexit 2\n")
     assert receive() != 0
     assert sorted(path.name for path in (tmp_path / "volume").iterdir()) == found
+
+
+SEGMENT = "000000010000000000000002"
+WHOLE = (bytes(24) + (77).to_bytes(8, "little")).ljust(2**20, b"\0")
+
+
+@pytest.fixture
+def received(script, tmp_path):
+    """Run the script over a volume with some files, as long as pg_receivewal has something to do; return how it ended, and the volume."""
+
+    def run(files: dict[str, bytes], slot: str) -> tuple[subprocess.CompletedProcess, Path]:
+        script("0/10", "0/10")
+        (tmp_path / "wal.sh").write_text((tmp_path / "wal.sh").read_text().replace("/var/lib/postgresql", str(tmp_path / "volume")))
+        (tmp_path / "psql").write_text((tmp_path / "psql").read_text().replace("physical|0/10|1", slot))
+        (tmp_path / "pg_receivewal").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+        (tmp_path / "pg_receivewal").chmod(0o755)
+        (tmp_path / "volume/wal").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "volume/line.json").write_text("{}")
+        for name, content in files.items():
+            (tmp_path / "volume/wal" / name).write_bytes(content)
+        path = f"{tmp_path}:/usr/bin:/bin"
+        done = subprocess.run(["/bin/sh", str(tmp_path / "wal.sh")], env={"PATH": path}, capture_output=True, text=True, timeout=20)
+        return done, tmp_path / "volume"
+
+    return run
 
 
 @pytest.mark.parametrize(
@@ -138,16 +164,29 @@ def test_the_log_of_another_cluster_is_set_aside(script, tmp_path, segment, expe
         (["000000010000000000000002.partial"], "physical|0/10|1", ["--create-slot", "--directory"]),
     ],
 )
-def test_a_slot_of_which_nothing_is_here_is_made_anew(script, tmp_path, names, slot, expected):
-    script("0/10", "0/10")
-    (tmp_path / "wal.sh").write_text((tmp_path / "wal.sh").read_text().replace("/var/lib/postgresql", str(tmp_path / "volume")))
-    (tmp_path / "psql").write_text((tmp_path / "psql").read_text().replace("physical|0/10|1", slot))
-    (tmp_path / "pg_receivewal").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
-    (tmp_path / "pg_receivewal").chmod(0o755)
-    (tmp_path / "volume/wal").mkdir(parents=True)
-    for name in names:
-        (tmp_path / "volume/wal" / name).write_bytes(bytes(24) + (77).to_bytes(8, "little"))
-    done = subprocess.run(["/bin/sh", str(tmp_path / "wal.sh")], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=20)
+def test_a_slot_of_which_nothing_is_here_is_made_anew(received, tmp_path, names, slot, expected):
+    done, _volume = received(dict.fromkeys(names, WHOLE), slot)
     assert done.returncode == 0, done.stderr
     called = [next(way for way in ("--drop-slot", "--create-slot", "--directory") if way in line) for line in (tmp_path / "calls").read_text().splitlines()]
     assert called == expected
+    assert sorted(path.name for path in (tmp_path / "volume/wal").iterdir()) == names
+
+
+def test_a_log_whose_slot_is_gone_is_set_aside_with_its_line(received):
+    """As when points in time were turned off and on again: what comes next is not there any more, and the deploy would be called a good one."""
+    done, volume = received({SEGMENT: WHOLE}, "||")
+    assert done.returncode == 0, done.stderr
+    (aside,) = [path for path in volume.iterdir() if path.name.startswith("wal-of-77-until-")]
+    assert [path.name for path in aside.iterdir()] == [SEGMENT]
+    assert list((volume / "wal").iterdir()) == []
+    assert not (volume / "line.json").exists()
+
+
+def test_a_file_that_is_shorter_than_a_segment_does_not_stop_the_receiver(received):
+    """As a full disk leaves it. pg_receivewal would wait for somebody to remove it, again and again."""
+    done, volume = received({SEGMENT: WHOLE, f"{SEGMENT[:-1]}3.partial": b"short"}, "physical|0/10|1")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (volume / "wal").iterdir()] == [SEGMENT]
+    assert (volume / "line.json").exists()
+    done, volume = received({f"{SEGMENT[:-1]}3.partial": WHOLE}, "physical|0/10|1")
+    assert f"{SEGMENT[:-1]}3.partial" in [path.name for path in (volume / "wal").iterdir()]

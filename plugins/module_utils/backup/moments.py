@@ -136,9 +136,12 @@ def way(base: Base, pieces: Sequence[Piece]) -> Way | None:
             following, until = number(piece.last, piece.segment) + 1, max(until, piece.until)
     last = [one for one in own if not one.is_sealed and number(one.first, one.segment) <= following <= number(one.last, one.segment) + 1]
     if last:
-        newest = max(last, key=lambda one: (one.until, one.name))
+        # By their names, which never go back as a clock may.
+        newest = max(last, key=lambda one: one.name)
         used.append(newest)
         until = max(until, newest.until)
+    # One that a sealed one has replaced still says until when: a shipping may have been cut off between the two.
+    until = max([until, *(one.until for one in own if not one.is_sealed and number(one.last, one.segment) < following)])
     return Way(base, tuple(used), until) if until >= base.end else None
 
 
@@ -244,6 +247,11 @@ def doomed(bases: Sequence[Base], pieces: Sequence[Piece], now: float, days: int
     horizon = now - days * DAY
     before = [base for base in bases if base.end <= horizon]
     kept = [base for base in bases if base.end > horizon] + (before[-1:] if is_on or len(before) < len(bases) else [])
+    until: dict[str, float] = {}
+    for piece in pieces:
+        until[piece.line] = max(until.get(piece.line, 0.0), piece.until)
+    # Several hosts may have one repository.
+    kept += [base for base in {base.line: base for base in before}.values() if base not in kept and until.get(base.line, 0.0) > horizon]
     # A `restic tag` that was killed leaves two marks of one base.
     needed_by = {base.snapshot for base in kept}
     gone = [snapshot for base in bases if base not in kept for snapshot in (base.snapshot, base.mark) if snapshot not in needed_by]
@@ -251,12 +259,11 @@ def doomed(bases: Sequence[Base], pieces: Sequence[Piece], now: float, days: int
     newest: dict[str, list[Piece]] = {}
     for piece in sorted((one for one in pieces if not one.is_sealed), key=lambda one: one.name):
         newest[piece.line] = [*newest.get(piece.line, []), piece][-2:]
-    latest = max(pieces, key=lambda one: one.name).line if pieces else None
+    # A line that is just beginning has no base yet. Of one whose pieces do not say until when, nobody knows.
+    young = {line for line, end in until.items() if is_on and (end > horizon or not end)} - {base.line for base in bases}
     for piece in pieces:
         needed = [base for base in kept if base.line == piece.line and number(piece.last, piece.segment) >= number(base.first, base.segment)]
-        # A line that is just beginning has no base yet.
-        is_young = is_on and piece.line == latest and not any(base.line == latest for base in bases)
-        if not (needed or is_young) or (not piece.is_sealed and piece not in newest[piece.line]):
+        if not (needed or piece.line in young) or (not piece.is_sealed and piece not in newest[piece.line]):
             gone.append(piece.snapshot)
     return gone
 

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, postgres, s3, sets, state, swap
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, moving, postgres, s3, sets, state, swap
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Process, await_answer, running, told
 from ansible_collections.campaign.platform.plugins.module_utils.backup.moments import Base, Piece, Way
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import Repository, whole
@@ -46,6 +46,8 @@ RESTORE_COMMAND = 'for f in "/wal/%f" "/wal/%f.partial"; do if test -e "$f"; the
 _NOT_REACHED = "recovery ended before configured recovery target was reached"
 _START = re.compile(rb"START WAL LOCATION: [0-9A-F]+/[0-9A-F]+ \(file ([0-9A-F]{24})\)")
 _REPLAYING = re.compile(r"recovering ([0-9A-F]{24})")
+# What is known of the shipping, whichever line it ships.
+_OF_EACH_LINE = ("at", "error", "failing_since", "told")
 # What the server knows, in one line.
 _ASK = f"""SELECT json_build_object('now', extract(epoch FROM clock_timestamp()), 'flushed', pg_current_wal_flush_lsn()::text,
   'system', (SELECT system_identifier::text FROM pg_control_system()),
@@ -167,6 +169,9 @@ class Shipping:
             marker = self._begin(told_of)
         if self.known.get("line") != marker["line"]:
             self.known = {"line": marker["line"], "pending": self.known.get("pending", [])}
+            # What is known of another line is none of this one's: its segments may have lower numbers than those that were sealed there.
+            rest = {name: row for name, row in read_state(self.directory).items() if name in _OF_EACH_LINE}
+            write_state(self.directory, rest | self.known)
         try:
             self._pieces(marker["line"], int(told_of["segment"]), covered, seal=seal)
         except FileNotFoundError:
@@ -174,7 +179,15 @@ class Shipping:
             self._pieces(marker["line"], int(told_of["segment"]), covered, seal=seal)
         if covered is None:
             why = "has no slot at the server" if not slot else "is connected and behind" if slot["active"] else "is not connected to the server"
+            if not (slot and slot["active"]) and self._stunted(int(told_of["segment"])):
+                # It does not go on over a file that a full disk or a kill has left too short, and removes it when it starts.
+                self.server.docker.ask("restart", "--time", "15", self.server.receiver)
+                why += " and was started again"
             raise BehindError(f"The service wal {why}, so what was written last is not in the repository. Read `docker compose logs wal`.")
+
+    def _stunted(self, segment: int) -> list[str]:
+        """Return the files that are still to be written to and shorter than a segment: the receiver makes each as long as one first."""
+        return [name for name in self._names() if moments.PARTIAL.match(name) and self._stat(name)[0] != segment]
 
     def _marker(self) -> dict[str, Any] | None:
         with contextlib.suppress(OSError, ValueError), open(os.path.join(self.server.volume, MARKER), encoding="utf-8") as file:
@@ -191,11 +204,13 @@ class Shipping:
         """Empty the volume, and have the receiver begin a new line."""
         docker, server = self.server.docker, self.server
         docker.ask("stop", "--time", "15", server.receiver)
-        if drop_slot:
-            drop_slot_of(docker, server.postgres, server.user)
-        self.empty()
-        self._begin(told_of)
-        docker.ask("start", server.receiver)
+        try:
+            if drop_slot:
+                drop_slot_of(docker, server.postgres, server.user)
+            self.empty()
+            self._begin(told_of)
+        finally:
+            docker.ask("start", server.receiver)
 
     def empty(self) -> None:
         """Remove the log from the volume."""
@@ -210,11 +225,13 @@ class Shipping:
 
     def _pieces(self, line: str, segment: int, covered: float | None, *, seal: bool) -> None:
         whole, partial, histories = moments.unsealed(self._names(), self.known.get("sealed"))
+        # PostgreSQL takes no file that is shorter than a segment, and there is nothing in it yet.
+        partial = sorted(set(partial) - set(self._stunted(segment)))
         print_now = [(name, *self._stat(name)) for name in [*whole, *partial]]
         until = covered if covered is not None else float(self.known.get("covered") or 0)
         if [list(row) for row in print_now] != self.known.get("print"):
             if whole and (seal or len(whole) >= SEALED):
-                self._write(Piece("", identifier(), line, whole[0], whole[-1], segment, 0, is_sealed=True), [*whole, *histories])
+                self._write(Piece("", self._next(), line, whole[0], whole[-1], segment, 0, is_sealed=True), [*whole, *histories])
                 self.known["sealed"] = whole[-1]
                 self._save()
                 # The receiver goes on after the last one that it finds.
@@ -226,11 +243,20 @@ class Shipping:
             first = self.known.get("sealed") if not names else names[0][:24]
             if first:
                 last = names[-1][:24] if names else first
-                made = self._write(Piece("", identifier(), line, first, last, segment, until, is_sealed=False), [*names, *histories])
+                made = self._write(Piece("", self._next(), line, first, last, segment, until, is_sealed=False), [*names, *histories])
                 self.known["pending"] = [*self.known.get("pending", []), *([self.known["open"]] if self.known.get("open") else [])]
                 self.known |= {"open": made, "print": [row for row in print_now if row[0] in names]}
         self.known |= {"covered": until, "shipped": sets.moment()}
         self._save()
+
+    def _next(self) -> str:
+        """Return the name of a piece, which sorts after the one before it on the line, also where the clock was set back."""
+        name, last = identifier(), self.known.get("named", "")
+        if name <= last:
+            stem, _tilde, count = last.partition("~")
+            name = f"{stem}~{int(count or 0) + 1:06d}"
+        self.known["named"] = name
+        return name
 
     def _save(self) -> None:
         # Others write down results in the same file.
@@ -430,7 +456,9 @@ class Recovery:
                 if member.name == LAST:
                     said = json.loads(content.read())
                 elif any(pattern.match(member.name) for pattern in (moments.SEGMENT, moments.PARTIAL, moments.HISTORY)):
-                    sums[member.name] = self._keep(os.path.join(directory, member.name), content)
+                    # PostgreSQL ends at a file that is shorter than a segment, of which nothing is written yet.
+                    is_stunted = bool(moments.PARTIAL.match(member.name)) and member.size != piece.segment
+                    sums[member.name] = self._keep(None if is_stunted else os.path.join(directory, member.name), content)
                     size += member.size
                 else:
                     raise DamagedSetError(f"The piece {piece.name} of the log has a member that is none of a log.")
@@ -438,8 +466,13 @@ class Recovery:
             raise DamagedSetError(f"The piece {piece.name} of the log is not what was written.")
         return size
 
-    def _keep(self, path: str, content: IO[bytes]) -> str:
+    def _keep(self, path: str | None, content: IO[bytes]) -> str:
+        """Write a file of the log, or none without a path; return its hash."""
         digest = hashlib.sha256()
+        if path is None:
+            while part := content.read(CHUNK):
+                digest.update(part)
+            return digest.hexdigest()
         # A whole one is the same in every piece; of one that is still written to, the later one counts.
         with open(os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             while part := content.read(CHUNK):
@@ -472,6 +505,7 @@ class Recovery:
                 finally:
                     target.kill()
             self.docker.remove_container(name)
+            self._check_major(place)
             self.say("comparing every file of the base backup with its checksum")
             # Its log is in the pieces.
             status, _output, error = self.docker.attempt(
@@ -484,6 +518,23 @@ class Recovery:
                 raise BackupError(f"The base backup {base.name} was not compared: pg_verifybackup ended with exit code {status}: {told(error)}")
         finally:
             self.docker.remove_container(name)
+
+    def _check_major(self, place: str) -> None:
+        """Raise BackupError where the base backup is of another major version of PostgreSQL than the image, which would call it damaged."""
+        path = os.path.join(swap.path_of(self.docker, self.volume), os.path.relpath(place, self.target), "PG_VERSION")
+        try:
+            with open(path, encoding="ascii", errors="replace") as file:
+                found = file.readline().strip()
+        except FileNotFoundError:
+            # Which is told when every file is compared.
+            return
+        now = moving.major_of(self.docker, self.service.image, self._name("version"))
+        if found != now:
+            raise BackupError(
+                f"The base backup {self.way.base.name} is of PostgreSQL {found}, and the release in use has {now}. Nothing was changed. A moment of before the "
+                f"upgrade comes back over PostgreSQL {found}: go back to it first, by the playbook upgrade_postgres with -e revert=true. Or take a set, which "
+                "comes up under both."
+            )
 
     def _pump(self, source: Process, target: Process, expected: int) -> int:
         size, said = 0, time.monotonic()

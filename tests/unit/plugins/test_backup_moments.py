@@ -218,8 +218,38 @@ def test_a_line_that_has_just_begun_stays_until_it_has_a_base():
     bases, pieces = days_of(2)
     young = piece(3, 3, NOW + 10, "b", name="z")
     assert young.snapshot not in moments.doomed(bases, [*pieces, young], NOW + 20, 7, is_on=True)
+    # Another host's, whose piece comes later, takes nothing away from it.
     later = piece(3, 3, NOW + 99, "c", name="zz")
-    assert young.snapshot in moments.doomed(bases, [*pieces, young, later], NOW + 99, 7, is_on=True)
+    assert young.snapshot not in moments.doomed(bases, [*pieces, young, later], NOW + 99, 7, is_on=True)
+    assert young.snapshot in moments.doomed(bases, [*pieces, young, later], NOW + 8 * DAY, 7, is_on=True)
+
+
+def test_each_of_two_hosts_keeps_the_base_of_before_its_days():
+    bases = [base(10, NOW - 7 * DAY - 7200, "b"), base(10, NOW - 7 * DAY - 3600), base(20, NOW - DAY), base(20, NOW - DAY, "b")]
+    pieces = [one for line in "ab" for one in (piece(10, 19, line=line), piece(20, 20, NOW, line, name=f"o{line}"))]
+    gone = moments.doomed(bases, pieces, NOW, 7, is_on=True)
+    assert gone == []
+    for line in "ab":
+        own = [one for one in bases if one.line == line], [one for one in pieces if one.line == line]
+        assert moments.choose(*own, at(NOW - 7 * DAY))[0].until == NOW
+    # One that nobody adds to any more goes with its days.
+    pieces = [one for one in pieces if one.name != "ob"]
+    assert "base-b-10" in moments.doomed(bases[:3], pieces, NOW, 7, is_on=True)
+
+
+def test_a_piece_that_a_sealed_one_has_replaced_says_until_when_there_are_moments():
+    """The host ended between the two, or what was written last is damaged."""
+    cut_off = [piece(8, 15), piece(16, 22, 250, name="p0"), piece(16, 25)]
+    way, _moment = moments.choose(BASES, cut_off, "latest")
+    assert (way.base.snapshot, way.until) == ("base-a-20", 250)
+    assert [one.snapshot for one in way.pieces] == ["sealed-a-16-25-0"]
+    # It leads to no base that was made later.
+    assert moments.way(base(20, 260), cut_off) is None
+
+
+def test_the_piece_that_was_written_last_is_taken_whatever_the_clock_said():
+    ahead = [*PIECES[:2], piece(26, 26, 9000, name="p1"), piece(26, 27, 300, name="p2")]
+    assert moments.way(BASES[1], ahead).pieces[-1].name == "p2"
 
 
 def test_of_a_volume_what_is_not_sealed_is_shipped():

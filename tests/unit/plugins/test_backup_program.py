@@ -906,3 +906,29 @@ def test_a_moment_of_before_the_tables_that_name_objects_comes_back(backups, mon
     assert "so no objects were taken from the bucket as it is" in capsys.readouterr().out
     with pytest.raises(BackupError, match=r"The query of backup_objects_query, which says .* 57014"):
         backups._fill(copy, "container", "ada")
+
+
+def test_nothing_is_shipped_while_postgresql_is_upgraded(backups, monkeypatch):
+    """The log of the new cluster would begin anew by a stop of a service that is just being verified, and the upgrade be withdrawn for it."""
+    backups.config["point_in_time"] = True
+    shipped = []
+    monkeypatch.setattr(program.Backups, "_ship", lambda _self: shipped.append(1) or program.DONE)
+    journal = os.path.join(backups.directory, lock.UPGRADE)
+    with open(journal, "w", encoding="utf-8") as file:
+        file.write("{}")
+    assert (backups.ship(), shipped) == (program.DONE, [])
+    os.unlink(journal)
+    assert (backups.ship(), shipped) == (program.DONE, [1])
+
+
+@pytest.mark.parametrize("is_told", [False, True])
+def test_a_log_that_nobody_ships_is_told_by_who_watches(backups, monkeypatch, is_told):
+    """Who ships tells of it himself, where the timer calls him."""
+    told = []
+    row = {"name": "log late", "severity": "failure", "seen": "It is late."}
+    monkeypatch.setattr(program.state, "findings", lambda *_given: [row])
+    monkeypatch.setattr(program.state, "publish", lambda *_given: None)
+    monkeypatch.setattr(program.Backups, "_tell", lambda _self, event, message: told.append((event, message)))
+    program.wal.write_state(backups.directory, {"told": is_told})
+    assert backups.watch() == program.FAILED
+    assert told == ([] if is_told else [("log_late", "It is late.")])

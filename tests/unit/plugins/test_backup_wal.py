@@ -2,6 +2,7 @@
 """What is shipped of PostgreSQL's log, and what is read of it again, with a repository in memory."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -65,6 +66,8 @@ class Server:
         self.volume, self.directory = str(volume), str(volume / "wal")
         os.mkdir(self.directory)
         self.now, self.is_behind, self.system, self.status = 1000.0, False, "77", "reserved"
+        # What is still written to is as long as a segment.
+        self.segment = 1
         self.docker, self.postgres, self.receiver, self.user = SimpleNamespace(ask=self.called), "p", "w", "u"
         self.calls = []
 
@@ -74,10 +77,12 @@ class Server:
     def caught_up(self):
         self.now += 30
         slot = {"active": not self.is_behind, "received": "0/0", "status": self.status}
-        return {"system": self.system, "segment": 16777216, "slot": slot}, None if self.is_behind else self.now
+        return {"system": self.system, "segment": self.segment, "slot": slot}, None if self.is_behind else self.now
 
     def write(self, *names, content=b"x"):
         for name in names:
+            if name.endswith(".partial"):
+                self.segment = len(content)
             with open(os.path.join(self.directory, name), "wb") as file:
                 file.write(content)
 
@@ -260,6 +265,8 @@ def test_a_base_backup_that_is_not_what_was_written_says_so_and_which_it_is(repo
         run="r", start=lambda *_words, **_options: tar, confined=list, remove_container=lambda _name: None, attempt=lambda *_words: compared[0]
     )
 
+    recovery._check_major = lambda _place: None
+
     def reading():
         tar.stdin = io.BytesIO()
         recovery._read_base("/data/pg")
@@ -340,3 +347,100 @@ def test_a_recovery_that_ends_before_the_log_does_is_none(recovery, monkeypatch,
     recovery.way = SimpleNamespace(pieces=(SimpleNamespace(last="000000010000000000000005"),), base=SimpleNamespace(segment=16 * 1024**2))
     with contextlib.nullcontext() if is_all else pytest.raises(BackupError, match="before the last segment of the log"):
         recovery._has_all()
+
+
+def test_a_line_begins_with_nothing_of_the_one_before(ship, server, repository, tmp_path):
+    """A restored cluster begins with lower segments than those that were sealed of the one before it, and none of them may be taken for shipped."""
+    server.write(*[f"0000000100000000000000{number:02X}" for number in range(0xA0, 0xA0 + wal.SEALED)], "0000000100000000000000A8.partial")
+    found = ship()
+    found.note(base={"name": "b", "line": found.known["line"]}, base_tried=1.0)
+    before = wal.read_state(str(tmp_path / "stack"))
+    for name in server.names():
+        os.unlink(os.path.join(server.directory, name))
+    os.unlink(os.path.join(server.volume, wal.MARKER))
+    server.write("000000010000000000000005.partial")
+    ship()
+    after = wal.read_state(str(tmp_path / "stack"))
+    assert after["line"] != before["line"]
+    assert not {"sealed", "base", "base_tried"} & set(after)
+    # And nothing of the line before is forgotten for it.
+    assert after.get("pending", []) == []
+    whole = [f"0000000100000000000000{number:02X}" for number in range(5, 5 + wal.SEALED)]
+    os.unlink(os.path.join(server.directory, "000000010000000000000005.partial"))
+    server.write(*whole, f"{whole[-1][:-1]}D.partial")
+    ship()
+    base = moments.Base("b", "b", after["line"], whole[0], server.segment, 1.0)
+    way = moments.way(base, repository.index()[1])
+    assert way is not None
+    assert [piece.is_sealed for piece in way.pieces] == [True, False]
+
+
+def test_what_is_shorter_than_a_segment_is_not_shipped(ship, server, repository):
+    """PostgreSQL ends at it when it recovers."""
+    server.write(NAMES[0], f"{NAMES[1]}.partial", content=b"whole")
+    with open(os.path.join(server.directory, f"{NAMES[2]}.partial"), "wb") as file:
+        file.write(b"sh")
+    ship()
+    ((tags, content),) = repository.kept.values()
+    assert f"last={NAMES[1]}" in tags
+    assert NAMES[2].encode() not in content
+    # It stops the receiver, which removes it when it starts.
+    server.is_behind = True
+    with pytest.raises(wal.BehindError, match="is not connected to the server and was started again"):
+        ship()
+    assert [call[0] for call in server.calls] == ["restart"]
+    os.unlink(os.path.join(server.directory, f"{NAMES[2]}.partial"))
+    with pytest.raises(wal.BehindError, match="is not connected to the server, so"):
+        ship()
+    assert [call[0] for call in server.calls] == ["restart"]
+
+
+def test_what_is_shorter_than_a_segment_is_no_end_of_a_log(ship, server, repository, recovery, tmp_path):
+    server.write(NAMES[0], f"{NAMES[1]}.partial", content=b"whole")
+    ship()
+    recovery.way = SimpleNamespace(pieces=[dataclasses.replace(piece, segment=16) for piece in repository.index()[1]])
+    target = tmp_path / "target"
+    target.mkdir()
+    recovery._read_log(str(target))
+    assert [path.name for path in target.iterdir()] == [NAMES[0]]
+
+
+def test_a_piece_sorts_after_the_one_before_also_where_the_clock_was_set_back(ship, server, repository, monkeypatch):
+    names = iter(["20991231T000000Z-000aaaa", "20260101T000000Z-000bbbb", "20260101T000030Z-000cccc", "20991231T000001Z-000dddd"])
+    monkeypatch.setattr(wal, "identifier", lambda: next(names))
+    monkeypatch.setattr(wal.Shipping, "_begin", lambda _self, _told: {"line": "a", "system": "77"})
+    for number in range(4):
+        server.write(f"{NAMES[0]}.partial", content=b"x" * (number + 1))
+        ship()
+    made = [dict(tag.split("=") for tag in tags.split(","))["wal"] for tags, _content in repository.kept.values()]
+    assert made == ["20991231T000000Z-000aaaa", "20991231T000000Z-000aaaa~000001", "20991231T000000Z-000aaaa~000002", "20991231T000001Z-000dddd"]
+    assert sorted(made) == made
+
+
+@pytest.mark.parametrize("failing", ["unlink", "drop"])
+def test_a_receiver_that_was_stopped_is_started_whatever_fails(ship, server, monkeypatch, failing):
+    server.write(f"{NAMES[0]}.partial")
+    ship()
+    server.status = "lost"
+
+    def fail(*_given):
+        raise BackupError("no")
+
+    monkeypatch.setattr(*((wal.Shipping, "empty", fail) if failing == "unlink" else (wal, "drop_slot_of", fail)))
+    with pytest.raises(BackupError, match=r"^no$"):
+        ship()
+    assert [call[0] for call in server.calls if call[0] in ("stop", "start")] == ["stop", "start"]
+
+
+@pytest.mark.parametrize("major", ["17", "18"])
+def test_a_base_backup_of_another_major_version_is_not_called_damaged(recovery, tmp_path, monkeypatch, major):
+    (tmp_path / "17").mkdir()
+    (tmp_path / "17/PG_VERSION").write_text("17\n")
+    monkeypatch.setattr(wal.swap, "path_of", lambda _docker, _volume: str(tmp_path))
+    recovery.target, recovery.volume, recovery.way = "/data", "v", SimpleNamespace(base=SimpleNamespace(name="n"))
+    recovery.service = SimpleNamespace(image="i")
+    recovery.docker = SimpleNamespace(run="r", confined=list, ask=lambda *_words, **_options: f"postgres (PostgreSQL) {major}.4 (Debian)\n")
+    with contextlib.nullcontext() if major == "17" else pytest.raises(BackupError, match="is of PostgreSQL 17, and the release in use has 18") as found:
+        recovery._check_major("/data/17")
+    assert major == "17" or not isinstance(found.value, wal.WayError)
+    recovery._check_major("/data/other")
