@@ -589,7 +589,7 @@ class Recovery:
         }
         if moment:
             settings["recovery_target_time"] = moment.isoformat(sep=" ")
-        words = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
+        words = [*copies.passed_on(self.service.command), *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))]
         name = self._name("postgres")
         # What it says while it recovers has no row of data; it is read where it ends.
         options = ["--network", "none", *self.copy.options(self.service), "--volume", f"{log}:/wal:ro", "--log-driver", "json-file"]

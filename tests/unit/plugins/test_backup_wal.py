@@ -444,3 +444,18 @@ def test_a_base_backup_of_another_major_version_is_not_called_damaged(recovery, 
         recovery._check_major("/data/17")
     assert major == "17" or not isinstance(found.value, wal.WayError)
     recovery._check_major("/data/other")
+
+
+def test_a_recovered_server_loads_what_its_tables_need(recovery, monkeypatch):
+    """An extension whose tables cannot be read without its library, which the command names."""
+    started = []
+    monkeypatch.setattr(wal, "running", lambda *given: started.append(given[-1]) or contextlib.nullcontext())
+    monkeypatch.setattr(wal, "await_answer", lambda *_given: None)
+    recovery.service = SimpleNamespace(image="i", command=["postgres", "-c", "shared_preload_libraries=timescaledb", "-c", "work_mem=1GB"])
+    recovery.copy, recovery.user = SimpleNamespace(options=lambda _service: []), "u"
+    recovery.docker = SimpleNamespace(run="r", attempt=lambda *_words: (0, "", ""))
+    with contextlib.ExitStack() as stack:
+        assert recovery._started(stack, "v", None)
+    (words,) = started
+    assert "shared_preload_libraries=timescaledb" in words
+    assert "work_mem=1GB" not in words
