@@ -158,6 +158,9 @@ class Shipping:
         slot = told_of["slot"]
         marker = self._marker()
         if slot and slot["status"] == "lost":
+            if marker and (marker.get("system"), marker["line"]) == (told_of["system"], self.known.get("line")):
+                # What was received until then may not be in the repository yet.
+                self._pieces(marker["line"], int(told_of["segment"]), None, seal=False)
             self._begin_again(told_of, drop_slot=True)
             raise BehindError("The service wal was away for longer than the server keeps its log. A new base backup is made; the moments in between are lost.")
         if marker and marker.get("system") != told_of["system"]:

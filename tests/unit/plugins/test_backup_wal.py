@@ -459,3 +459,21 @@ def test_a_recovered_server_loads_what_its_tables_need(recovery, monkeypatch):
     (words,) = started
     assert "shared_preload_libraries=timescaledb" in words
     assert "work_mem=1GB" not in words
+
+
+def test_what_was_received_before_the_slot_was_lost_is_shipped_first(ship, server, repository):
+    server.write(f"{NAMES[0]}.partial")
+    ship()
+    os.unlink(os.path.join(server.directory, f"{NAMES[0]}.partial"))
+    server.write(NAMES[0], f"{NAMES[1]}.partial")
+    server.status = "lost"
+    # Where that is not possible, it waits.
+    repository.is_away = True
+    with pytest.raises(BackupError, match="restic failed"):
+        ship()
+    assert server.names() == [NAMES[0], f"{NAMES[1]}.partial"]
+    repository.is_away = False
+    with pytest.raises(wal.BehindError, match="away for longer"):
+        ship()
+    assert server.names() == []
+    assert max(piece.last for piece in repository.index()[1]) == NAMES[1]
