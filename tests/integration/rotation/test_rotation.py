@@ -50,9 +50,8 @@ RECREATED = {
     "s3_secret_key": API,
     "jwt_secret": API,
     "operator_password": API,
-    # With what waits for it.
-    "minio_root_user": {"minio", "api"},
-    "minio_root_password": {"minio", "api"},
+    "minio_root_user": {"minio"},
+    "minio_root_password": {"minio"},
     "generation_key": {"api", "minio", "rules-engine", "scheduler"},
 }
 # What two values at a time make possible without a failed request, all in one run.
