@@ -170,6 +170,8 @@ def test_a_slot_of_which_nothing_is_here_is_made_anew(received, tmp_path, names,
     called = [next(way for way in ("--drop-slot", "--create-slot", "--directory") if way in line) for line in (tmp_path / "calls").read_text().splitlines()]
     assert called == expected
     assert sorted(path.name for path in (tmp_path / "volume/wal").iterdir()) == names
+    # Of another log, nothing is shipped into the line of before.
+    assert (tmp_path / "volume/line.json").exists() == ("--drop-slot" not in expected and bool(names))
 
 
 def test_a_log_whose_slot_is_gone_is_set_aside_with_its_line(received):
@@ -190,3 +192,10 @@ def test_a_file_that_is_shorter_than_a_segment_does_not_stop_the_receiver(receiv
     assert (volume / "line.json").exists()
     done, volume = received({f"{SEGMENT[:-1]}3.partial": WHOLE}, "physical|0/10|1")
     assert f"{SEGMENT[:-1]}3.partial" in [path.name for path in (volume / "wal").iterdir()]
+
+
+def test_where_only_such_a_file_is_there_the_slot_is_made_anew(received, tmp_path):
+    done, volume = received({f"{SEGMENT}.partial": b"short"}, "physical|0/10|1")
+    assert done.returncode == 0, done.stderr
+    assert "--drop-slot" in (tmp_path / "calls").read_text()
+    assert list((volume / "wal").iterdir()) == []
