@@ -733,7 +733,7 @@ class Backups:
                 return self._load_moment(copy, bases, pieces, wanted, others, snapshot)
 
             lost = f"All that was stored here after {moments.words(until)} would be lost to the stack; it stays in volumes of other names."
-            return self._bring(what, f"moment {moments.words(until)}", servers, written, confirmed, load, self._log_volume(configuration), lost)
+            return self._bring(what, f"moment {moments.words(until)}", servers, written, confirmed, load, self._log_volume(configuration, servers), lost)
 
     def _index(self) -> tuple[list[moments.Base], list[moments.Piece]]:
         """Return bases and pieces of the repository, with what this host knows better of them."""
@@ -750,9 +750,9 @@ class Backups:
             print(text, flush=True)
         return way, moment
 
-    def _log_volume(self, configuration: dict[str, Any]) -> dict[str, str]:
-        """Return the volume of the log, which is not of another cluster after a restore and so begins anew."""
-        service = service_of(wal.SERVICE, configuration)
+    def _log_volume(self, configuration: dict[str, Any], servers: copies.Servers) -> dict[str, str]:
+        """Return the volume of the log, which is of another cluster after a restore and so begins anew; none where PostgreSQL is not restored and stays."""
+        service = service_of(wal.SERVICE, configuration) if servers.postgres else None
         return {wal.SERVICE: copies.volume_of(service)[1]} if service else {}
 
     def _load_moment(
@@ -861,7 +861,7 @@ class Backups:
                 self._check_room(servers)
                 return copy.load(self.repository, snapshot)
 
-            return self._bring(what, snapshot.set, servers, written, confirmed, load, self._log_volume(configuration))
+            return self._bring(what, snapshot.set, servers, written, confirmed, load, self._log_volume(configuration, servers))
 
     def _bring(
         self,
@@ -973,7 +973,7 @@ class Backups:
                 written,
                 confirmed,
                 lambda copy: copy.take(lambda one: plain.read(directory, found, one)),
-                self._log_volume(configuration),
+                self._log_volume(configuration, servers),
             )
 
     def move_in(self, other: str, given: dict[str, str | None], confirmed: str | None) -> int:
@@ -999,7 +999,7 @@ class Backups:
                 with copies.private_directory(self.own) as private:
                     return copy.take(lambda one: source.read(written, private, check, one))
 
-            return self._bring(what, self.run, servers, written, confirmed, load, self._log_volume(configuration))
+            return self._bring(what, self.run, servers, written, confirmed, load, self._log_volume(configuration, servers))
 
     def _check_room(self, servers: copies.Servers, way: moments.Way | None = None) -> None:
         """Raise BackupError where all that is stored would not fit beside itself: a full disk ends those who work on it, and nobody would look at night.

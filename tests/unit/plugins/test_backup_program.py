@@ -724,6 +724,27 @@ def test_no_restore_puts_anything_back_before_it_is_confirmed(cut_off, monkeypat
     assert cut_off.stopped == []
 
 
+@pytest.mark.parametrize(("moved", "begins_again"), [({"redis": "other"}, {}), ({"redis": "other", "postgres": "db"}, {"wal": "wal-data"})])
+def test_a_log_begins_again_only_where_another_cluster_takes_the_place_of_its_own(backups, monkeypatch, moved, begins_again):
+    """What is not shipped yet is in the volume alone."""
+    seen = []
+    every = {name: Service(name, "image", "", {}, [], [], "", {"/data": f"{name}-data"}, {}) for name in ("postgres", "redis")}
+    log = {"services": {"wal": {"image": "image", "volumes": [{"type": "volume", "source": "wal-data", "target": "/var/lib/postgresql"}]}}}
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "release": lambda _self: ({"release": "r"}, log),
+        "servers": lambda _self, _configuration: copies.Servers(every["postgres"], every["redis"], None),
+        "_check_space": lambda _self, _servers, _needed: None,
+        "_bring": lambda _self, *given: seen.append(given[6]) or program.DONE,
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    monkeypatch.setattr(program.moving, "check", lambda *_given: {})
+    monkeypatch.setattr(program.moving, "look", lambda *_given: None)
+    backups.move_in("other", {"postgres": "", **moved}, "p")
+    assert seen == [begins_again]
+
+
 def test_what_was_restored_is_on_the_disk_before_it_counts(backups, monkeypatch):
     """What Docker has copied into a volume survives a power cut only then. Nothing is stopped while the disk writes."""
     steps = []
