@@ -73,6 +73,8 @@ _LEFT = {
     "The playbook upgrade_postgres removes it, with -e upgrade_postgres_old_volumes=remove",
     swap.UPGRADE: "A restore replaced its data. The playbook restore removes it, with -e backup_old_volumes=remove",
 }
+# A server that no container runs of is waited for as long, because a deploy may be replacing it. One that was stopped on purpose is told of soon enough.
+GONE_SECONDS = 60.0
 # After this time, a first base backup that failed is tried again.
 AGAIN_SECONDS = 600
 # What the log of a throw-away PostgreSQL takes at most, whose max_wal_size is 2 GB and is no hard limit; that of a small database is about as large as that.
@@ -471,6 +473,7 @@ class Backups:
             raise BackupError("The release has none of the servers that keep data: they stand outside the stack, whose provider backs them up.")
         self.say(f"opening the repository {self.repository.place}")
         self._open_or_begin()
+        self._await_servers(servers)
         writing = self.repository.write(identifier)
         with whole(writing):
             made = making.Making(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
@@ -479,6 +482,31 @@ class Backups:
         self.mark(identifier, COMPLETE)
         self.say(f"the set {identifier} is stored: {found['bytes']} bytes, of which {summary.get('data_added_packed', 0)} are new in the repository")
         return found
+
+    def _await_servers(self, servers: copies.Servers) -> None:
+        """Wait for the servers that a set is asked of, which need their time after a start of the machine; raise BackupError where one does not run.
+
+        One that runs and does not become healthy in time is asked all the same, and what is wrong with it is told then. Of Redis, only the files are read.
+        """
+        asked = [service for service in (servers.postgres, servers.minio) if service]
+        began, waits = time.monotonic(), False
+        while True:
+            states: dict[str, dict[str, Any]] = {}
+            # A container that is being replaced may be gone before it can be looked at.
+            with contextlib.suppress(BackupError):
+                states = self._states()
+            late = [service.name for service in asked if not self._is_healthy(states.get(service.name))]
+            limit = float(self.config["health_timeout"])
+            if not all((states.get(name) or {}).get("Running") for name in late):
+                limit = min(limit, GONE_SECONDS)
+            if not late or time.monotonic() - began >= limit:
+                break
+            if not waits:
+                self.say(f"waiting for {' and '.join(late)} to become healthy, {limit:g} s at most")
+            waits = True
+            time.sleep(1)
+        for service in asked:
+            self.container(service)
 
     def _open_or_begin(self) -> None:
         """Open the repository, and begin a new one where none has been; raise BackupError.

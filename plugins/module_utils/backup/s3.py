@@ -110,7 +110,11 @@ class Client:
         length: int = 0,
         again: bool = True,
     ) -> http.client.HTTPResponse:
-        """Return an answer whose body is not read yet; raise S3Error for one that is not 2xx, or where there is none after some attempts."""
+        """Return an answer whose body is not read yet; raise S3Error for one that is not 2xx, or where there is none after some attempts.
+
+        Raises BackupError where there is no address after as many.
+        """
+        reason: BackupError
         for attempt in range(ATTEMPTS):
             try:
                 answer = self._send(method, path, query or {}, headers or {}, body, length)
@@ -120,6 +124,11 @@ class Client:
                 if answer.status < 500 or not again:
                     raise S3Error(what, answer.status, _code(text))
                 reason = S3Error(what, answer.status, _code(text))
+            except S3Error:
+                raise
+            except BackupError as error:
+                # While its container is being replaced, the server has no address.
+                reason = error
             except (OSError, http.client.HTTPException) as error:
                 self.close()
                 reason = S3Error(what, 0, type(error).__name__)

@@ -334,6 +334,87 @@ def test_a_clock_that_is_right_is_not_told(making):
     assert making.told == []
 
 
+# --- Servers that are starting
+
+
+EXITED, STARTING = {"Running": False}, {"Running": True, "Health": {"Status": "starting"}}
+HEALTHY = {"Running": True, "Health": {"Status": "healthy"}}
+
+
+@pytest.fixture
+def starting(backups, monkeypatch):
+    """A stack whose servers have the ``states`` one after the other, the last one for good; what is said is remembered, and how many seconds passed."""
+    backups.config["health_timeout"] = 180
+    backups.states, backups.said, backups.seconds = [], [], 0
+
+    def sleep(seconds):
+        backups.seconds += seconds
+
+    def states(_self):
+        found = backups.states.pop(0) if len(backups.states) > 1 else backups.states[0]
+        if isinstance(found, BackupError):
+            raise found
+        return found
+
+    def container(_self, service):
+        if not backups.states[0].get(service.name, EXITED)["Running"]:
+            raise BackupError(f"{service.name} has 0 containers that run")
+        return "id"
+
+    instead = {
+        "release": lambda _self: ({"release": "r"}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(*(Service(name, "i", "", {}, [], [], "", {}, {}) for name in ("postgres", "redis", "minio"))),
+        "_open_or_begin": lambda _self: None,
+        "_states": states,
+        "container": container,
+        "say": lambda self, text: self.said.append(text),
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    monkeypatch.setattr(program, "time", SimpleNamespace(monotonic=lambda: backups.seconds, sleep=sleep))
+
+    def write(_identifier):
+        raise BackupError("it is being written")
+
+    backups.repository = SimpleNamespace(place="/srv/backup", write=write)
+    return backups
+
+
+def test_a_backup_waits_for_servers_that_are_starting(starting):
+    """As after a start of the machine, when a backup that was missed is made at once."""
+    starting.states = [
+        {"postgres": EXITED, "minio": EXITED, "redis": EXITED},
+        # A container was replaced while it was looked at.
+        BackupError("No such container"),
+        {"postgres": STARTING, "minio": HEALTHY, "redis": EXITED},
+        {"postgres": HEALTHY, "minio": HEALTHY, "redis": EXITED},
+    ]
+    with pytest.raises(BackupError, match="it is being written"):
+        starting._make("a", {"started": "now"})
+    assert starting.seconds == 3
+    assert [text for text in starting.said if "waiting" in text] == ["waiting for postgres and minio to become healthy, 60 s at most"]
+    # One that is ready is not waited for.
+    with pytest.raises(BackupError, match="it is being written"):
+        starting._make("a", {"started": "now"})
+    assert starting.seconds == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "seconds", "told"),
+    [
+        # A stack that was stopped on purpose.
+        (EXITED, 60, "postgres has 0 containers that run"),
+        # What is wrong with it is told by what asks it.
+        (STARTING, 180, "it is being written"),
+    ],
+)
+def test_a_server_that_does_not_come_is_not_waited_for_for_ever(starting, state, seconds, told):
+    starting.states = [{"postgres": state, "minio": HEALTHY}]
+    with pytest.raises(BackupError, match=told):
+        starting._make("a", {"started": "now"})
+    assert starting.seconds == seconds
+
+
 # --- What restic finds in the repository
 
 

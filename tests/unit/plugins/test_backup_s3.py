@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import s3
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -74,3 +75,42 @@ def test_a_store_that_gives_no_more_is_not_asked_for_ever(store):
     with pytest.raises(s3.S3Error, match="it ended too early"):
         read(store, lambda: setattr(Store, "step", 0))
     assert len(Store.asked) < 20
+
+
+@pytest.fixture
+def away(store, monkeypatch):
+    """The store without an address, until it was asked for as often as is said; the seconds between are remembered."""
+    address = store.address
+    store.slept, store.asked, store.times = [], 0, 0
+    monkeypatch.setattr(s3.time, "sleep", store.slept.append)
+
+    def ask():
+        store.asked += 1
+        if store.asked < store.times:
+            raise BackupError("minio has 0 containers that run")
+        return address()
+
+    store.address = ask
+    return store
+
+
+@pytest.mark.parametrize("times", [3, s3.ATTEMPTS])
+def test_a_server_that_is_being_replaced_is_asked_again(away, times):
+    """For some seconds of a deploy no container of it runs."""
+    away.times = times
+    assert read(away) == CONTENT
+    assert (away.asked, away.slept) == (times, [2**number for number in range(times - 1)])
+
+
+def test_a_server_that_is_gone_is_not_asked_for_ever(away):
+    away.times = s3.ATTEMPTS + 1
+    with pytest.raises(BackupError, match=r"^minio has 0 containers that run$"):
+        read(away)
+    assert (away.asked, sum(away.slept)) == (s3.ATTEMPTS, 15)
+
+
+def test_what_can_be_sent_once_is_sent_once(away):
+    away.times = 2
+    with pytest.raises(BackupError, match="0 containers"):
+        away.put("bucket", "key", None, 0, {})
+    assert (away.asked, away.slept) == (1, [])
