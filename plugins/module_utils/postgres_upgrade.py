@@ -319,7 +319,7 @@ class Upgrades:
             options += ["--mount", f"type=bind,source={path},target=/run/secrets/{target},readonly"]
         process = self.docker.start(
             "run", "--rm", "--interactive", "--name", name, *self.docker.confined(), *options, "--entrypoint", "sh", service.image, "-c", BOUND,
-            "sh", *copies.passed_on(service.command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            "sh", *copies.passed_on(service.command), *postgres.without_triggers(source.old), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
         )  # fmt: skip
         try:
             self._await_start(process, name)
@@ -653,9 +653,8 @@ class _Copying:
 
     def _roles(self) -> None:
         # The verifiers of the passwords go from one process to the other, and are told nobody.
-        status, output, _error = self.docker.attempt(
-            "exec", self.old, "pg_dumpall", "--globals-only", "--host=127.0.0.1", f"--username={self.user}", f"--database={self.main}", seconds=600
-        )
+        arguments = ["pg_dumpall", "--globals-only", "--host=127.0.0.1", f"--username={self.user}", f"--database={self.main}"]
+        status, output, _error = self.docker.attempt("exec", *postgres.client(self.old, *arguments), seconds=600)
         if status != 0:
             raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}. The data is as it was.")
         with postgres.session(self.docker, self.old, self.user, self.main) as opened:

@@ -140,7 +140,7 @@ class Copy:
         user = service.environment["POSTGRES_USER"]
         # A set that is thrown away need not survive a power cut. One that is kept is written down when the server ends.
         settings = ["-c", "wal_level=minimal", "-c", "max_wal_senders=0", "-c", "max_wal_size=2GB", "-c", "fsync=off" if self.secrets is None else "fsync=on"]
-        settings += passed_on(service.command)
+        settings += passed_on(service.command) + postgres.without_triggers(postgres.major_in(self.docker, service.image, self._name("version")))
         name = self._name("postgres")
         options = ["--network", "none", *self.options(service)]
         with running(self.docker, name, options, service.image, ["postgres", *settings], ends_well=self.secrets is not None):

@@ -133,15 +133,6 @@ def image_of(docker: Docker, volume: str, otherwise: str) -> str:
     return otherwise
 
 
-def major_of(docker: Docker, image: str, name: str) -> str:
-    """Return the major version of the PostgreSQL in an image; raise BackupError."""
-    text = docker.ask("run", "--rm", "--name", name, *docker.confined(), "--network", "none", "--entrypoint", "postgres", image, "--version")
-    found = postgres.major_of(text)
-    if not found:
-        raise BackupError(f"The PostgreSQL of {image} does not say which version it is.")
-    return found
-
-
 @dataclass
 class Source:
     """The other project's data while it is read. It is a `making.Stack`."""
@@ -154,8 +145,9 @@ class Source:
     servers: copies.Servers
     volumes: Mapping[str, str]
     paths: Mapping[str, str]
-    # Where the cluster lies in its volume, its image, and what Redis has its keys in.
+    # Where the cluster lies in its volume, its major version, its image, and what Redis has its keys in.
     cluster: str = ""
+    major: str = ""
     image: str = ""
     keys: str = ""
     config: dict[str, Any] = field(default_factory=dict)
@@ -247,6 +239,7 @@ class Source:
         options += ["--mount", f"type=bind,source={hba},target=/run/secrets/hba.conf,readonly", "--shm-size", service.shm_size or "64m"]
         settings = ["-D", os.path.normpath(os.path.join(target, self.cluster))]
         settings += [word for name, value in _SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        settings += postgres.without_triggers(self.major)
         name = f"{self.run}-postgres"
         # The server by itself, as the one who made the cluster: whose name that is, it knows alone.
         said = self.docker.ask(
@@ -288,7 +281,8 @@ def look(source: Source, live_image: str) -> None:
     docker = source.docker
     if "postgres" in source.paths:
         source.image = image_of(docker, source.volumes["postgres"], live_image)
-        source.cluster = cluster_in(source.paths["postgres"], source.volumes["postgres"], major_of(docker, live_image, f"{docker.run}-version"))
+        source.major = postgres.major_in(docker, live_image, f"{docker.run}-version")
+        source.cluster = cluster_in(source.paths["postgres"], source.volumes["postgres"], source.major)
     if "minio" in source.paths:
         check_objects(source.paths["minio"], source.volumes["minio"])
     if "redis" in source.paths:

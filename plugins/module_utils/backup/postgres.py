@@ -70,6 +70,14 @@ WRITABLE = (
     "--env",
     "LC_ALL=C",
 )
+# Before this major version there is neither a trigger on login nor the setting that turns it off, and a server refuses what it does not know.
+LOGIN_TRIGGERS = 17
+_NO_TRIGGERS = "event_triggers=off"
+# Which version it is says the server's program, because a session that was asked would have fired the trigger already.
+_CLIENT = (
+    'v=$(postgres --version 2>/dev/null); v=${v#*") "}; v=${v%%[!0-9]*}; '
+    f'[ "${{v:-0}}" -lt {LOGIN_TRIGGERS} ] || export PGOPTIONS="$PGOPTIONS -c {_NO_TRIGGERS}"; exec "$@"'
+)
 FILL_SECONDS = 3600.0
 # What a cluster's own files may say otherwise, for another place than a throw-away container.
 ELSEWHERE = {"ssl": "off", "archive_mode": "off", "logging_collector": "off", "log_destination": "stderr"}
@@ -125,13 +133,26 @@ class UnknownNameError(BackupError):
     """A statement names a table, a column or a schema that the database does not have."""
 
 
+def client(container: str, *command: str) -> list[str]:
+    """Return what follows the options of `docker exec` for a client of the server in a container, whose sessions fire no event trigger.
+
+    One on login may write a row for each session, or refuse it at night: https://www.postgresql.org/docs/18/event-trigger-database-login-example.html
+    """
+    return [container, "sh", "-c", _CLIENT, "sh", *command]
+
+
+def without_triggers(major: str) -> list[str]:
+    """Return the options of a server of a major version that fires no event trigger: what is restored has those of the database that it was made of."""
+    return ["-c", _NO_TRIGGERS] if int(major) >= LOGIN_TRIGGERS else []
+
+
 class Session:
     """A connection of psql that stays open, in one transaction that sees one moment and writes nothing."""
 
     def __init__(self, docker: Docker, container: str, user: str, database: str, *, held: bool = False):
         self.where = f"The database {database}"
         self.process: Process = docker.start(
-            "exec", "--interactive", container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
+            "exec", "--interactive", *client(container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1"),
             f"--username={user}", f"--dbname={database}", stdin=subprocess.PIPE,
         )  # fmt: skip
         version = int(self.ask("SHOW server_version_num;")[0])
@@ -244,8 +265,9 @@ def roles(docker: Docker, container: str, user: str, database: str, *, passwords
 
     Those are the inventory's: the release's jobs set them after a restore, so an old one can neither come back nor be read in a backup.
     """
+    without = [] if passwords else ["--no-role-passwords"]
     status, output, _error = docker.attempt(
-        "exec", container, "pg_dumpall", "--roles-only", *([] if passwords else ["--no-role-passwords"]), "--host=127.0.0.1", f"--username={user}", seconds=600
+        "exec", *client(container, "pg_dumpall", "--roles-only", *without, "--host=127.0.0.1", f"--username={user}"), seconds=600
     )
     if status != 0:
         raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}.")
@@ -281,7 +303,7 @@ def dump(docker: Docker, container: str, user: str, database: str, snapshot: str
     # Another server has none of the places outside of the volume that a tablespace stands for.
     kind.append("--no-tablespaces")
     return docker.start(
-        "exec", container, "pg_dump", *kind, f"--snapshot={snapshot}", "--lock-wait-timeout=60s", "--host=127.0.0.1",
+        "exec", *client(container, "pg_dump", *kind, f"--snapshot={snapshot}", "--lock-wait-timeout=60s", "--host=127.0.0.1"),
         f"--username={user}", f"--dbname={database}", stdout=plain or subprocess.PIPE,
     )  # fmt: skip
 
@@ -352,6 +374,15 @@ def major_of(text: str) -> str | None:
     return found[1] if found else None
 
 
+def major_in(docker: Docker, image: str, name: str) -> str:
+    """Return the major version of the PostgreSQL in an image; raise BackupError."""
+    text = docker.ask("run", "--rm", "--name", name, *docker.confined(), "--network", "none", "--entrypoint", "postgres", image, "--version")
+    found = major_of(text)
+    if not found:
+        raise BackupError(f"The PostgreSQL of {image} does not say which version it is.")
+    return found
+
+
 def names_objects(text: str) -> bool:
     """Return whether pg_dump or pg_restore names an object where it fails."""
     return _OBJECT.search(text) is not None
@@ -386,7 +417,7 @@ def fill(docker: Docker, container: str, user: str, database: str, views: Sequen
 
     def is_filled(view: str) -> bool:
         command = ["psql", "-Xq", "--host=127.0.0.1", f"--username={user}", f"--dbname={database}", "-c", f"{_REFRESH}{view}"]
-        return docker.attempt("exec", *WRITABLE, container, *command, seconds=FILL_SECONDS)[0] == 0
+        return docker.attempt("exec", *WRITABLE, *client(container, *command), seconds=FILL_SECONDS)[0] == 0
 
     if left := [view for view in views if not is_filled(view)]:
         return f"{database}: materialized views that are still empty, because their queries fail: {', '.join(left)}. Fill them by REFRESH MATERIALIZED VIEW"

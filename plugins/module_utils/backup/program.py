@@ -989,7 +989,7 @@ class Backups:
                 raise BackupError(f"The export {directory} has no part of {', '.join(missing)}, which this stack keeps data in. Nothing was changed.")
             if servers.postgres:
                 theirs = found["versions"]["postgres"].partition(".")[0]
-                ours = moving.major_of(self.docker, servers.postgres.image, f"{self.run}-version")
+                ours = postgres.major_in(self.docker, servers.postgres.image, f"{self.run}-version")
                 if int(theirs) > int(ours):
                     raise BackupError(f"The export is of PostgreSQL {theirs}, and this stack's is {ours}, which is older. Nothing was changed.")
             self._check_space(servers, 2 * host.size_of(directory))

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import IO, Any
 
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, moving, postgres, s3, sets, state, swap
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, postgres, s3, sets, state, swap
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Process, await_answer, running, told
 from ansible_collections.campaign.platform.plugins.module_utils.backup.moments import Base, Piece, Way
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import Repository, whole
@@ -79,7 +79,7 @@ def write_state(directory: str, found: dict[str, Any]) -> None:
 def drop_slot_of(docker: Docker, container: str, user: str) -> None:
     """Have the server in a container keep no log for the service that receives it, which does not run; raise BackupError."""
     docker.ask(
-        "exec", container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}", "--dbname=postgres", "-c",
+        "exec", *postgres.client(container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}", "--dbname=postgres"), "-c",
         f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}';", seconds=60,
     )  # fmt: skip
 
@@ -102,8 +102,8 @@ class Server:
 
     def ask(self) -> dict[str, Any]:
         """Return what the server knows of its log; raise BackupError."""
-        arguments = ["exec", self.postgres, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={self.user}", "--dbname=postgres"]
-        return json.loads(self.docker.ask(*arguments, "-c", _ASK, seconds=30))
+        arguments = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={self.user}", "--dbname=postgres", "-c", _ASK]
+        return json.loads(self.docker.ask("exec", *postgres.client(self.postgres, *arguments), seconds=30))
 
     def caught_up(self) -> tuple[dict[str, Any], float | None]:
         """Return what the server knows, and the moment until which all that was committed lies in the volume; None where that is not so in time."""
@@ -531,7 +531,7 @@ class Recovery:
         except FileNotFoundError:
             # Which is told when every file is compared.
             return
-        now = moving.major_of(self.docker, self.service.image, self._name("version"))
+        now = postgres.major_in(self.docker, self.service.image, self._name("version"))
         if found != now:
             raise BackupError(
                 f"The base backup {self.way.base.name} is of PostgreSQL {found}, and the release in use has {now}. Nothing was changed. A moment of before the "
@@ -593,6 +593,7 @@ class Recovery:
         if moment:
             settings["recovery_target_time"] = moment.isoformat(sep=" ")
         words = [*copies.passed_on(self.service.command), *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))]
+        words += postgres.without_triggers(postgres.major_in(self.docker, self.service.image, self._name("version")))
         name = self._name("postgres")
         # What it says while it recovers has no row of data; it is read where it ends.
         options = ["--network", "none", *self.copy.options(self.service), "--volume", f"{log}:/wal:ro", "--log-driver", "json-file"]

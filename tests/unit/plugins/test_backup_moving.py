@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Whether the volumes of another Compose project can be taken is known before anything is touched."""
 
+import contextlib
 import json
 import os
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils.backup import moving
+from ansible_collections.campaign.platform.plugins.module_utils.backup import docker, moving, postgres
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 
 LIVE = {"postgres": "p_postgres-data", "redis": "p_redis-data", "minio": "p_minio-data"}
@@ -131,9 +132,33 @@ class Answers:
 
 
 def test_the_major_of_an_image_is_asked_of_it():
-    assert moving.major_of(Answers("postgres (PostgreSQL) 18.1 (Debian 18.1-1)\n"), "i", "n") == "18"
+    assert postgres.major_in(Answers("postgres (PostgreSQL) 18.1 (Debian 18.1-1)\n"), "i", "n") == "18"
     with pytest.raises(BackupError, match="does not say"):
-        moving.major_of(Answers("x"), "i", "n")
+        postgres.major_in(Answers("x"), "i", "n")
+
+
+@pytest.mark.parametrize(("major", "is_off"), [("16", False), ("17", True), ("18", True)])
+def test_the_server_over_another_project_s_data_fires_no_event_trigger(tmp_path, monkeypatch, major, is_off):
+    cluster(tmp_path, "data", major)
+    started = []
+
+    class Server(Answers):
+        def ask(self, *words, **_options):
+            if words[0] == "ps":
+                return ""
+            if "--single" in words:
+                started.append(words)
+                return '1: rolname = "ada"\t(typeid = 19)'
+            return self.text
+
+    monkeypatch.setattr(moving, "running", lambda *given: started.append(given[-1]) or contextlib.nullcontext())
+    monkeypatch.setattr(moving, "await_answer", lambda *_given: None)
+    server = docker.Service("postgres", "i", "", {}, [], [], "", {"/var/lib/postgresql": "copy"}, {})
+    source = moving.Source(Server(f"postgres (PostgreSQL) {major}.4 (Debian)\n"), "/", "other", print, None, {"postgres": "v"}, {"postgres": str(tmp_path)})
+    moving.look(source, "i")
+    with contextlib.ExitStack() as stack:
+        source._start_postgres(stack, server, str(tmp_path))
+    assert ["event_triggers=off" in words for words in started] == [is_off, is_off]
 
 
 def test_a_source_that_fails_says_so_and_not_that_a_set_was_cut_off():

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The parts of a set: what is compared, what is told of an error, and what a request to S3 looks like."""
 
+import contextlib
 import io
+import subprocess
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, docker, postgres, redis, s3
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, docker, postgres, redis, s3, wal
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 
 
@@ -339,3 +341,88 @@ def test_a_name_that_a_database_does_not_have_is_told_from_a_failure(error, is_u
     session = object.__new__(postgres.Session)
     session.where, session.process = "The database d", SimpleNamespace(wait=lambda _seconds: 3, error=lambda: error)
     assert isinstance(session._failed(), postgres.UnknownNameError) == is_unknown
+
+
+# --- A trigger on login
+
+
+OFF = "-c event_triggers=off"
+
+
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [
+        ("postgres (PostgreSQL) 18.1 (Debian 18.1-1.pgdg13+2)", OFF),
+        ("postgres (PostgreSQL) 17.0", OFF),
+        ("postgres (PostgreSQL) 19beta1", OFF),
+        ("postgres (PostgreSQL) 100.1", OFF),
+        # A server without the setting refuses the session.
+        ("postgres (PostgreSQL) 16.17 (Debian 16.17-1)", ""),
+        ("postgres (PostgreSQL) 9.6.24", ""),
+        ("", ""),
+    ],
+)
+def test_a_session_fires_no_event_trigger_where_its_server_can_be_told_so(tmp_path, version, options):
+    for name, text in (("postgres", f"[ \"$1\" = --version ] && echo '{version}'"), ("psql", 'printf "%s|" "$PGOPTIONS" "$@"; cat')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    container, *command = postgres.client("server", "psql", "a b", "$x")
+    assert container == "server"
+    for given in ("", "-c lock_timeout=0"):
+        env = {"PATH": f"{tmp_path}:/usr/bin:/bin", **({"PGOPTIONS": given} if given else {})}
+        done = subprocess.run(command, env=env, input=b"SELECT 1", capture_output=True, check=True)
+        told, *rest = done.stdout.decode().split("|")
+        assert told.split() == [*given.split(), *options.split()]
+        # Its arguments and what it reads are as they were.
+        assert (rest, done.stderr) == (["a b", "$x", "SELECT 1"], b"")
+
+
+class Recorder:
+    """A Docker that remembers what it was asked for, and does none of it."""
+
+    def __init__(self):
+        self.asked = []
+
+    def ask(self, *words, **_options):
+        self.asked.append(words)
+        raise BackupError("enough")
+
+    attempt = start = ask
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda engine: postgres.Session(engine, "server", "user", "db"),
+        lambda engine: postgres.roles(engine, "server", "user", "db"),
+        lambda engine: postgres.dump(engine, "server", "user", "db", "1-1"),
+        lambda engine: postgres.fill(engine, "server", "user", "db", ["view"]),
+        lambda engine: wal.Server(engine, "server", "wal", "user", "/volume").ask(),
+        lambda engine: wal.drop_slot_of(engine, "server", "user"),
+    ],
+    ids=["session", "roles", "dump", "fill", "log", "slot"],
+)
+def test_who_asks_the_stack_s_server_fires_no_event_trigger(work):
+    engine = Recorder()
+    with pytest.raises(BackupError, match="enough"):
+        work(engine)
+    ((*words,),) = engine.asked
+    place = words.index("server")
+    assert words[place : place + 5] == postgres.client("server")
+    assert words[place + 5] in ("psql", "pg_dump", "pg_dumpall")
+
+
+@pytest.mark.parametrize(("major", "options"), [("16", []), ("17", ["-c", "event_triggers=off"]), ("18", ["-c", "event_triggers=off"])])
+def test_a_throw_away_server_fires_no_event_trigger(monkeypatch, major, options):
+    """A set brings the trigger along, and the first session after that would add a row."""
+    commands = []
+    monkeypatch.setattr(copies, "running", lambda *given, **_options: commands.append(given[4]) or contextlib.nullcontext())
+    monkeypatch.setattr(copies, "await_answer", lambda *_given: None)
+    engine = SimpleNamespace(run="r", confined=list, ask=lambda *_words: f"postgres (PostgreSQL) {major}.4 (Debian)\n")
+    server = service("postgres", {"/var/lib/postgresql": "data"}, POSTGRES_USER="ada")
+    copy = copies.Copy(engine, copies.Servers(server, None, None), {"postgres": "new"}, "", None, print)
+    with copy.postgres(server):
+        pass
+    ((name, *words),) = commands
+    assert name == "postgres"
+    assert [word for pair in zip(words[::2], words[1::2], strict=True) if "event_triggers" in pair[1] for word in pair] == options

@@ -446,19 +446,22 @@ def test_a_base_backup_of_another_major_version_is_not_called_damaged(recovery, 
     recovery._check_major("/data/other")
 
 
-def test_a_recovered_server_loads_what_its_tables_need(recovery, monkeypatch):
+@pytest.mark.parametrize(("major", "is_off"), [("16", False), ("17", True), ("18", True)])
+def test_a_recovered_server_loads_what_its_tables_need_and_fires_no_event_trigger(recovery, monkeypatch, major, is_off):
     """An extension whose tables cannot be read without its library, which the command names."""
     started = []
     monkeypatch.setattr(wal, "running", lambda *given: started.append(given[-1]) or contextlib.nullcontext())
     monkeypatch.setattr(wal, "await_answer", lambda *_given: None)
     recovery.service = SimpleNamespace(image="i", command=["postgres", "-c", "shared_preload_libraries=timescaledb", "-c", "work_mem=1GB"])
     recovery.copy, recovery.user = SimpleNamespace(options=lambda _service: []), "u"
-    recovery.docker = SimpleNamespace(run="r", attempt=lambda *_words: (0, "", ""))
+    said = f"postgres (PostgreSQL) {major}.4 (Debian)\n"
+    recovery.docker = SimpleNamespace(run="r", attempt=lambda *_words: (0, "", ""), confined=list, ask=lambda *_words: said)
     with contextlib.ExitStack() as stack:
         assert recovery._started(stack, "v", None)
     (words,) = started
     assert "shared_preload_libraries=timescaledb" in words
     assert "work_mem=1GB" not in words
+    assert ("event_triggers=off" in words) is is_off
 
 
 def test_what_was_received_before_the_slot_was_lost_is_shipped_first(ship, server, repository):

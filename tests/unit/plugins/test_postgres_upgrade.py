@@ -502,6 +502,30 @@ def test_why_it_failed_is_told_also_where_nothing_comes_up_after_it(engine, monk
     assert postgres_upgrade.journal_of(engine.directory)
 
 
+@pytest.mark.parametrize(("major", "is_off"), [("16", False), ("17", True)])
+def test_the_old_server_by_itself_fires_no_event_trigger(engine, monkeypatch, major, is_off):
+    """One on login would move a sequence between its copy and the comparison. In a server that is in use, the sessions say so themselves."""
+    started = []
+    engine.docker.confined = list
+    engine.docker.start = lambda *words, **_options: started.append(words) or MagicMock(wait=lambda *_seconds: 0)
+    engine.docker.remove_container = lambda _name: None
+    engine._await_start = lambda *_given: None
+    monkeypatch.setattr(postgres_upgrade, "await_answer", lambda *_given: None)
+    service = postgres_upgrade.Service("postgres", "i", "", {"POSTGRES_USER": "ada"}, [], [], "", {"/var/lib/postgresql": "live"}, {})
+    source = postgres_upgrade._Source({}, service, "live", "/", "data", major, "18")
+    with engine.old_server(source, is_alone=True):
+        pass
+    assert ("event_triggers=off" in started[0]) is is_off
+
+
+def test_the_roles_of_the_old_server_are_dumped_without_an_event_trigger(engine):
+    asked = []
+    engine.docker.attempt = lambda *words, **_options: asked.append(words) or (1, "", "")
+    with pytest.raises(BackupError, match="The roles cannot be dumped"):
+        postgres_upgrade._Copying(engine, "old", "new", "ada", "d", ["d"], is_live=True)._roles()
+    assert list(asked[0][1:7]) == postgres.client("old", "pg_dumpall")
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
