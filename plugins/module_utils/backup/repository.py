@@ -49,12 +49,16 @@ class NoRepositoryError(BackupError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot of this stack: restic's id, the set's, when it was made (as restic writes it) and what is known of it."""
+    """A snapshot of this stack: restic's id, the set's, when it was made (as restic writes it), what is known of it and its size in bytes.
+
+    The size is 0 where restic does not know it, which it writes down since 0.17.
+    """
 
     id: str
     set: str
     time: str
     state: str
+    bytes: int = 0
 
 
 @dataclass
@@ -155,6 +159,11 @@ class Repository:
             return BackupError(
                 f"The repository {self.place} is locked by another host for longer than five minutes. Where a run was killed there, its lock goes by itself: "
                 f"run this again half an hour after that. ({told(said, 200)})"
+            )
+        if self.is_local and "no space left on device" in said:
+            return BackupError(
+                f"There is no room left for the repository {self.place}. Give it more (`df {self.place}`), or keep fewer sets (backup_keep): what is not to be "
+                f"kept is removed by each run, also by one whose set does not fit. ({what}: {told(said, 200)})"
             )
         if not self.is_local and (meaning := remote.meaning(said)):
             return BackupError(f"The repository {self.place} cannot be used. {meaning} ({what}: {told(said, 200)})")
@@ -282,7 +291,8 @@ class Repository:
             states = [state for state in STATES if state in tags]
             if named:
                 # What nobody vouches for is not whole.
-                found.append(Snapshot(row["id"], named[0], row["time"], states[0] if len(states) == 1 else INCOMPLETE))
+                size = int((row.get("summary") or {}).get("total_bytes_processed") or 0)
+                found.append(Snapshot(row["id"], named[0], row["time"], states[0] if len(states) == 1 else INCOMPLETE, size))
         return sorted(found, key=lambda snapshot: (snapshot.set, snapshot.time))
 
     def sets(self) -> list[Snapshot]:
@@ -308,6 +318,10 @@ class Repository:
         if found[0].state not in GOOD:
             raise BackupError(f"The set {found[0].set} is {found[0].state}, and is not used. Choose another one.")
         return found[0]
+
+    def damaged_after(self, snapshot: Snapshot) -> list[str]:
+        """Return the damaged sets that are newer than one, the oldest first."""
+        return [one.set for one in self.sets() if one.state == DAMAGED and one.set > snapshot.set]
 
     def newest_until(self, seconds: float) -> Snapshot:
         """Return the newest good set that was begun by then (seconds since 1970), or the oldest good one where all are younger; raise BackupError."""
@@ -363,6 +377,7 @@ class Repository:
         """Remove the sets that the policy does not keep and what is left of failed runs; return their ids. The last verified set always stays.
 
         ``also`` are snapshots without a set that go with them. ``made`` is the set that was just made: it stays, whatever the clock has named the others.
+        Where none was made, what its run left behind goes too, which no snapshot names.
         """
         known = self.snapshots()
         # `restic tag` writes the new snapshot before it removes the old one: where it was killed, the old word of a set that is damaged is still there.
@@ -373,18 +388,27 @@ class Repository:
             self.ask("forget", "forget", *[snapshot.id for snapshot in belied])
         last = max((snapshot for snapshot in good if snapshot.state == VERIFIED), default=None, key=lambda one: one.set)
         kept = {last, good[-1] if good else None, *(snapshot for snapshot in good if snapshot.set == made)}
-        keep = [word for name, count in sorted(policy.items()) if count for word in (f"--keep-{name}", str(count))]
-        doomed = [snapshot for snapshot in known if snapshot.state not in GOOD]
-        if keep and good:
-            # Of what is good only, so that a broken set takes no place of a good one.
-            tags = [word for state in GOOD for word in ("--tag", state)]
-            answer = self.ask("policy", "forget", "--dry-run", "--json", "--host", self.project, "--group-by", "host", *tags, *keep)
-            named = {row["id"] for group in json.loads(answer) for row in group.get("remove") or []}
-            doomed += [snapshot for snapshot in good if snapshot.id in named]
+        # What differs in a row from what it should be may be all that there is of the last days: it goes when a newer set was seen to come back.
+        differing = [snapshot for snapshot in known if snapshot.state == DAMAGED and not (last and last.set > snapshot.set)]
+        doomed = [snapshot for snapshot in known if snapshot.state not in GOOD and snapshot not in differing]
+        # Each by itself, so that a broken set takes no place of a good one.
+        doomed += self._too_many(good, GOOD, policy) + self._too_many(differing, (DAMAGED,), policy)
         doomed = [snapshot for snapshot in doomed if snapshot not in kept]
         if doomed or also:
             self.ask("forget", "forget", "--prune", *[snapshot.id for snapshot in doomed], *also)
+        elif not made:
+            self.ask("prune", "prune")
         return [snapshot.set for snapshot in doomed]
+
+    def _too_many(self, snapshots: Sequence[Snapshot], states: Sequence[str], policy: Mapping[str, int]) -> list[Snapshot]:
+        """Return those of some sets, all that are in some states, that the policy does not keep."""
+        keep = [word for name, count in sorted(policy.items()) if count for word in (f"--keep-{name}", str(count))]
+        if not keep or not snapshots:
+            return []
+        tags = [word for state in states for word in ("--tag", state)]
+        answer = self.ask("policy", "forget", "--dry-run", "--json", "--host", self.project, "--group-by", "host", *tags, *keep)
+        named = {row["id"] for group in json.loads(answer) for row in group.get("remove") or []}
+        return [snapshot for snapshot in snapshots if snapshot.id in named]
 
     def check(self, *arguments: str) -> None:
         """Have restic check the repository; raise BackupError."""

@@ -187,6 +187,14 @@ class Place:
         self.begun = True
 
 
+def one_set(**more) -> SimpleNamespace:
+    """Return a repository with a set of seven bytes, and damaged ones after it."""
+    found = repository.Snapshot("1", "a", "t", "complete", 7)
+    return SimpleNamespace(
+        find=lambda _wanted: found, newest_until=lambda _seconds: found, damaged_after=lambda one: ["b", "c"] if one is found else [], sets=lambda: [found], **more
+    )
+
+
 @pytest.mark.parametrize("last", [None, {"set": "a"}, {"set": "a", "place": "/srv/another"}])
 def test_a_repository_is_begun_where_none_has_been(backups, last):
     state.update(backups.directory, last_success=last)
@@ -233,8 +241,22 @@ def test_the_logs_of_a_restore_have_to_fit_too(backups, monkeypatch):
     backups._check_room(None)
     del sizes["postgres"]
     piece = moments.Piece("s", "p", "l", "0000000100000000000000FE", "000000010000000100000001", 16 * mib, 0, is_sealed=True)
-    backups._check_room(None, moments.Way(None, (piece, piece), 0))
-    assert asked == [(15 + 10 + 256) * mib, (5 + 103 * 1024) * mib, (5 + 2 * 4 * 16) * mib]
+    way = moments.Way(dataclasses.replace(BASE, bytes=7 * mib), (piece, piece), 0)
+    backups._check_room(None, way)
+    assert asked == [(15 + 10 + 256) * mib, (5 + 103 * 1024) * mib, (7 + 2 * 4 * 16) * mib]
+    asked.clear()
+    # What was removed by mistake takes the room that it took.
+    backups._check_room(None, size=80 * mib)
+    backups._check_room(None, way, size=80 * mib)
+
+    def fail(*_given):
+        raise BackupError("postgres does not run")
+
+    # Nobody can say then what is stored now.
+    monkeypatch.setattr(program.Backups, "_sizes", fail)
+    backups._check_room(None, size=80 * mib)
+    backups._check_room(None)
+    assert asked == [80 * mib, (80 + 2 * 4 * 16) * mib, 80 * mib]
 
 
 def test_an_export_needs_more_than_the_database_takes(backups, monkeypatch, tmp_path_factory):
@@ -262,14 +284,17 @@ def test_an_export_needs_more_than_the_database_takes(backups, monkeypatch, tmp_
     ("work", "arguments"), [("drill", ("latest",)), ("restore", ("latest", "p")), ("drill_moment", ("latest",)), ("restore_moment", ("latest", "p"))]
 )
 def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arguments):
-    def full(_self, _servers, _way=None):
+    def full(_self, _servers, _way=None, *, size=0):
+        assert size == (0 if work == "drill_moment" else 7)
         raise BackupError("there is no room")
 
     instead = {
         "alone": lambda _self: contextlib.nullcontext(),
         "_undo": lambda _self: None,
         "release": lambda _self: ({"release": "r"}, {}),
-        "servers": lambda _self, _configuration: copies.Servers(Service("postgres", "image", "", {}, [], [], "", {}, {}), None, None),
+        "servers": lambda _self, _configuration: copies.Servers(
+            Service("postgres", "image", "", {}, [], [], "", {}, {}), Service("redis", "image", "", {}, [], [], "", {}, {}), None
+        ),
         "open": lambda _self, **_create: None,
         "_index": lambda _self: ([], []),
         "_bring": lambda _self, *given: given[5](None),
@@ -279,7 +304,7 @@ def test_room_is_looked_for_before_a_set_is_read(backups, monkeypatch, work, arg
         monkeypatch.setattr(program.Backups, name, function)
     monkeypatch.setattr(program.moments, "choose", lambda *_rows: (SimpleNamespace(until=0.0, base=SimpleNamespace(name="b", bytes=0)), None))
     monkeypatch.setattr(program.moments, "choice", lambda *_rows: "")
-    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a", state="complete"))
+    backups.repository = one_set()
     with pytest.raises(BackupError, match="there is no room"):
         getattr(backups, work)(*arguments)
 
@@ -297,7 +322,7 @@ def making(backups, monkeypatch):
         "exclusively": lambda _self: contextlib.nullcontext(),
         "_make": lambda _self, _identifier, _about: dict(found),
         "_tell": lambda self, event, message: self.told.append((event, message)),
-        "drill": lambda self, wanted: self.drilled.append(wanted),
+        "drill": lambda self, wanted: self.drilled.append(wanted) or program.DONE,
     }
     for name, function in instead.items():
         monkeypatch.setattr(program.Backups, name, function)
@@ -462,20 +487,20 @@ def test_what_a_drill_has_found_is_told_also_where_the_set_cannot_be_marked(back
     def load(_self, _repository, _snapshot):
         if finds == "an end before the end":
             raise program.DamagedSetError(f"There is {finds}.")
-        return {"missing": [], "missing_count": 0}, [f"There is {finds}."]
+        return {"missing": ["b/0"], "missing_count": 5000}, [f"There is {finds}."]
 
     instead = {
         "alone": lambda _self: contextlib.nullcontext(),
         "release": lambda _self: ({"release": "r"}, {}),
         "servers": lambda _self, _configuration: copies.Servers(None, None, None),
         "open": lambda _self, **_create: None,
-        "_check_room": lambda *_given: None,
+        "_check_room": lambda *_given, **_size: None,
         "_tell": lambda _self, event, message: told.append((event, message)),
     }
     for name, function in instead.items():
         monkeypatch.setattr(program.Backups, name, function)
     monkeypatch.setattr(copies.Copy, "load", load)
-    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a"), mark=mark)
+    backups.repository = one_set(mark=mark)
     more = "" if is_marked else r" The set could not be marked as damaged, and may be taken for a good one: The repository is locked\."
     with pytest.raises(BackupError, match=rf"There is {finds}\.{more}$"):
         backups.drill("latest")
@@ -485,14 +510,21 @@ def test_what_a_drill_has_found_is_told_also_where_the_set_cannot_be_marked(back
     assert told == [("drill_failed", found["error"])]
 
 
-def test_a_drill_counts_all_objects_that_were_missing(backups, monkeypatch):
+def test_a_set_of_a_stack_that_misses_objects_is_drilled_like_any_other(backups, monkeypatch, capsys):
+    """It came back as it is, the moment is tried too, and what is missing stays told."""
+    marked, tried = [], []
     monkeypatch.setattr(program.Backups, "alone", lambda _self: contextlib.nullcontext())
     monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "r"}, {}))
     monkeypatch.setattr(program.Backups, "open", lambda _self, **_create: None)
+    monkeypatch.setattr(program.Backups, "drill_moment", lambda _self, wanted: tried.append(wanted) or program.DONE)
     monkeypatch.setattr(copies.Copy, "load", lambda *_given: ({"missing": ["b/0", "b/1"], "missing_count": 5000}, []))
-    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a"), mark=lambda _identifier, _word: None)
-    with pytest.raises(BackupError, match=r"^5000 things are not as the set a says: b/0 is named by the database"):
-        backups.drill("latest")
+    backups.repository = one_set(mark=lambda _identifier, word: marked.append(word), unlock=lambda *_workers: None)
+    backups.config["point_in_time"] = True
+    assert backups.drill_newest() == program.MISSING
+    assert (marked, tried) == (["verified"], ["latest"])
+    assert capsys.readouterr().err == "5000 objects that its database names were not in the bucket, such as b/0.\n"
+    found = state.read(backups.directory)
+    assert (found["last_drill"]["result"], found["last_good_drill"]["set"]) == ("ok", "a")
 
 
 # --- Objects that are missing
@@ -565,7 +597,7 @@ def test_no_earlier_moment_is_brought_back_than_the_one_that_was_announced(recov
         recovering._load_moment(None, [BASE], PIECES, "latest", others, None)
     assert recovering.taken == []
     # One before is reached by another way.
-    assert recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), others, None) == ({"databases": {"d": {"tables": {}}}}, [])
+    assert recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), others, None) == ({"databases": {"d": {"tables": {}}}, "parts": ["postgres"]}, [])
     assert recovering.taken[0][0] == "p1"
     # What restic failed at is told, and not that there would be such a moment.
     with pytest.raises(BackupError, match=r"^p2 is wrong\. Nothing else leads to 1970-01-01T00:04:55Z"):
@@ -612,7 +644,7 @@ def drilling(recovering, monkeypatch):
         "servers": lambda _self, _configuration: copies.Servers(postgres, None, None),
         "open": lambda _self, **_create: None,
         "_index": lambda _self: ([BASE], PIECES),
-        "_check_room": lambda *_given: None,
+        "_check_room": lambda *_given, **_size: None,
         "_tell": lambda self, event, message: self.told.append((event, message)),
     }
     for name, function in instead.items():
@@ -722,6 +754,38 @@ def test_a_set_that_was_not_made_is_not_tried(nightly, monkeypatch):
     assert nightly.steps == ["failed"]
 
 
+@pytest.mark.parametrize("room", ["is made", "cannot be made"])
+def test_what_is_not_to_be_kept_goes_also_where_no_set_was_made(backups, monkeypatch, capsys, room):
+    """A repository that is full would stay full, and no later set would fit."""
+    steps = []
+
+    def write(_identifier):
+        steps.append("write")
+        raise BackupError("no space left on device")
+
+    def forget(policy, also, made):
+        steps.append((policy, also, made))
+        if room != "is made":
+            raise BackupError("The repository is locked.")
+        return []
+
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "release": lambda _self: ({"release": "r"}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(Service("postgres", "image", "", {}, [], [], "", {}, {}), None, None),
+        "_open_or_begin": lambda _self: None,
+        "_await_servers": lambda _self, _servers: None,
+        "_tell": lambda _self, _event, message: steps.append(message),
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    backups.repository = SimpleNamespace(place="/srv/backup", write=write, forget=forget, all_snapshots=list)
+    with pytest.raises(BackupError, match=r"^no space left on device$"):
+        backups.backup()
+    assert steps == ["write", (backups.config["keep"], [], None), "no space left on device"]
+    assert ("was not removed either: The repository is locked." in capsys.readouterr().err) is (room != "is made")
+
+
 # --- A restore after one that was cut off
 
 
@@ -743,7 +807,7 @@ def cut_off(backups, monkeypatch):
         monkeypatch.setattr(program.Backups, name, function)
     for name in ("sweep", "create_volume", "remove_volume"):
         monkeypatch.setattr(program.Docker, name, lambda _self, *_given, **_options: "")
-    backups.repository = SimpleNamespace(find=lambda _wanted: SimpleNamespace(set="a", state="complete"))
+    backups.repository = one_set()
     return backups
 
 
@@ -757,8 +821,12 @@ def test_a_restore_that_nobody_confirms_leaves_one_that_was_cut_off_alone(cut_of
     assert "A restore was cut off while it exchanged the volumes, so they may not belong together, and perhaps no service runs. Put the old ones back" in told
     assert f"`{cut_off.directory}/backup/run undo` on the host, as root, and deploy, which starts the services; or restore again with its confirm" in told
     assert "Nothing was changed" in told
+    # Before it is confirmed, so that nobody takes an old set for the last one.
+    assert told.startswith("2 newer sets are damaged and are not used, of which c is the last: ")
     assert is_cut_off(cut_off)
     assert cut_off.stopped == []
+    cut_off.restore("a", None)
+    assert "newer sets" not in capsys.readouterr().out
 
 
 def test_a_set_that_is_refused_leaves_one_that_was_cut_off_alone(cut_off):
@@ -773,7 +841,7 @@ def test_a_set_that_is_refused_leaves_one_that_was_cut_off_alone(cut_off):
 
 
 def test_what_is_refused_after_the_old_data_was_put_back_says_that_nothing_runs(cut_off, monkeypatch):
-    def full(_self, _servers):
+    def full(_self, _servers, **_size):
         raise BackupError("There is no room.")
 
     monkeypatch.setattr(program.Backups, "_check_room", full)
@@ -1034,3 +1102,33 @@ def test_a_log_that_nobody_ships_is_told_by_who_watches(backups, monkeypatch, is
     program.wal.write_state(backups.directory, {"told": is_told})
     assert backups.watch() == program.FAILED
     assert told == ([] if is_told else [("log_late", "It is late.")])
+
+
+# --- A set of before a part was kept here
+
+
+@pytest.mark.parametrize(
+    ("parts", "exchanged"),
+    [
+        (["minio", "postgres"], {"m", "p", "w"}),
+        # Its new volume is empty, and would take the place of what was stored since.
+        (["postgres"], {"p", "w"}),
+        # The log is that of the cluster that stays.
+        (["minio"], {"m"}),
+        ([], None),
+    ],
+)
+def test_what_a_set_has_nothing_of_stays_as_it_is(cut_off, monkeypatch, tmp_path_factory, parts, exchanged):
+    os.unlink(os.path.join(cut_off.directory, lock.SWAP))
+    there = tmp_path_factory.mktemp("volume")
+    services = [Service(name, "image", "", {}, [], [], "", {"/data": name[0]}, {}) for name in ("postgres", "minio")]
+    given = []
+    monkeypatch.setattr(program.swap, "path_of", lambda _docker, _volume: str(there))
+    monkeypatch.setattr(program.Backups, "_exchange", lambda _self, _what, _identifier, volumes, _written: given.append(set(volumes)))
+    arguments = ("The set a", "a", copies.Servers(services[0], None, services[1]), {}, cut_off.project, lambda _copy: ({"parts": parts, "databases": {}}, []))
+    if exchanged is None:
+        with pytest.raises(BackupError, match=r"^The set a has nothing of what the present release keeps\. Nothing was changed\.$"):
+            cut_off._bring(*arguments, {"wal": "w"})
+    else:
+        assert cut_off._bring(*arguments, {"wal": "w"}) == program.DONE
+        assert given == [exchanged]

@@ -82,7 +82,12 @@ def test_a_set_that_is_gone_is_not_marked_in_silence(tmp_path):
         (("verified", "verified", "complete"), (0, 1), ["20261120"]),
         (("complete", "complete"), (0, 1), ["20261120"]),
         # What is not whole takes no place, and goes.
-        (("incomplete", "verified", "damaged"), (), ["20261120", "20261122"]),
+        (("incomplete", "damaged", "verified"), (), ["20261120", "20261121"]),
+        # One that differs in something is all that there is of its day, until a newer one was seen to come back.
+        (("verified", "damaged", "damaged"), (), []),
+        (("damaged", "complete"), (), []),
+        # Those are no more than those that are kept of good ones.
+        (("verified", "damaged", "damaged", "damaged"), (0, 1), ["20261121"]),
         # Nothing whole is left to judge by: what there is goes only where it is not whole.
         (("incomplete",), (), ["20261120"]),
         ((), (), []),
@@ -98,6 +103,7 @@ def test_the_last_verified_set_is_never_removed(tmp_path, states, removed, expec
 def test_the_set_that_was_just_made_stays_whatever_the_clock_says(tmp_path):
     restic = Restic(tmp_path, "complete", "verified", "complete", removed=(0,))
     assert restic.forget({"daily": 7}, made="20261120") == []
+    assert not any("prune" in words for words in restic.asked)
     assert restic.forget({"daily": 7}, made="20261199") == ["20261120"]
 
 
@@ -105,7 +111,7 @@ def test_the_set_that_was_just_made_stays_whatever_the_clock_says(tmp_path):
 def test_a_set_that_is_damaged_does_not_become_good_again(tmp_path, word):
     """A run that was killed in `restic tag` leaves the old word beside the new one."""
     # The policy would take the one that is whole.
-    restic = Restic(tmp_path, "verified", word, "damaged", removed=(0, 1))
+    restic = Restic(tmp_path, "verified", word, "damaged", removed=(0, 1, 2))
     restic.rows[2]["tags"][0] = restic.rows[1]["tags"][0]
     assert restic.find("latest").set == "20261120"
     assert restic.forget({"daily": 7}) == ["20261121"]
@@ -114,6 +120,23 @@ def test_a_set_that_is_damaged_does_not_become_good_again(tmp_path, word):
     assert forgotten == [("forget", restic.rows[1]["id"]), ("forget", "--prune", restic.rows[2]["id"])]
     # Before the policy counts what is there.
     assert restic.asked.index(forgotten[0]) < next(number for number, arguments in enumerate(restic.asked) if "--dry-run" in arguments)
+
+
+def test_what_no_set_names_goes_where_none_was_made(tmp_path):
+    restic = Restic(tmp_path, "verified")
+    assert restic.forget({"daily": 7}) == []
+    assert restic.asked[-1] == ("prune",)
+
+
+def test_the_damaged_sets_after_one_are_told(tmp_path):
+    restic = Restic(tmp_path, "damaged", "verified", "damaged", "incomplete", "damaged")
+    assert restic.damaged_after(restic.find("latest")) == ["20261122", "20261124"]
+
+
+def test_a_set_has_the_size_that_restic_writes_down(tmp_path):
+    restic = Restic(tmp_path, "complete", "verified")
+    restic.rows[1]["summary"] = {"total_bytes_processed": 80}
+    assert [one.bytes for one in restic.sets()] == [0, 80]
 
 
 def test_a_policy_of_nothing_removes_no_whole_set(tmp_path):
@@ -148,7 +171,7 @@ def test_a_repository_on_the_host_needs_no_network(tmp_path):
         (12, "", "does not open with this password"),
         (1, "Fatal: wrong password or no key found", "backup_password"),
         (11, "", "locked"),
-        (1, "no space left", "no space"),
+        (1, "Fatal: write /repository/tmp: no space left on device", "There is no room left for the repository /srv/backup. Give it more"),
     ],
 )
 def test_why_restic_failed_is_told(tmp_path, status, error, told):
