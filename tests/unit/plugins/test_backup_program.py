@@ -190,9 +190,8 @@ class Place:
 def one_set(**more) -> SimpleNamespace:
     """Return a repository with a set of seven bytes, and damaged ones after it."""
     found = repository.Snapshot("1", "a", "t", "complete", 7)
-    return SimpleNamespace(
-        find=lambda _wanted: found, newest_until=lambda _seconds: found, damaged_after=lambda one: ["b", "c"] if one is found else [], sets=lambda: [found], **more
-    )
+    after = {found: ["b", "c"]}
+    return SimpleNamespace(find=lambda _wanted: found, newest_until=lambda _seconds: found, damaged_after=after.get, sets=lambda: [found], **more)
 
 
 @pytest.mark.parametrize("last", [None, {"set": "a"}, {"set": "a", "place": "/srv/another"}])
@@ -597,7 +596,8 @@ def test_no_earlier_moment_is_brought_back_than_the_one_that_was_announced(recov
         recovering._load_moment(None, [BASE], PIECES, "latest", others, None)
     assert recovering.taken == []
     # One before is reached by another way.
-    assert recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), others, None) == ({"databases": {"d": {"tables": {}}}, "parts": ["postgres"]}, [])
+    found = {"databases": {"d": {"tables": {}}}, "parts": ["postgres"]}
+    assert recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), others, None) == (found, [])
     assert recovering.taken[0][0] == "p1"
     # What restic failed at is told, and not that there would be such a moment.
     with pytest.raises(BackupError, match=r"^p2 is wrong\. Nothing else leads to 1970-01-01T00:04:55Z"):
