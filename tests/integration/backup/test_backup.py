@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import postgres, redis
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import Docker, Service, await_answer, running
-from deployed import docker, seen_in_processes
+from deployed import docker, full_only, seen_in_processes
 
 ROUNDS, SAMPLE_ROUNDS = 30, 1
 
@@ -265,6 +265,31 @@ def test_a_full_target_ends_with_an_error_and_gives_no_set(stack, tmp_path):
             assert drilled.status == 1
             assert "no whole set" in drilled.text or "There is no repository" in drilled.text
         assert (tmp_path / "told").read_text().split() == ["failed", "drill_failed"]
+    finally:
+        subprocess.run(["umount", str(repository)], check=True)
+    assert stack.own() == []
+
+
+@full_only
+def test_a_repository_that_was_full_has_room_for_the_next_set(stack, tmp_path):
+    """What a set that did not fit has stored is named by nothing, and would stay for ever."""
+    repository, filler = tmp_path / "full", tmp_path / "full/filler"
+    repository.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512m,mode=0777", "tmpfs", str(repository)], check=True)
+    try:
+        with stack.configured(repository=str(repository)):
+            stack.well("backup")
+            # Room for one pack of restic's, and not for three.
+            with filler.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(repository).free - 24 * 1024**2)
+            before = shutil.disk_usage(repository).used
+            stack.put("other/large", os.urandom(48 * 1024**2))
+            result = stack.run("backup")
+            assert result.status == 1, result.text
+            assert "There is no room left for the repository" in result.text
+            assert abs(shutil.disk_usage(repository).used - before) < 1024**2
+            stack.put("other/large", b"small")
+            stack.well("backup", "--drill")
     finally:
         subprocess.run(["umount", str(repository)], check=True)
     assert stack.own() == []
