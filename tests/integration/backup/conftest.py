@@ -42,7 +42,7 @@ CREATE TABLE IF NOT EXISTS public.part_1 PARTITION OF public.part FOR VALUES FRO
 INSERT INTO spatial_ref_sys (srid, auth_name, auth_srid, srtext, proj4text) VALUES (990001, 'own', 1, '', '') ON CONFLICT DO NOTHING;
 """
 # Where people keep data too: in the database for administration; in one that has the name of a file of an export, and that nobody is to write to any more; in
-# one whose bytes are of no encoding. What an interrupted DROP DATABASE left is no data.
+# one whose bytes are of no encoding. What an interrupted DROP DATABASE left is no data. One writes down who signs in.
 OTHER = {"postgres": "''", "roles": r"E'caf\u00e9'", "bytes": r"convert_from('\x636166e9', 'SQL_ASCII')"}
 # What a dump has otherwise than the table: nothing of what is generated, here of what cannot even be read; columns in another order. And a setting of no role,
 # and a view whose query needs the network of the stack.
@@ -68,6 +68,12 @@ DATABASES = """
 CREATE DATABASE roles; ALTER DATABASE roles SET default_transaction_read_only = on;
 CREATE DATABASE bytes TEMPLATE template0 ENCODING 'SQL_ASCII' LOCALE_PROVIDER libc LOCALE 'C';
 CREATE DATABASE torn; UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'torn';
+CREATE DATABASE audited;
+\\connect audited
+CREATE TABLE public.logins (at timestamptz DEFAULT now());
+CREATE FUNCTION public.log_in() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN INSERT INTO public.logins VALUES (DEFAULT); END';
+CREATE EVENT TRIGGER log_in ON login EXECUTE FUNCTION public.log_in();
+ALTER EVENT TRIGGER log_in ENABLE ALWAYS;
 """
 BESIDE = """
 SET default_transaction_read_only = off;

@@ -389,6 +389,7 @@ def starting(backups, monkeypatch):
         "release": lambda _self: ({"release": "r"}, {}),
         "servers": lambda _self, _configuration: copies.Servers(*(Service(name, "i", "", {}, [], [], "", {}, {}) for name in ("postgres", "redis", "minio"))),
         "_open_or_begin": lambda _self: None,
+        "_make_room": lambda _self: None,
         "_states": states,
         "container": container,
         "say": lambda self, text: self.said.append(text),
