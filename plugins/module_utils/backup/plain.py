@@ -75,6 +75,13 @@ class Places:
         return True
 
 
+def write_all(file: IO[bytes], part: bytes) -> None:
+    """Write all of some bytes. A file without a buffer takes as many as there is room for, and only the next ones are an OSError."""
+    left = memoryview(part)
+    while left:
+        left = left[file.write(left) :]
+
+
 class Directory:
     """An export while it is written. It takes what `sets.Writer` takes."""
 
@@ -103,10 +110,15 @@ class Directory:
         with self.create(self.places.of(meta["bucket"], meta["key"]) if meta else path) as file:
             left = size
             while left and (part := content.read(min(left, CHUNK))):
-                file.write(part)
+                try:
+                    write_all(file, part)
+                except OSError as error:
+                    raise BackupError(f"{path} cannot be written: {error.strerror}. Nothing of the export is left. Look at the free space.") from None
                 left -= len(part)
             if left:
                 raise BackupError(f"{path} ended {left} bytes too early.")
+            if (there := os.fstat(file.fileno()).st_size) != size:
+                raise BackupError(f"Of {path}, {there} bytes are in the export, and {size} were written. Look at the disk that it lies on.")
 
     def add_bytes(self, path: str, content: bytes) -> None:
         """Write a small file."""

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an export looks like, that nothing is ever written outside of it, and that only a whole one is taken."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import resource
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host
@@ -129,6 +131,41 @@ def test_large_files_go_through_in_parts(tmp_path):
     plain.Directory(str(tmp_path)).add("x", 5 * plain.CHUNK + 1, source)
     assert source.largest == plain.CHUNK
     assert (tmp_path / "x").stat().st_size == 5 * plain.CHUNK + 1
+
+
+class Small(plain.Directory):
+    """An export whose files have room for a number of bytes, of which one write takes what fits."""
+
+    def __init__(self, root, room: int):
+        super().__init__(str(root))
+        self.room = room
+
+    @contextlib.contextmanager
+    def create(self, path):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with super().create(path) as file:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (self.room, before[1]))
+            try:
+                yield file
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_disk_that_gets_full_cuts_no_file(tmp_path):
+    """The last write that fits in part is no error of the kernel's."""
+    made = Small(tmp_path, 300 * 1024)
+    with pytest.raises(BackupError, match=r"^x cannot be written: File too large\. Nothing of the export is left"):
+        made.add("x", 800 * 1024, io.BytesIO(bytes(800 * 1024)))
+    # One that has no sum is in no export.
+    assert made.sums == {}
+
+
+def test_what_a_file_system_has_dropped_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(plain, "write_all", lambda file, part: file.write(part[1:]))
+    made = plain.Directory(str(tmp_path))
+    with pytest.raises(BackupError, match=r"^Of x, 2 bytes are in the export, and 3 were written"):
+        made.add("x", 3, io.BytesIO(b"abc"))
+    assert made.sums == {}
 
 
 # --- The place of it
