@@ -231,10 +231,31 @@ def rows_of(directory: str) -> Iterator[dict[str, Any]]:
         raise DamagedSetError(f"{LISTING} of the export is not what was written.") from None
 
 
+def check_sql(directory: str, manifest: Mapping[str, Any]) -> None:
+    """Raise DamagedSetError where the SQL or the roles are not what was exported.
+
+    Cut off behind its last row, SQL loads without an error, and lacks constraints.
+    Each is opened for this by itself: psql reads the descriptor that it is given from where that stands.
+    """
+    wanted = {ROLES: manifest["roles"], **{sql_name(database): row.get("sha256") for database, row in manifest["dumps"].items()}}
+    for name, digest in wanted.items():
+        with open(inside(directory, name), "rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != digest:
+            raise DamagedSetError(
+                f"{os.path.join(directory, name)} is not the file that was exported: its SHA-256 is not the one in {MANIFEST}. Nothing was changed. If it was "
+                f"cut off or damaged, copy the export again; `sha256sum --quiet -c {SUMS}` in it names every file that differs. If it was edited on purpose, "
+                f"write its new SHA-256 into {MANIFEST}, or load it by hand as {README} says."
+            )
+
+
 def read(directory: str, manifest: dict[str, Any], copy: Any) -> sets.Read:
     """Hand each part of an export to who takes it, in the way of `sets.read`; raise BackupError where one is not what was written."""
     found = sets.Read()
     found.manifest = manifest
+    if "postgres" in manifest["parts"]:
+        # Before what takes longer.
+        check_sql(directory, manifest)
     if "minio" in manifest["parts"]:
         with open(os.path.join(directory, BUCKETS), encoding="utf-8") as file:
             for bucket, settings in json.load(file).items():

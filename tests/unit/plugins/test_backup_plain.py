@@ -290,6 +290,56 @@ def test_what_is_not_as_it_was_written_is_refused(export, damage, told):
         plain.read(str(export), found, Taken())
 
 
+SQL = b"COPY t (id) FROM stdin;\n1\n\\.\n\nALTER TABLE t ADD PRIMARY KEY (id);\n"
+# The database of this name lies under another one.
+DATABASES = ("d", "roles")
+
+
+@pytest.fixture
+def sql_export(tmp_path):
+    """A whole export of two databases."""
+    made = plain.Directory(str(tmp_path))
+    dumps = {}
+    for database in DATABASES:
+        made.add_bytes(plain.sql_name(database), SQL)
+        dumps[database] = {"size": len(SQL), "sha256": made.sums[plain.sql_name(database)]}
+    made.add_bytes(sets.ROLES, b"CREATE ROLE ada;\n")
+    made.add_bytes(sets.MANIFEST, json.dumps(manifest(parts=["postgres"], dumps=dumps, roles=made.sums[plain.ROLES])).encode())
+    made.close()
+    return tmp_path
+
+
+class TakenSql:
+    """Remembers the SQL that it is handed, as psql would read it."""
+
+    def __init__(self):
+        self.found = {}
+
+    def roles(self, text):
+        self.found[plain.ROLES] = text
+
+    def sql(self, database, text):
+        self.found[database] = os.read(text.fileno(), 1024)
+
+
+def test_sql_is_handed_over_from_its_beginning(sql_export):
+    copy = TakenSql()
+    plain.read(str(sql_export), plain.manifest_of(str(sql_export)), copy)
+    assert copy.found == {plain.ROLES: b"CREATE ROLE ada;\n", **dict.fromkeys(DATABASES, SQL)}
+
+
+@pytest.mark.parametrize("name", [plain.ROLES, *map(plain.sql_name, DATABASES)])
+@pytest.mark.parametrize("change", [lambda text: text[:-10], lambda text: text + b"SELECT 1;\n", lambda text: text.replace(b" ", b"\t", 1), lambda _text: b""])
+def test_sql_that_is_not_what_was_exported_is_refused_before_anything_is_loaded(sql_export, name, change):
+    """Cut off behind the last row, most SQL loads without an error, and a constraint is missing."""
+    (sql_export / name).write_bytes(change((sql_export / name).read_bytes()))
+    copy = TakenSql()
+    told = rf"^{sql_export}/{name} is not the file that was exported: .*manifest\.json\. Nothing was changed\. .*copy the export again; .*edited on purpose"
+    with pytest.raises(DamagedSetError, match=told):
+        plain.read(str(sql_export), plain.manifest_of(str(sql_export)), copy)
+    assert copy.found == {}
+
+
 def test_a_link_leads_nowhere(export):
     (export / "objects/b/a.png").unlink()
     (export / "objects/b/a.png").symlink_to("/etc/passwd")
