@@ -334,6 +334,7 @@ _BACKUP_REMEDIES = {
     "clock wrong": "See that the host's clock is right (`timedatectl`). If it is, name the set that you want (`{run} list` shows them), or remove the one that "
     "is ahead, as docs/troubleshooting.md says.",
     "nothing calls it": "Install cron, or run the playbook backup, which puts the timers on. Where somebody else calls it, set backup_scheduler to none.",
+    "not brought back": "Nothing is wrong with the set. After a restore, put it back by hand, as docs/troubleshooting.md says; or take the setting away.",
     "drill late": "Try the newest one: the playbook drill. backup_drill_after_backup does it each time.",
 }
 

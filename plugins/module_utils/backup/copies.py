@@ -100,6 +100,10 @@ class Copy:
     seconds: dict[str, float] = field(default_factory=dict)
     # Materialized views that could not be filled, by database.
     empty_views: dict[str, Sequence[str]] = field(default_factory=dict)
+    # Where the settings of buckets lie that are read.
+    where: str = "what is read"
+    # What is told of settings that MinIO refuses, by bucket and name.
+    refused: dict[tuple[str, str], str] = field(default_factory=dict)
     _restore: postgres.Restore | None = None
     _redis: redis.Writer | None = None
     _client: s3.Client | None = None
@@ -194,7 +198,16 @@ class Copy:
             self._client.create_bucket(name)
             self._buckets.add(name)
             for key, text in settings.items():
-                self._client.put_setting(name, key, text)
+                try:
+                    self._client.put_setting(name, key, text)
+                except s3.S3Error as error:
+                    # Such as a lifecycle with a tier, which the live server alone knows. No object needs one, of which only the last version is stored.
+                    if not 400 <= error.status < 500:
+                        raise
+                    self.refused[name, key] = (
+                        f"The {key} of the bucket {name} was not brought back, because MinIO refuses it: {error.code} (HTTP {error.status}). "
+                        f"It lies in {self.where}. Put it back by hand."
+                    )
 
     def object(self, meta: dict[str, Any], size: int, content: IO[bytes]) -> None:
         """Take an object."""
@@ -280,6 +293,7 @@ class Copy:
 
         def read(_copy: Copy) -> sets.Read:
             self.say(f"reading the set {snapshot.set}")
+            self.where = f"{sets.BUCKETS} of the set {snapshot.set}"
             with repository.reading(snapshot) as process:
                 return self._read(repository, process)
 
@@ -342,7 +356,8 @@ class Copy:
                     problems.append(f"{bucket}: {listed.key} is not as the set has it")
         problems += [f"{bucket}: {key} is missing" for bucket, key in sorted(left)]
         for bucket, settings in (found.manifest["objects"] or {}).get("buckets", {}).items():
-            problems += [f"{bucket}: its {name} is missing" for name in settings if client.setting(bucket, name) is None]
+            here = [name for name in settings if (bucket, name) not in self.refused]
+            problems += [f"{bucket}: its {name} is missing" for name in here if client.setting(bucket, name) is None]
         return problems
 
     def _row(self, client: s3.Client, listed: s3.Listed) -> bytes:

@@ -171,6 +171,7 @@ class Source:
         with contextlib.ExitStack() as stack:
             servers = self._start(stack, private, check_again)
             self.say("reading the other project's data")
+            copy.where = f"the MinIO of the project {self.project}"
             return self._pass_on(making.Making, servers, release, copy)
 
     def _start(self, stack: contextlib.ExitStack, private: str, check_again: Callable[[], Any]) -> copies.Servers:

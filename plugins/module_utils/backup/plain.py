@@ -257,7 +257,8 @@ def read(directory: str, manifest: dict[str, Any], copy: Any) -> sets.Read:
         # Before what takes longer.
         check_sql(directory, manifest)
     if "minio" in manifest["parts"]:
-        with open(os.path.join(directory, BUCKETS), encoding="utf-8") as file:
+        copy.where = os.path.join(directory, BUCKETS)
+        with open(copy.where, encoding="utf-8") as file:
             for bucket, settings in json.load(file).items():
                 copy.bucket(bucket, settings)
         for row in rows_of(directory):

@@ -680,7 +680,8 @@ class Backups:
                     found, problems = copy.load(self.repository, snapshot)
                 except DamagedSetError as error:
                     raise DamagedSetError(f"{error}{self._marked(snapshot.set, DAMAGED)}") from None
-            about |= {"seconds": round(time.monotonic() - started, 1), "release": written["release"], "problems": problems[:20]}
+            remarks = self._remarks(copy)
+            about |= {"seconds": round(time.monotonic() - started, 1), "release": written["release"], "problems": problems[:20], "remarks": remarks[:20]}
             if problems:
                 unmarked = self._marked(snapshot.set, DAMAGED)
                 raise BackupError(f"{len(problems)} things are not as the set {snapshot.set} says: {'; '.join(problems[:5])}{unmarked}")
@@ -693,6 +694,14 @@ class Backups:
                 print(f"{missing} objects that its database names were not in the bucket, such as {found['missing'][0]}.", file=sys.stderr)
                 return MISSING
         return DONE
+
+    @staticmethod
+    def _remarks(copy: copies.Copy) -> list[str]:
+        """Tell, also who wants to hear of nothing else than what is wrong, what was not brought back and is no damage, and return it."""
+        remarks = [copy.refused[key] for key in sorted(copy.refused)]
+        for text in remarks:
+            print(text, flush=True)
+        return remarks
 
     def _marked(self, identifier: str, word: str) -> str:
         """Say of a set what a drill has found, and return why that was not possible, an empty text where it was: what was found comes first."""
@@ -973,6 +982,7 @@ class Backups:
             except BackupError as error:
                 told_of = f"{database}: the materialized views {', '.join(views)} are empty: {error} Fill them by REFRESH MATERIALIZED VIEW"
             self.say(told_of)
+        self._remarks(copy)
         return DONE
 
     # --- Out and in

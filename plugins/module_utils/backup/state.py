@@ -11,7 +11,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 DIRECTORY, STATUS, CONFIG, LOG = "backup", "status.json", "config.json", "wal.json"
@@ -122,6 +122,14 @@ def uncalled(project: str) -> str | None:
     return None
 
 
+def _look_at_drill(drill: Mapping[str, Any], add: Callable[[str, str, str], None]) -> None:
+    """Add what is wrong with the set of a drill, and what could not be brought back and is no damage of it."""
+    if drill.get("result") != "ok":
+        add("drill failed", "failure", f"The set {drill.get('set')} did not come back whole in the drill of {drill.get('at')}: {drill.get('error')}")
+    for text in drill.get("remarks") or []:
+        add("not brought back", "warning", text)
+
+
 def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float, why_uncalled: str | None = None) -> list[dict[str, str]]:
     """Return what is wrong with a stack's backups, each with name, severity and what is seen. ``why_uncalled`` says why its schedule is not kept."""
     rows: list[dict[str, str]] = []
@@ -138,7 +146,7 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float, wh
 
     if why_uncalled:
         add("nothing calls it", "failure", why_uncalled)
-    run, drill = found["last_run"], found["last_drill"]
+    run = found["last_run"]
     if run and run.get("result") != "ok":
         add("backup failed", "failure", f"The backup of {run.get('ended') or run.get('started')} failed: {run.get('error')}")
     success = found["last_success"] or {}
@@ -147,8 +155,8 @@ def findings(found: Mapping[str, Any], config: Mapping[str, Any], now: float, wh
     if age is None or age > late:
         what = f"of {success['moment']}" if success else "not there"
         add("backup late", "failure", f"The last backup is {what}, and one is expected every {late / 3600:g} hours.")
-    if drill and drill.get("result") != "ok":
-        add("drill failed", "failure", f"The set {drill.get('set')} did not come back whole in the drill of {drill.get('at')}: {drill.get('error')}")
+    if found["last_drill"]:
+        _look_at_drill(found["last_drill"], add)
     look_at("set", found["last_good_drill"], bool(success))
     if wrong := ahead(found.get("newest_set"), now):
         add("clock wrong", "warning", wrong)

@@ -7,7 +7,7 @@ import subprocess
 from types import SimpleNamespace
 
 import pytest
-from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, docker, postgres, redis, s3, wal
+from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, docker, postgres, redis, s3, sets, wal
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError
 
 
@@ -295,6 +295,66 @@ def test_a_bucket_that_came_while_the_set_was_made_is_created():
     for bucket in ("first", "late", "late"):
         copy.object({"bucket": bucket, "key": "k", "headers": {}}, 0, io.BytesIO())
     assert done == ["first", "first/k", "late", "late/k", "late/k"]
+
+
+class Refusing:
+    """A MinIO that knows no tier, and answers so, or in another way."""
+
+    def __init__(self, status: int = 400, refused: str = "lifecycle"):
+        self.status, self.refused, self.kept, self.stored = status, refused, {}, []
+
+    def create_bucket(self, bucket):
+        self.kept[bucket] = {}
+
+    def put_setting(self, bucket, name, text):
+        if name == self.refused:
+            raise s3.S3Error(f"setting the {name} of the bucket {bucket}", self.status, "InvalidStorageClass")
+        self.kept[bucket][name] = text
+
+    def setting(self, bucket, name):
+        return self.kept[bucket].get(name)
+
+    def put(self, bucket, key, *_rest):
+        self.stored.append(f"{bucket}/{key}")
+
+    def buckets(self):
+        return list(self.kept)
+
+    def objects(self, _bucket):
+        return []
+
+
+SETTINGS = {"lifecycle": "<Tier/>", "policy": "{}", "versioning": "<Status>Enabled</Status>"}
+
+
+@pytest.mark.parametrize("refused", SETTINGS)
+def test_a_setting_that_minio_refuses_takes_nothing_else_along(refused):
+    """A tier is known to the live MinIO only: no set of such a bucket came back, in a drill, a restore or a move-in."""
+    copy = copies.Copy(None, copies.Servers(None, None, None), {}, "", None, print, where="objects/buckets.json of the set a")
+    copy._client = client = Refusing(refused=refused)
+    copy.bucket("b", SETTINGS)
+    copy.object({"bucket": "b", "key": "k", "headers": {}}, 0, io.BytesIO())
+    assert client.stored == ["b/k"]
+    assert client.kept == {"b": {name: text for name, text in SETTINGS.items() if name != refused}}
+    (told,) = copy.refused.values()
+    assert told.startswith(f"The {refused} of the bucket b was not brought back, because MinIO refuses it: InvalidStorageClass (HTTP 400). It lies in ")
+    assert "objects/buckets.json of the set a" in told
+    # It is no damage, and what got lost is.
+    found = sets.Read()
+    found.manifest = {"objects": {"buckets": {"b": SETTINGS}}}
+    assert copy._compare_objects(found, client) == []
+    lost = next(name for name in SETTINGS if name != refused)
+    del client.kept["b"][lost]
+    assert copy._compare_objects(found, client) == [f"b: its {lost} is missing"]
+
+
+@pytest.mark.parametrize("status", [0, 500, 503])
+def test_a_minio_that_fails_has_refused_nothing(status):
+    copy = copies.Copy(None, copies.Servers(None, None, None), {}, "", None, print)
+    copy._client = Refusing(status)
+    with pytest.raises(s3.S3Error, match="setting the lifecycle of the bucket b"):
+        copy.bucket("b", SETTINGS)
+    assert copy.refused == {}
 
 
 def service(name: str, volumes: dict[str, str], **environment: str) -> docker.Service:

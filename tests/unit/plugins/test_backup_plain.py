@@ -97,6 +97,8 @@ def test_what_was_written_is_read_as_it_was(export, tmp_path):
     headers = {"content-type": "image/png", "x-amz-meta-owner": "ada"}
     assert copy.objects == {key: (key.encode(), headers) for key in [*HOSTILE, *PLAIN, "a", "a/b"]}
     assert copy.buckets == {"b": {}, "empty": {}}
+    # Where a person finds what could not be brought back.
+    assert copy.where == str(export / "buckets.json")
     # Nothing lies outside, and every file has its sum.
     assert os.listdir(tmp_path) == ["export"]
     files = {str(path.relative_to(export)): path for path in export.rglob("*") if path.is_file()}

@@ -510,6 +510,54 @@ def test_what_a_drill_has_found_is_told_also_where_the_set_cannot_be_marked(back
     assert told == [("drill_failed", found["error"])]
 
 
+REMARK = "The lifecycle of the bucket b was not brought back, because MinIO refuses it: InvalidStorageClass (HTTP 400)."
+
+
+@pytest.mark.parametrize("problems", [[], ["b: k is missing"]])
+def test_a_setting_that_was_refused_is_a_remark_of_a_drill_and_no_damage(backups, monkeypatch, capsys, problems):
+    marked = []
+
+    def load(self, _repository, _snapshot):
+        self.refused["b", "lifecycle"] = REMARK
+        return {"missing": []}, list(problems)
+
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "release": lambda _self: ({"release": "r"}, {}),
+        "open": lambda _self, **_create: None,
+        "_tell": lambda *_given: None,
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    monkeypatch.setattr(copies.Copy, "load", load)
+    backups.repository = one_set(mark=lambda _identifier, word: marked.append(word))
+    with pytest.raises(BackupError, match=r"^1 things .*: b: k is missing$") if problems else contextlib.nullcontext():
+        backups.drill("latest")
+    assert marked == (["damaged"] if problems else ["verified"])
+    found = state.read(backups.directory)["last_drill"]
+    assert (found["result"], found["problems"], found["remarks"]) == ("failed" if problems else "ok", problems, [REMARK])
+    # On schedule, nothing is said but what is wrong.
+    assert capsys.readouterr().out == f"{REMARK}\n"
+
+
+@pytest.mark.parametrize("is_moment", [False, True])
+def test_a_setting_that_was_refused_is_told_at_the_end_of_a_restore(recovering, monkeypatch, capsys, is_moment):
+    def load(self, *_given):
+        self.refused["b", "lifecycle"] = REMARK
+        return {"databases": {}, "parts": []}, []
+
+    monkeypatch.setattr(copies.Copy, "load", load)
+    monkeypatch.setattr(program.Backups, "_undo", lambda _self: None)
+    monkeypatch.setattr(program.Backups, "_exchange", lambda *_given: print("exchanged"))
+    nothing = copies.Servers(None, None, None)
+
+    def bring(copy):
+        return recovering._load_moment(copy, [BASE], PIECES, "latest", nothing, SimpleNamespace(set="a")) if is_moment else copy.load(None, None)
+
+    assert recovering._bring("The set a", "a", nothing, {"release": "r"}, "p", bring, {}) == program.DONE
+    assert capsys.readouterr().out.splitlines()[-2:] == ["exchanged", REMARK]
+
+
 def test_a_set_of_a_stack_that_misses_objects_is_drilled_like_any_other(backups, monkeypatch, capsys):
     """It came back as it is, the moment is tried too, and what is missing stays told."""
     marked, tried = [], []

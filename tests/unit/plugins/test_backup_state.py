@@ -33,6 +33,8 @@ def known(**rows) -> dict:
         ({"last_run": {"result": "failed", "ended": ago(1), "error": "why"}}, ["backup failed"]),
         ({"last_run": {"result": "missing", "ended": ago(1), "error": "why"}}, ["backup failed"]),
         ({"last_drill": {"result": "failed", "set": "s", "at": ago(1), "error": "why"}}, ["drill failed"]),
+        # What is no damage.
+        ({"last_drill": {"result": "ok", "remarks": ["The lifecycle of the bucket b was not brought back."]}}, ["not brought back"]),
         ({"last_drill": None, "last_good_drill": None}, ["never restored"]),
         ({"last_good_drill": {"at": ago(8 * 24 + 25)}}, ["drill late"]),
         # What is known of sets may be lost, and the drill was as long ago.

@@ -104,6 +104,12 @@ FAULTS = [
         WARNING,
         "never restored: No set was brought back.",
     ),
+    (
+        lambda found: found.update(backup={"findings": [{"name": "not brought back", "severity": WARNING, "seen": "The lifecycle of b was not."}]}),
+        "backup",
+        WARNING,
+        "not brought back: The lifecycle of b was not.",
+    ),
     (lambda found: found["engine"].update(version="19.03.1"), "engine", WARNING, "The Docker Engine is 19.03.1."),
     (lambda found: found.update(compose=None), "compose", FAILURE, "`docker compose` does not run on the host."),
     (lambda found: found.update(compose="2.20.0"), "compose", WARNING, "Docker Compose is 2.20.0."),
