@@ -36,6 +36,7 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     password,
     plain,
     postgres,
+    redis,
     s3,
     sets,
     state,
@@ -371,6 +372,16 @@ class Backups:
             raise BackupError(f"{service.name} has {len(found)} containers that run, and one is needed. Deploy, or see the playbook doctor.")
         return found[0]
 
+    def check_redis(self, servers: copies.Servers) -> None:
+        """Raise BackupError where the Redis that runs does not write the files that its keys are read from."""
+        if servers.redis:
+            try:
+                container = self.container(servers.redis)
+            except BackupError:
+                # Of one that does not run, what lies in its volume is all there is.
+                return
+            redis.check_log(self.docker, container)
+
     # --- Backup
 
     def backup(self) -> int:
@@ -483,10 +494,13 @@ class Backups:
         servers = self.servers(configuration)
         if not servers.present():
             raise BackupError("The release has none of the servers that keep data: they stand outside the stack, whose provider backs them up.")
+        self.check_redis(servers)
         self.say(f"opening the repository {self.repository.place}")
         self._open_or_begin()
         try:
             self._await_servers(servers)
+            # Again, because it may have run only since.
+            self.check_redis(servers)
             writing = self.repository.write(identifier)
             with whole(writing):
                 made = making.Making(self, servers, written, sets.Writer(writing.process.stdin), identifier, about["started"])
@@ -994,6 +1008,7 @@ class Backups:
             servers = self.servers(configuration)
             if not servers.present():
                 raise BackupError("The release has none of the servers that keep data: they stand outside the stack. Nothing was written.")
+            self.check_redis(servers)
             plain.check_target(target, self.directory)
             with plain.written_whole(target) as made:
                 sizes = self._sizes(servers)

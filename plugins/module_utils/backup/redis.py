@@ -19,17 +19,22 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.sets impo
 
 # A rewrite of the log that starts while files are copied gives other files; then they are copied again.
 ATTEMPTS = 10
-_CHANGED = 9
+_CHANGED, _NO_LOG = 9, 8
 _COPY = """
 set -eu
 cd /from
-list() { [ ! -d appendonlydir ] || cat appendonlydir/*.manifest; }
+[ -d appendonlydir ] || exit 8
+list() { cat appendonlydir/*.manifest; }
 before=$(list)
-rm -rf /to/appendonlydir /to/dump.rdb
-if [ -d appendonlydir ]; then cp -pR appendonlydir /to/; elif [ -f dump.rdb ]; then cp -p dump.rdb /to/; fi
+rm -rf /to/appendonlydir
+cp -pR appendonlydir /to/
 [ "$(list)" = "$before" ] || exit 9
 for name in $(printf '%s\n' "$before" | sed -n 's/^file \\([^ ]*\\) .*/\\1/p'); do [ -f "/to/appendonlydir/$name" ] || exit 9; done
 """
+# What the processes of a container have open.
+_OPEN = "ls -l /proc/[0-9]*/fd 2>/dev/null"
+# A server that has just loaded its files has opened none to write to for a moment.
+_LOOKS = 5
 RDB = "dump.rdb"
 LOAD_SECONDS = 600
 # As many as nobody has, because one that is numbered higher than a server knows ends it while it loads.
@@ -65,8 +70,33 @@ return left
 """
 
 
+class NoLogError(BackupError):
+    """There are no append-only files, or old ones: what else Redis stores is of the last time that it was saved, if it ever was."""
+
+    def __init__(self, seen: str):
+        super().__init__(
+            f"Redis writes no append-only file ({seen}), and its keys are read from that: none of them would be stored, or those of long ago. Nothing of this "
+            "run is kept, and earlier sets stay. Turn it on (`appendonly yes`) without losing keys, as docs/troubleshooting.md says, and run this again."
+        )
+
+
+def check_log(docker: Docker, container: str) -> None:
+    """Raise NoLogError where the Redis in a container has no append-only file open to write to, whatever lies in its volume.
+
+    No user of it may ask for its settings, and they can change while it runs. The container's user sees the files that it has open. Where not even what it
+    waits with is seen, as where it runs as another user, nothing is known, and what lies in the volume is all there is.
+    """
+    for attempt in range(_LOOKS):
+        _status, seen, _error = docker.attempt("exec", container, "sh", "-c", _OPEN)
+        if "/appendonlydir/" in seen or "eventpoll" not in seen:
+            return
+        if attempt < _LOOKS - 1:
+            time.sleep(1)
+    raise NoLogError("`appendonly no`")
+
+
 def copy(docker: Docker, service: Service, source: str, target: str, name: str) -> None:
-    """Copy the files of a Redis that may be at work into an empty volume; raise BackupError."""
+    """Copy the append-only files of a Redis that may be at work into an empty volume; raise BackupError, which is a NoLogError where there are none."""
     for _attempt in range(ATTEMPTS):
         try:
             status, _output, error = docker.attempt(
@@ -78,6 +108,8 @@ def copy(docker: Docker, service: Service, source: str, target: str, name: str) 
             docker.remove_container(name)
         if status == 0:
             return
+        if status == _NO_LOG:
+            raise NoLogError(f"the volume {source} has no appendonlydir")
         if status not in (_CHANGED, 1):
             raise BackupError(f"The files of Redis cannot be copied (exit code {status}): {error.strip()[-300:]}")
     raise BackupError(f"The files of Redis changed {ATTEMPTS} times while they were copied.")

@@ -297,6 +297,91 @@ def test_a_bucket_that_came_while_the_set_was_made_is_created():
     assert done == ["first", "first/k", "late", "late/k", "late/k"]
 
 
+OPEN = """/proc/1/fd:
+lrwx------ 1 redis redis 64 Sep 24 20:34 5 -> anon_inode:[eventpoll]
+lrwx------ 1 redis redis 64 Sep 24 20:34 6 -> socket:[9640080]
+"""
+LOG = "l-wx------ 1 redis redis 64 Sep 24 20:34 7 -> /data/appendonlydir/appendonly.aof.1.incr.aof\n"
+
+
+@pytest.mark.parametrize(
+    ("looks", "is_refused"),
+    [
+        ([OPEN + LOG], False),
+        # Files of an earlier time may lie in the volume all the same.
+        ([OPEN], True),
+        # It has only just read them.
+        ([OPEN, OPEN + LOG], False),
+        # Of another user, or without a shell: nobody knows.
+        (["/proc/1/fd:\n/proc/31/fd:\nlrwx------ 1 redis redis 64 Sep 24 20:34 1 -> pipe:[1]\n"], False),
+        ([""], False),
+    ],
+)
+def test_a_redis_that_writes_no_append_only_file_is_refused(monkeypatch, looks, is_refused):
+    left = list(looks)
+    monkeypatch.setattr(redis.time, "sleep", lambda _seconds: None)
+    engine = SimpleNamespace(attempt=lambda *_words: (2, left.pop(0) if len(left) > 1 else left[0], ""))
+    told = r"^Redis writes no append-only file \(`appendonly no`\), .* earlier sets stay\. Turn it on"
+    with pytest.raises(redis.NoLogError, match=told) if is_refused else contextlib.nullcontext():
+        redis.check_log(engine, "c")
+
+
+class Shell:
+    """Docker that runs the program of a container here, over two directories."""
+
+    def __init__(self, root):
+        self.root = root
+        for name in ("from", "to"):
+            (root / name).mkdir()
+
+    def confined(self):
+        return []
+
+    def remove_container(self, _name):
+        pass
+
+    def attempt(self, *words):
+        program = words[-1].replace("/from", f"{self.root}/from").replace("/to", f"{self.root}/to")
+        done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+
+def test_only_append_only_files_are_what_is_stored_of_redis(tmp_path):
+    """A server that keeps some starts empty over an RDB file, and a set of that was compared with itself: 0 keys and 0 keys."""
+    engine, server = Shell(tmp_path), service("redis", {"/data": "v"})
+    (tmp_path / "from/dump.rdb").write_bytes(b"REDIS")
+    with pytest.raises(redis.NoLogError, match=r"^Redis writes no append-only file \(the volume v has no appendonlydir\)"):
+        redis.copy(engine, server, "v", "w", "n")
+    assert list((tmp_path / "to").iterdir()) == []
+    log = tmp_path / "from/appendonlydir"
+    log.mkdir()
+    (log / "appendonly.aof.manifest").write_text("file appendonly.aof.1.incr.aof seq 1 type i\n")
+    (log / "appendonly.aof.1.incr.aof").write_bytes(b"aof")
+    redis.copy(engine, server, "v", "w", "n")
+    assert {str(path.relative_to(tmp_path / "to")) for path in (tmp_path / "to").rglob("*") if path.is_file()} == {
+        "appendonlydir/appendonly.aof.manifest",
+        "appendonlydir/appendonly.aof.1.incr.aof",
+    }
+
+
+def test_a_set_without_append_only_files_is_not_whole(monkeypatch):
+    """One of an earlier version says 0 keys, and so does a server over it."""
+    server = service("redis", {"/data": "v"})
+    engine = SimpleNamespace(run="r", create_volume=lambda _name: "w", remove_volume=lambda _name: None)
+
+    def copy_files(*_given):
+        raise redis.NoLogError("it is not there")
+
+    monkeypatch.setattr(redis, "copy", copy_files)
+    monkeypatch.setattr(redis, "facts", lambda *_given: {"keys": 0, "digest": "0" * 40})
+    copy = copies.Copy(engine, copies.Servers(None, server, None), {"redis": "v"}, "", None, print)
+    found = sets.Read()
+    found.manifest = {"parts": ["redis"], "redis": {"keys": 0, "digest": "0" * 40}}
+    assert copy._compare(found) == ["Redis: the set has no append-only files, so nobody knows which keys there were"]
+    monkeypatch.setattr(redis, "copy", lambda *_given: None)
+    assert copy._compare(found) == []
+
+
 class Refusing:
     """A MinIO that knows no tier, and answers so, or in another way."""
 

@@ -258,6 +258,63 @@ def test_the_logs_of_a_restore_have_to_fit_too(backups, monkeypatch):
     assert asked == [80 * mib, (80 + 2 * 4 * 16) * mib, 80 * mib]
 
 
+@pytest.mark.parametrize("work", ["backup", "export"])
+@pytest.mark.parametrize("redis", ["writes no log", "writes its log", "does not run"])
+def test_before_anything_is_written_redis_is_looked_at(backups, monkeypatch, tmp_path_factory, work, redis):
+    """What lies in its volume may be of long ago, or nothing, and would be called good."""
+
+    def container(_self, _service):
+        if redis == "does not run":
+            raise BackupError("redis has 0 containers that run")
+        return "c"
+
+    def begun(*_given):
+        raise BackupError("It has begun.")
+
+    instead = {
+        "alone": lambda _self: contextlib.nullcontext(),
+        "release": lambda _self: ({}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(None, Service("redis", "image", "", {}, [], [], "", {"/data": "v"}, {}), None),
+        "container": container,
+        "_open_or_begin": begun,
+        "_sizes": begun,
+        "_tell": lambda *_given: None,
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+    monkeypatch.setattr(program.redis.time, "sleep", lambda _seconds: None)
+    seen = "5 -> anon_inode:[eventpoll]\n" + "6 -> /data/appendonlydir/appendonly.aof.1.incr.aof\n" * (redis == "writes its log")
+    monkeypatch.setattr(program.Docker, "attempt", lambda *_given: (0, seen, ""))
+    target = tmp_path_factory.mktemp("srv")
+    with pytest.raises(BackupError, match="^Redis writes no append-only file" if redis == "writes no log" else r"^It has begun\.$"):
+        backups.backup() if work == "backup" else backups.export(str(target / "export"), passwords=False)
+    assert list(target.iterdir()) == []
+
+
+def test_a_redis_that_was_only_starting_is_looked_at_when_the_others_are_there(backups, monkeypatch):
+    looks = []
+    instead = {
+        "release": lambda _self: ({}, {}),
+        "servers": lambda _self, _configuration: copies.Servers(None, Service("redis", "image", "", {}, [], [], "", {"/data": "v"}, {}), None),
+        "container": failing("redis has 0 containers that run"),
+        "_open_or_begin": lambda _self: None,
+        "_await_servers": lambda _self, _servers: monkeypatch.setattr(program.Backups, "container", lambda _self, _service: "c"),
+        "_make_room": lambda _self: None,
+    }
+    for name, function in instead.items():
+        monkeypatch.setattr(program.Backups, name, function)
+
+    def check_log(_docker, container):
+        looks.append(container)
+        raise program.redis.NoLogError("x")
+
+    monkeypatch.setattr(program.redis, "check_log", check_log)
+    backups.repository = SimpleNamespace(place="/srv/backup")
+    with pytest.raises(program.redis.NoLogError):
+        backups._make("a", {"started": "now"})
+    assert looks == ["c"]
+
+
 def test_an_export_needs_more_than_the_database_takes(backups, monkeypatch, tmp_path_factory):
     asked = []
     instead = {
