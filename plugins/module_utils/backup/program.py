@@ -469,6 +469,8 @@ class Backups:
         """Remove what is not to be kept, and what the run left behind, also where no set was made: what is full would stay so, and no later set would fit."""
         try:
             with self.exclusively():
+                # What wrote the set was ended, and has left its lock, which would be waited for.
+                self.repository.unlock()
                 self._forget(None)
         except (BackupError, EngineError, lock.LockedError, OSError) as error:
             print(f"What is not to be kept was not removed either: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -885,10 +886,11 @@ def test_what_is_not_to_be_kept_goes_also_where_no_set_was_made(backups, monkeyp
     }
     for name, function in instead.items():
         monkeypatch.setattr(program.Backups, name, function)
-    backups.repository = SimpleNamespace(place="/srv/backup", write=write, forget=forget, all_snapshots=list)
+    unlock = functools.partial(steps.append, "unlock")
+    backups.repository = SimpleNamespace(place="/srv/backup", write=write, unlock=unlock, forget=forget, all_snapshots=list)
     with pytest.raises(BackupError, match=r"^no space left on device$"):
         backups.backup()
-    assert steps == ["write", (backups.config["keep"], [], None), "no space left on device"]
+    assert steps == ["write", "unlock", (backups.config["keep"], [], None), "no space left on device"]
     assert ("was not removed either: The repository is locked." in capsys.readouterr().err) is (room != "is made")
 
 
