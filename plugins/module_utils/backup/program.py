@@ -468,6 +468,8 @@ class Backups:
     def _make_room(self) -> None:
         """Remove what is not to be kept, and what the run left behind, also where no set was made: what is full would stay so, and no later set would fit."""
         try:
+            # Of one that is away, restic waits for each answer a quarter of an hour, and nobody is told meanwhile.
+            self.repository.look()
             with self.exclusively():
                 # What wrote the set was ended, and has left its lock, which would be waited for.
                 self.repository.unlock()

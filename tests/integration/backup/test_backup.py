@@ -462,7 +462,10 @@ def test_a_missing_object_ends_with_an_error_and_the_rest_is_safe(stack):
         assert f"campaign-assets/{key}" in result.text
         assert stack.state()["last_run"]["result"] == "missing"
         assert stack.sets()[-1][1] == "complete"
-        assert stack.run("drill").status == 1
+        drilled = stack.run("drill")
+        assert drilled.status == 4
+        assert f"campaign-assets/{key}" in drilled.text
+        assert stack.sets()[-1][1] == "verified"
         assert stack.run("watch").status == 1
     finally:
         stack.put(key, content)

@@ -861,7 +861,7 @@ def test_a_set_that_was_not_made_is_not_tried(nightly, monkeypatch):
     assert nightly.steps == ["failed"]
 
 
-@pytest.mark.parametrize("room", ["is made", "cannot be made"])
+@pytest.mark.parametrize("room", ["is made", "cannot be made", "is out of reach"])
 def test_what_is_not_to_be_kept_goes_also_where_no_set_was_made(backups, monkeypatch, capsys, room):
     """A repository that is full would stay full, and no later set would fit."""
     steps = []
@@ -886,11 +886,17 @@ def test_what_is_not_to_be_kept_goes_also_where_no_set_was_made(backups, monkeyp
     }
     for name, function in instead.items():
         monkeypatch.setattr(program.Backups, name, function)
+
+    def look():
+        if room == "is out of reach":
+            raise BackupError("The repository is locked.")
+
     unlock = functools.partial(steps.append, "unlock")
-    backups.repository = SimpleNamespace(place="/srv/backup", write=write, unlock=unlock, forget=forget, all_snapshots=list)
+    backups.repository = SimpleNamespace(place="/srv/backup", write=write, look=look, unlock=unlock, forget=forget, all_snapshots=list)
     with pytest.raises(BackupError, match=r"^no space left on device$"):
         backups.backup()
-    assert steps == ["write", "unlock", (backups.config["keep"], [], None), "no space left on device"]
+    tried = ["unlock", (backups.config["keep"], [], None)] if room != "is out of reach" else []
+    assert steps == ["write", *tried, "no space left on device"]
     assert ("was not removed either: The repository is locked." in capsys.readouterr().err) is (room != "is made")
 
 
