@@ -289,4 +289,7 @@ class Objects:
         # In one piece from the beginning: of many objects it is large.
         text = io.BytesIO()
         text.writelines(self._lines())
-        return text.getvalue(), {"count": len(self._rows), "bytes": self.size, "sha256": hashlib.sha256(text.getbuffer()).hexdigest()}
+        # Before the value is taken, of which a buffer would be a copy.
+        with text.getbuffer() as buffer:
+            digest = hashlib.sha256(buffer).hexdigest()
+        return text.getvalue(), {"count": len(self._rows), "bytes": self.size, "sha256": digest}

@@ -8,6 +8,7 @@ import io
 import json
 import sys
 import tarfile
+import tracemalloc
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils.backup import s3, sets
@@ -166,3 +167,18 @@ def test_an_object_that_goes_away_before_its_tags_are_read_is_left_out(monkeypat
     writer.close()
     with tarfile.open(fileobj=io.BytesIO(target.getvalue())) as archive:
         assert archive.getnames() == []
+
+
+def test_the_list_of_many_objects_is_in_memory_once():
+    objects = sets.Objects()
+    for number in range(20_000):
+        objects._rows[objects._name("b", f"{number:064}")] = objects._PACKED.pack(bytes(16), bytes(32), number), b'{"headers":{}}'
+    tracemalloc.start()
+    try:
+        text, facts = objects.facts()
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (facts["count"], facts["sha256"]) == (20_000, hashlib.sha256(text).hexdigest())
+    # The sorted names, and what a buffer that grows has to spare.
+    assert peak < 1.5 * len(text)
