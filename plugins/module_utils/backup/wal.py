@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -76,12 +77,16 @@ def write_state(directory: str, found: dict[str, Any]) -> None:
     state.write(state.path_of(directory, state.LOG), json.dumps(found, indent=1, sort_keys=True) + "\n")
 
 
+def _answer(docker: Docker, container: str, user: str, statement: str, seconds: float) -> str:
+    """Return what the server in a container answers to a statement; raise BackupError."""
+    words = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}", "--dbname=postgres", "-c", statement]
+    return docker.ask("exec", *postgres.client(container, *words), seconds=seconds)
+
+
 def drop_slot_of(docker: Docker, container: str, user: str) -> None:
     """Have the server in a container keep no log for the service that receives it, which does not run; raise BackupError."""
-    docker.ask(
-        "exec", *postgres.client(container, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}", "--dbname=postgres"), "-c",
-        f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}';", seconds=60,
-    )  # fmt: skip
+    drop = f"SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = '{SLOT}';"
+    _answer(docker, container, user, drop, 60)
 
 
 @dataclass
@@ -102,8 +107,7 @@ class Server:
 
     def ask(self) -> dict[str, Any]:
         """Return what the server knows of its log; raise BackupError."""
-        arguments = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={self.user}", "--dbname=postgres", "-c", _ASK]
-        return json.loads(self.docker.ask("exec", *postgres.client(self.postgres, *arguments), seconds=30))
+        return json.loads(_answer(self.docker, self.postgres, self.user, _ASK, 30))
 
     def caught_up(self) -> tuple[dict[str, Any], float | None]:
         """Return what the server knows, and the moment until which all that was committed lies in the volume; None where that is not so in time."""
@@ -522,6 +526,11 @@ class Recovery:
         finally:
             self.docker.remove_container(name)
 
+    @functools.cached_property
+    def major(self) -> str:
+        """Return the major version of the PostgreSQL that recovers; raise BackupError."""
+        return postgres.major_in(self.docker, self.service.image, self._name("version"))
+
     def _check_major(self, place: str) -> None:
         """Raise BackupError where the base backup is of another major version of PostgreSQL than the image, which would call it damaged."""
         path = os.path.join(swap.path_of(self.docker, self.volume), os.path.relpath(place, self.target), "PG_VERSION")
@@ -531,12 +540,11 @@ class Recovery:
         except FileNotFoundError:
             # Which is told when every file is compared.
             return
-        now = postgres.major_in(self.docker, self.service.image, self._name("version"))
-        if found != now:
+        if found != self.major:
             raise BackupError(
-                f"The base backup {self.way.base.name} is of PostgreSQL {found}, and the release in use has {now}. Nothing was changed. A moment of before the "
-                f"upgrade comes back over PostgreSQL {found}: go back to it first, by the playbook upgrade_postgres with -e revert=true. Or take a set, which "
-                "comes up under both."
+                f"The base backup {self.way.base.name} is of PostgreSQL {found}, and the release in use has {self.major}. Nothing was changed. A moment of "
+                f"before the upgrade comes back over PostgreSQL {found}: go back to it first, by the playbook upgrade_postgres with -e revert=true. Or take a "
+                "set, which comes up under both."
             )
 
     def _pump(self, source: Process, target: Process, expected: int) -> int:
@@ -593,7 +601,7 @@ class Recovery:
         if moment:
             settings["recovery_target_time"] = moment.isoformat(sep=" ")
         words = [*copies.passed_on(self.service.command), *(word for key, value in settings.items() for word in ("-c", f"{key}={value}"))]
-        words += postgres.without_triggers(postgres.major_in(self.docker, self.service.image, self._name("version")))
+        words += postgres.without_triggers(self.major)
         name = self._name("postgres")
         # What it says while it recovers has no row of data; it is read where it ends.
         options = ["--network", "none", *self.copy.options(self.service), "--volume", f"{log}:/wal:ro", "--log-driver", "json-file"]
