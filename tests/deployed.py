@@ -2,6 +2,7 @@
 """What tests of stacks that are really deployed have in common."""
 
 import contextlib
+import json
 import shutil
 import subprocess
 import threading
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import yaml
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -53,6 +55,19 @@ def write_inventory(path: Path, project: str, ports: Mapping[str, int], host: st
         **more,
     }
     path.write_text(yaml.safe_dump({"campaign": {"hosts": {host: None}, "vars": variables}}))
+
+
+def images() -> dict[str, str]:
+    """Return the references of the images that tests share, by their keys, once the Engine has them all.
+
+    A stack that is given other images prunes those which no stack on the machine names any more, as it should. They are built from the cache then.
+    """
+    references: dict[str, str] = json.loads((ROOT / ".cache/tests/images.json").read_text())
+    if subprocess.run(["docker", "image", "inspect", *references.values()], capture_output=True, timeout=120).returncode:
+        command = ["ansible-playbook", "-i", "inventories/local", "tests/images.yml"]
+        made = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
+        assert made.returncode == 0, made.stdout + made.stderr
+    return references
 
 
 def build(reference: str, base: str, *lines: str, context: Path | None = None) -> str:

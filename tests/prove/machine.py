@@ -2,7 +2,6 @@
 """A machine with systemd and an Engine of its own, in a container of this machine's Engine, so that both can be ended at any moment."""
 
 import datetime
-import json
 import re
 import shutil
 import subprocess
@@ -10,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from conftest import DIRECTORY, PROJECT, ROOT, Stack, docker
+from conftest import DIRECTORY, PROJECT, Stack, docker
+from deployed import images
 
 NAME, IMAGE, SUITE = "campaign-reboot", "campaign/machine-reboot:1", "bookworm"
 UNIT = f"docker-resume-{PROJECT}.service"
@@ -61,7 +61,7 @@ class Machine(Stack):
     prefix = ("docker", "exec", "--interactive", NAME)
 
     def __init__(self, directory: Path):
-        built = json.loads((ROOT / ".cache/tests/images.json").read_text())
+        built = images()
         self.references = {name: built[name] for name in IMAGES}
         ours = {
             "ansible_connection": "community.docker.docker",

@@ -137,7 +137,7 @@ def deploys(request) -> int:
 
 
 def test_what_no_kept_release_names_goes_and_what_is_somebody_elses_stays(small, neighbour, deploys):
-    base = json.loads((Path(__file__).resolve().parents[2] / ".cache/tests/images.json").read_text())["nginx"]
+    base = deployed.images()["nginx"]
     ids = [small.build(number, base) for number in range(deploys)]
     neighbour.come()
     before = neighbour.all()

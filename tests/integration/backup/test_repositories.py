@@ -32,9 +32,8 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup.docker im
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from deployed import full_only, seen_in_processes
+from deployed import full_only, images, seen_in_processes
 
-IMAGES = Path(__file__).resolve().parents[3] / ".cache/tests/images.json"
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 ROOT, ROOT_SECRET = "root-of-the-test", secrets.token_hex(16)
 KEEPER, READER = "keeper-of-the-sets", "reader-of-the-sets"
@@ -133,10 +132,10 @@ class Servers:
     def start(self) -> None:
         self.stop()
         self.docker("network", "create", "--ipv6", "--subnet", "fd00:7e57:5e75::/64", self.network)
-        images = json.loads(IMAGES.read_text())
+        shared = images()
         # Beside the tests over S3.
-        self.building = self._build_sftp(images["backup"])
-        self._start_s3(images["minio"])
+        self.building = self._build_sftp(shared["backup"])
+        self._start_s3(shared["minio"])
         self._await_s3()
 
     def need(self, kind: str) -> None:

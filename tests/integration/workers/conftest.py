@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from deployed import images
 
-ROOT = Path(__file__).resolve().parents[3]
 PROJECT = "campaign-workers"
 LABEL = f"{PROJECT}.tests=1"
 # What the role gives a container when it is to end.
@@ -33,7 +33,7 @@ def docker(*arguments: str, check: bool = True, stdin: str | None = None) -> str
 
 
 def image(name: str) -> str:
-    return json.loads((ROOT / ".cache/tests/images.json").read_text())[name]
+    return images()[name]
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str, pause: float = 0.1) -> float:
