@@ -173,7 +173,7 @@ def without_postgis(stack):
 def test_a_way_back_that_fails_says_so_and_one_deploy_brings_it_back(stack, without_postgis):
     release = stack.current()
     result = stack.play(stack_health_timeout=20, **entry("frontend", healthcheck={"test": ["CMD", "false"], "interval": "1s"}))
-    assert result.status == 2, result.text[-3000:]
+    assert result.status == 3, result.text[-3000:]
     assert "frontend, health" in result.text, result.text[-4000:]
     # The message is printed twice.
     _before, failed, after = result.text.rpartition(f"release {release} did NOT come up again:")

@@ -28,10 +28,10 @@ def installed(archive, tmp_path_factory) -> Path:
     return home
 
 
-def run(command: list[str], cwd: Path, home: Path) -> str:
+def run(command: list[str], cwd: Path, home: Path, status: int = 0) -> str:
     env = {name: value for name, value in os.environ.items() if not name.startswith("ANSIBLE_")} | {"HOME": str(home)}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return done.stdout
 
 
@@ -120,3 +120,13 @@ def test_a_configuration_elsewhere_can_show_the_progress_of_steps(installed, tmp
     task = {"name": "Wait", "ansible.builtin.command": {"argv": ["sleep", "2.5"]}, "changed_when": False, "vars": {"any_expected_seconds": 9}}
     (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": [task]}]))
     assert "Wait: running for 0:01, usually takes 0:09\n" in run(["ansible-playbook", "play.yml"], cwd=tmp_path, home=installed)
+
+
+def test_a_way_back_that_failed_has_an_exit_code_of_its_own(installed, tmp_path):
+    (tmp_path / "ansible.cfg").write_text("[defaults]\ncallbacks_enabled = campaign.platform.exit_code\n")
+    told = {"name": "Tell", "ansible.builtin.set_stats": {"data": {"campaign_not_rolled_back": ["{{ inventory_hostname }}"]}}}
+    failed = {"name": "Fail", "ansible.builtin.fail": {"msg": "nothing is up"}}
+    for tasks, status in (([told, failed], 3), ([failed], 2)):
+        (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]))
+        # All that a run shows at its end is there.
+        assert "PLAY RECAP" in run(["ansible-playbook", "play.yml"], cwd=tmp_path, home=installed, status=status)
