@@ -356,13 +356,13 @@ class Upgrades:
         """Restore what is there into a volume that is thrown away, and compare it. Nothing of the stack is touched."""
         with self.stack.alone():
             source = self.sources(from_image)
-            self.check_room(source)
+            volume = self.new_volume(source, f"{self.stack.run}_postgres")
             runs = self._runs(source.service)
             with contextlib.ExitStack() as stack:
                 if not runs:
                     # Nobody may start one over the same volume meanwhile.
                     stack.enter_context(self.stack.locked())
-                found = self.copy(source, self.docker.create_volume(f"{self.stack.run}_postgres"), is_alone=not runs, is_kept=False)
+                found = self.copy(source, volume, is_alone=not runs, is_kept=False)
         self.say(f"the rehearsal took {found['seconds']:g} s; with the services stopped it will take about that long")
         return found
 
@@ -372,13 +372,20 @@ class Upgrades:
         except BackupError:
             return False
 
-    def check_room(self, source: _Source) -> None:
-        """Raise BackupError where the disk has no room for another cluster."""
+    def new_volume(self, source: _Source, name: str) -> str:
+        """Create the volume that the new server writes to, and return its name; raise BackupError where its disk is another one, or has no room."""
+        volume = self.docker.create_volume(name)
+        swap.check_same_disk(source.live, source.root, volume, self.root(volume))
+        self.check_room(source, self.root(volume))
+        return volume
+
+    def check_room(self, source: _Source, path: str) -> None:
+        """Raise BackupError where the disk of a directory has no room for another cluster."""
         size = host.size_of(os.path.join(source.root, source.place))
-        about = os.statvfs(source.root)
+        about = os.statvfs(path)
         free = about.f_bavail * about.f_frsize
         self.say(f"the cluster has {size // 1024**2} MiB, and {free // 1024**2} MiB are free")
-        if problem := room_problem(size, free, source.root):
+        if problem := room_problem(size, free, path):
             raise BackupError(problem)
 
     def copy(self, source: _Source, volume: str, *, is_alone: bool, is_kept: bool) -> dict[str, Any]:
@@ -427,7 +434,8 @@ class Upgrades:
         """Stop the services and put the new cluster beside the old one; raise BackupError, after which what ran before runs again."""
         with self.stack.alone():
             source = self.sources(from_image)
-            self.check_room(source)
+            # Before anything is stopped: what it is refused for shows with the volume alone. Where it is, the volume is swept away.
+            volume = self.new_volume(source, f"{source.live}-{source.new}-{self.identifier}")
             with self.stack.locked() as held:
                 journal = {
                     "id": self.identifier, "run": self.holder["run"], "at": sets.moment(), "live": source.live, "published": False,
@@ -435,13 +443,12 @@ class Upgrades:
                         "release": source.written["release"], "major": source.old, "entries": entries_of(source.root, source.place, source.new),
                         "volume": f"{source.live}-{source.old}-{self.identifier}",
                     },
-                    "to": {"major": source.new, "entries": [source.new], "volume": f"{source.live}-{source.new}-{self.identifier}"},
+                    "to": {"major": source.new, "entries": [source.new], "volume": volume},
                 }  # fmt: skip
                 self._write(journal)
                 try:
                     self.say("stopping the services")
                     self.stack.stop()
-                    volume = self.docker.create_volume(journal["to"]["volume"])
                     found = self.copy(source, volume, is_alone=True, is_kept=True)
                     if not os.path.isfile(os.path.join(self.root(volume), source.new, "docker/PG_VERSION")):
                         raise BackupError(f"The new image does not keep its data in {source.new}/docker. The data is as it was.")

@@ -54,14 +54,19 @@ def path_of(docker: Docker, volume: str) -> str:
     return str(found["Mountpoint"])
 
 
+def check_same_disk(live: str, live_path: str, new: str, new_path: str) -> None:
+    """Raise BackupError where the directories of two volumes are on two file systems, between which nothing is renamed."""
+    if os.stat(live_path).st_dev != os.stat(new_path).st_dev:
+        raise BackupError(f"The volumes {live} and {new} are on two file systems, so they cannot be exchanged. Nothing was changed.")
+
+
 def plan(docker: Docker, volumes: Mapping[str, str]) -> list[dict[str, Any]]:
     """Return what is to be exchanged: for each volume of the release and the new one, their directories and what tells them apart. Raises BackupError."""
     rows = []
     for live, new in volumes.items():
         row: dict[str, Any] = {"live": live, "new": new, "live_path": path_of(docker, live), "new_path": path_of(docker, new)}
         row |= {"live_inode": os.stat(row["live_path"]).st_ino, "new_inode": os.stat(row["new_path"]).st_ino}
-        if os.stat(row["live_path"]).st_dev != os.stat(row["new_path"]).st_dev:
-            raise BackupError(f"The volumes {live} and {new} are on two file systems, so they cannot be exchanged. Nothing was changed.")
+        check_same_disk(live, row["live_path"], new, row["new_path"])
         rows.append(row)
     return rows
 

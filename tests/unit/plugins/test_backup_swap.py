@@ -3,6 +3,7 @@
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import lock
@@ -30,6 +31,14 @@ def volumes(tmp_path):
 
 def lies(root) -> list[str]:
     return [(root / "volumes" / name / "_data/what").read_text() for name in ("postgres", "redis", "minio")]
+
+
+def test_volumes_on_two_file_systems_are_not_exchanged(monkeypatch):
+    devices = {"/data": 1, "/docker": 2, "/docker/other": 2}
+    monkeypatch.setattr(os, "stat", lambda path: SimpleNamespace(st_dev=devices[path]))
+    swap.check_same_disk("live", "/docker", "new", "/docker/other")
+    with pytest.raises(BackupError, match="The volumes live and new are on two file systems"):
+        swap.check_same_disk("live", "/data", "new", "/docker")
 
 
 def test_an_exchange_counts_from_its_commit_on(volumes):

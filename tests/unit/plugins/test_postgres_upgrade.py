@@ -493,7 +493,7 @@ def test_why_it_failed_is_told_also_where_nothing_comes_up_after_it(engine, monk
         raise BackupError("postgres did not come up.")
 
     ran(engine, "sha256:17")
-    monkeypatch.setattr(engine, "check_room", lambda _source: None)
+    monkeypatch.setattr(engine, "check_room", lambda *_given: None)
     monkeypatch.setattr(engine.stack, "locked", lambda: contextlib.nullcontext(MagicMock()))
     monkeypatch.setattr(engine, "copy", fail)
     engine.stack.start = stay_down
@@ -501,6 +501,31 @@ def test_why_it_failed_is_told_also_where_nothing_comes_up_after_it(engine, monk
         engine.upgrade(None)
     # Who comes next ends it.
     assert postgres_upgrade.journal_of(engine.directory)
+
+
+@pytest.mark.usefixtures("majors")
+@pytest.mark.parametrize("begin", ["rehearse", "upgrade"])
+def test_data_on_a_disk_of_its_own_is_refused_before_anything_is_stopped(engine, monkeypatch, begin):
+    """Nothing is renamed between two file systems, so all would be copied in vain, each time."""
+    ran(engine, "sha256:17")
+    ask, live = os.stat, engine.root("live")
+    monkeypatch.setattr(os, "stat", lambda path, **more: SimpleNamespace(st_dev=-1) if path == live else ask(path, **more))
+    with pytest.raises(BackupError, match=r"^The volumes live and \S+ are on two file systems, so they cannot be exchanged\. Nothing was changed\.$"):
+        getattr(engine, begin)(None)
+    assert engine.started == []
+    assert not postgres_upgrade.journal_of(engine.directory)
+
+
+@pytest.mark.usefixtures("majors")
+def test_room_is_asked_of_the_disk_that_is_written_to(engine, monkeypatch):
+    ran(engine, "sha256:17")
+    asked = []
+    monkeypatch.setattr(os, "statvfs", lambda path: asked.append(path) or SimpleNamespace(f_bavail=0, f_frsize=1))
+    monkeypatch.setattr(host, "size_of", lambda _path: MIB)
+    with pytest.raises(BackupError, match="has 0 MiB free"):
+        engine.upgrade(None)
+    assert [os.path.basename(path) for path in asked] == [f"live-18-{engine.identifier}"]
+    assert engine.started == []
 
 
 @pytest.mark.parametrize(("major", "is_off"), [("16", False), ("17", True)])
