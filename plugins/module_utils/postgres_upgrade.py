@@ -72,6 +72,14 @@ FROM pg_auth_members a JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.
 SELECT json_build_array('settings of ' || coalesce(rolname, 'all') || ' in ' || coalesce(datname, 'all'), setconfig)
 FROM pg_db_role_setting LEFT JOIN pg_roles r ON r.oid = setrole LEFT JOIN pg_database d ON d.oid = setdatabase WHERE datname IS NULL OR datname <> 'template1';
 """
+# Whoever granted it, which a dump need not keep.
+_RIGHTS = f"""
+SELECT json_build_array('database ' || datname, pg_get_userbyid(datdba), datconnlimit, (SELECT json_agg(one ORDER BY one COLLATE "C") FROM (
+  SELECT format('%s %s %s', coalesce(quote_ident(rolname), 'PUBLIC'), privilege_type, bool_or(is_grantable)) AS one
+  FROM aclexplode(coalesce(datacl, acldefault('d', datdba))) LEFT JOIN pg_roles r ON r.oid = grantee
+  WHERE grantee <> datdba GROUP BY rolname, privilege_type) AS granted))
+FROM pg_database WHERE datname NOT IN {_TEMPLATES};
+"""
 _OF_USERS = """n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'
   AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')"""
 # PostgreSQL 18 lists what is not null as constraints, and 17 knows the privilege MAINTAIN. Before 15 the schema public was the founder's, and a trigger's
@@ -665,7 +673,7 @@ class _Copying:
         if status != 0:
             raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}. The data is as it was.")
         with postgres.session(self.docker, self.old, self.user, self.main) as opened:
-            output = "\n".join([postgres.whole_roles(opened, output), *postgres.administration_settings(opened), ""])
+            output = "\n".join([postgres.whole_roles(opened, output), *postgres.administration(opened, everybody=True), ""])
         text = "\n".join(postgres.role_statements(output))
         status, _output, error = self.docker.attempt(
             "exec", "--interactive", self.new, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
@@ -783,7 +791,9 @@ class _Copying:
         for container in (self.old, self.new):
             with postgres.session(self.docker, container, self.user, "postgres" if container == self.new else self.main) as opened:
                 settings = json.loads(opened.ask(_FILE_SETTINGS)[0])
-                asked.append((described(opened.ask(_ROLES)), opened.ask("SHOW data_checksums;")[0], settings, opened.ask("SHOW server_version;")[0]))
+                # Others are the upgrade's own, or made meanwhile.
+                rights = {name: row for name, row in described(opened.ask(_RIGHTS)).items() if name.removeprefix("database ") in self.names}
+                asked.append((described(opened.ask(_ROLES)) | rights, opened.ask("SHOW data_checksums;")[0], settings, opened.ask("SHOW server_version;")[0]))
         (roles, checksums, settings, version), (new_roles, new_checksums, new_settings, new_version) = asked
         self.problems += compared(roles, new_roles, "the cluster")
         self.findings.insert(0, f"PostgreSQL goes from {version} to {new_version}")

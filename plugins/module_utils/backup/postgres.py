@@ -99,6 +99,17 @@ _FOR_ADMINISTRATION = f"""
 SELECT CASE WHEN setrole = 0 THEN '' ELSE 'ALTER ROLE ' || quote_ident(pg_get_userbyid(setrole)) || ' IN ' END
   || CASE WHEN setrole = 0 THEN 'ALTER ' ELSE '' END || 'DATABASE {ADMINISTRATION}' || {_TO}
 WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = '{ADMINISTRATION}') ORDER BY 1;
+SELECT format('ALTER DATABASE %I OWNER TO %I;', datname, rolname) FROM pg_database JOIN pg_roles r ON r.oid = datdba
+WHERE datname = '{ADMINISTRATION}' AND rolname <> current_user;
+SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s;', datname, datconnlimit) FROM pg_database WHERE datname = '{ADMINISTRATION}' AND datconnlimit >= 0;
+SELECT format('GRANT %s ON DATABASE %I TO %I%s;', privilege_type, datname, rolname, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+FROM pg_database CROSS JOIN aclexplode(datacl) JOIN pg_roles r ON r.oid = grantee WHERE datname = '{ADMINISTRATION}' AND grantee <> datdba ORDER BY 1;
+"""
+# The stack's bootstrap decides about it, and who reads a set's roles into a cluster of others would close that one to them.
+_FOR_EVERYBODY = f"""
+SELECT format('REVOKE ALL ON DATABASE %I FROM PUBLIC;', datname) FROM pg_database WHERE datname = '{ADMINISTRATION}' AND datacl IS NOT NULL;
+SELECT format('GRANT %s ON DATABASE %I TO PUBLIC;', privilege_type, datname) FROM pg_database CROSS JOIN aclexplode(datacl)
+WHERE datname = '{ADMINISTRATION}' AND grantee = 0 ORDER BY 1;
 """
 # The one that made the cluster, whose grants need no clause, and are refused with one where another made it.
 _FOUNDER = "SELECT quote_ident(rolname) FROM pg_roles WHERE oid = 10;"
@@ -272,7 +283,7 @@ def roles(docker: Docker, container: str, user: str, database: str, *, passwords
     if status != 0:
         raise BackupError(f"The roles cannot be dumped: pg_dumpall ended with exit code {status}.")
     with session(docker, container, user, database) as opened:
-        return whole_roles(opened, output).encode()
+        return "\n".join([whole_roles(opened, output), *administration(opened), ""]).encode()
 
 
 def whole_roles(open_one: Session, text: str) -> str:
@@ -283,9 +294,9 @@ def whole_roles(open_one: Session, text: str) -> str:
     return "\n".join([*(_without_grantor(line, None if anybody else founder) for line in text.split("\n")), *open_one.ask(_FOR_ALL_ROLES), ""])
 
 
-def administration_settings(open_one: Session) -> list[str]:
-    """Return the settings of the database for administration, and of roles in it, as SQL."""
-    return open_one.ask(_FOR_ADMINISTRATION)
+def administration(open_one: Session, *, everybody: bool = False) -> list[str]:
+    """Return the settings of the database for administration, and of roles in it, its owner and its rights as SQL; what all may with ``everybody``."""
+    return open_one.ask(_FOR_ADMINISTRATION + (_FOR_EVERYBODY if everybody else ""))
 
 
 def _without_grantor(line: str, founder: str | None) -> str:

@@ -46,7 +46,7 @@ CREATE MATERIALIZED VIEW public.here AS SELECT * FROM public.hosts;
 CREATE FUNCTION public.one() RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE SEQUENCE public.invoices START 1000 INCREMENT 7; SELECT nextval('public.invoices'), nextval('public.invoices');
 CREATE ROLE reader LOGIN PASSWORD 'a password of the reader' CONNECTION LIMIT 3; CREATE ROLE readers; GRANT readers TO reader;
-GRANT CONNECT ON DATABASE campaign_db TO reader;
+GRANT CONNECT ON DATABASE campaign_db TO reader; GRANT CONNECT ON DATABASE postgres TO reader; ALTER DATABASE postgres CONNECTION LIMIT 50;
 COMMENT ON ROLE readers IS E'two\\nlines'; ALTER ROLE reader SET work_mem = '8MB';
 ALTER DATABASE postgres SET work_mem = '5MB'; ALTER ROLE reader IN DATABASE postgres SET search_path = 'a "b, c', public;
 ALTER TABLE public.empty OWNER TO reader; GRANT SELECT ON public.shapes TO readers WITH GRANT OPTION;
@@ -128,6 +128,7 @@ class Stack:
         found["owners"] = self.sql("SELECT relname, relowner::regrole, relacl FROM pg_class WHERE relname IN ('empty', 'shapes') ORDER BY 1")
         found["spatial"] = self.sql("SELECT count(*) FROM public.near")
         found["databases"] = self.sql("SELECT datname, pg_encoding_to_char(encoding), datlocprovider, datcollate, datlocale FROM pg_database ORDER BY 1")
+        found["rights"] = self.sql("SELECT datconnlimit, has_database_privilege('reader', oid, 'CONNECT') FROM pg_database WHERE datname = 'postgres'")
         found["other"] = self.sql("SET client_encoding = 'UTF8'; SELECT * FROM kept; SHOW work_mem", "other data")
         found["in postgres"] = self.sql("SELECT * FROM beside", "postgres")
         return found

@@ -286,6 +286,25 @@ def test_grants_of_the_founder_are_for_any_cluster():
     assert postgres.whole_roles(opened, text).split("\n")[:3] == ["GRANT a TO b WITH INHERIT TRUE;", "GRANT a TO c;", "CREATE ROLE x;"]
 
 
+def test_the_rights_of_the_database_that_every_cluster_has_come_with_the_roles(monkeypatch):
+    """A dump has a database's rights for where it is created, and that one is there already."""
+    grant = "GRANT CONNECT ON DATABASE postgres TO monitor;"
+    asked = []
+
+    def ask(statement):
+        asked.append(statement)
+        return ["ada"] if "oid = 10" in statement else [grant] if "aclexplode" in statement else []
+
+    opened = SimpleNamespace(version=180000, ask=ask)
+    monkeypatch.setattr(postgres, "session", lambda *_given: contextlib.nullcontext(opened))
+    text = postgres.roles(SimpleNamespace(attempt=lambda *_words, **_options: (0, "CREATE ROLE monitor;\n", "")), "server", "ada", "db").decode()
+    assert text.index("CREATE ROLE monitor;") < text.index(f"{grant}\n")
+    # A cluster of others, which they may be read into, stays open to whom it was.
+    assert "FROM PUBLIC" not in "".join(asked)
+    postgres.administration(opened, everybody=True)
+    assert "FROM PUBLIC" in asked[-1]
+
+
 def test_a_bucket_that_came_while_the_set_was_made_is_created():
     done = []
     client = SimpleNamespace(create_bucket=lambda name: done.append(name), put=lambda bucket, key, *_rest: done.append(f"{bucket}/{key}"))

@@ -552,6 +552,27 @@ def test_the_roles_of_the_old_server_are_dumped_without_an_event_trigger(engine)
     assert list(asked[0][1:7]) == postgres.client("old", "pg_dumpall")
 
 
+def clusters(engine, monkeypatch, old: dict, new: dict) -> postgres_upgrade._Copying:
+    """Return a copying between two servers that give answers to queries, compared already."""
+    usual = {"_ROLES": [], "_RIGHTS": [], "_FILE_SETTINGS": ["{}"]}
+    answers = {name: {getattr(postgres_upgrade, query): lines for query, lines in {**usual, **given}.items()} for name, given in (("old", old), ("new", new))}
+
+    def session(_docker, container, *_given):
+        return contextlib.nullcontext(SimpleNamespace(ask=lambda query: answers[container].get(query, ["1"])))
+
+    monkeypatch.setattr(postgres, "session", session)
+    copying = postgres_upgrade._Copying(engine, "old", "new", "ada", "d", ["d", "postgres"], is_live=False)
+    copying._compare_clusters()
+    return copying
+
+
+def test_a_right_on_a_database_that_is_lost_is_found(engine, monkeypatch):
+    old = ['["database postgres", "ada", -1, ["monitor CONNECT f"]]', '["database meanwhile", "ada", -1, null]']
+    new = ['["database postgres", "ada", -1, null]', f'["database {postgres_upgrade.SCRATCH}", "ada", -1, null]']
+    assert clusters(engine, monkeypatch, {"_RIGHTS": old}, {"_RIGHTS": new}).problems == ["the cluster: the database postgres is not as it was"]
+    assert clusters(engine, monkeypatch, {"_RIGHTS": old}, {"_RIGHTS": old[:1]}).problems == []
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
