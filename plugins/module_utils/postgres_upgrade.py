@@ -63,6 +63,16 @@ WHERE e.extversion <> a.default_version ORDER BY e.extname;
 """
 _AVAILABLE = "SELECT coalesce(json_agg(name), '[]') FROM pg_available_extensions;"
 _FILE_SETTINGS = "SELECT coalesce(json_object_agg(name, setting), '{}') FROM pg_file_settings WHERE applied;"
+# Who may connect, of the files in the cluster's own directory: others are mounted, or the image's. A line that is wrong is in force nowhere.
+_LINES = {
+    name: f"""SELECT to_jsonb(r) - '{{line_number,rule_number,map_number,file_name,error}}'::text[] FROM {view} r
+WHERE error IS NULL AND starts_with(current_setting('{setting}'), current_setting('data_directory') || '/');"""
+    for name, view, setting in (("pg_hba.conf", "pg_hba_file_rules", "hba_file"), ("pg_ident.conf", "pg_ident_file_mappings", "ident_file"))
+}
+# Before this major version no view tells the other file's.
+_SHOWS_MAPPINGS = 150000
+# What the bootstrap adds where it is missing.
+_ADDED_LINE = {"type": "host", "database": ["replication"], "address": "samenet", "auth_method": "scram-sha-256"}
 # With a digest of the password's verifier, so that it is seen to be the same and is not told.
 _ROLES = """
 SELECT json_build_array('role ' || rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, rolbypassrls, rolconnlimit,
@@ -183,6 +193,16 @@ def compared(wanted: Mapping[str, Any], found: Mapping[str, Any], where: str) ->
     lost = [f"{where}: the {name} is missing" for name in sorted(set(wanted) - set(found))]
     surplus = [f"{where}: the {name} is surplus" for name in sorted(set(found) - set(wanted))]
     return lost + surplus + [f"{where}: the {name} is not as it was" for name in sorted(set(wanted) & set(found)) if wanted[name] != found[name]]
+
+
+def changed_lines(old: list[dict[str, Any]], new: list[dict[str, Any]], name: str) -> list[str]:
+    """Return what a person is told about a file of who may connect whose lines are others in the new cluster, nothing where they are the same."""
+    old, new = ([row for row in rows if not _ADDED_LINE.items() <= row.items()] for rows in (old, new))
+    lost, more = sum(row not in new for row in old), sum(row not in old for row in new)
+    if not lost and not more:
+        return []
+    counted = f"Lines of the old one that are not brought: {lost}; lines that the old one has not: {more}"
+    return [f"{name}, which says who may connect, is that of a new cluster. {counted}. Put it right by hand after the upgrade"]
 
 
 def room_problem(size: int, free: int, path: str) -> str | None:
@@ -787,13 +807,16 @@ class _Copying:
         return {name: row for name, row in described(opened.ask(_SCHEMA)).items() if not (self.is_live and name.startswith("sequence "))}
 
     def _compare_clusters(self) -> None:
-        asked = []
+        asked: list[tuple[dict[str, Any], str, dict[str, str], str]] = []
+        lines: list[dict[str, list[dict[str, Any]]]] = []
         for container in (self.old, self.new):
             with postgres.session(self.docker, container, self.user, "postgres" if container == self.new else self.main) as opened:
                 settings = json.loads(opened.ask(_FILE_SETTINGS)[0])
                 # Others are the upgrade's own, or made meanwhile.
                 rights = {name: row for name, row in described(opened.ask(_RIGHTS)).items() if name.removeprefix("database ") in self.names}
                 asked.append((described(opened.ask(_ROLES)) | rights, opened.ask("SHOW data_checksums;")[0], settings, opened.ask("SHOW server_version;")[0]))
+                shown = {name: query for name, query in _LINES.items() if name == "pg_hba.conf" or opened.version >= _SHOWS_MAPPINGS}
+                lines.append({name: [json.loads(line) for line in opened.ask(query)] for name, query in shown.items()})
         (roles, checksums, settings, version), (new_roles, new_checksums, new_settings, new_version) = asked
         self.problems += compared(roles, new_roles, "the cluster")
         self.findings.insert(0, f"PostgreSQL goes from {version} to {new_version}")
@@ -801,6 +824,8 @@ class _Copying:
             self.findings.append(f"data checksums were {checksums} and are {new_checksums}")
         if lost := sorted(name for name, value in settings.items() if new_settings.get(name) != value):
             self.findings.append(f"settings of the old cluster's files that the new one has not: {', '.join(lost)}. Set them with ALTER SYSTEM where needed")
+        for name in sorted(set(lines[0]) & set(lines[1])):
+            self.findings += changed_lines(lines[0][name], lines[1][name], name)
 
 
 def described(lines: list[str]) -> dict[str, Any]:

@@ -554,16 +554,48 @@ def test_the_roles_of_the_old_server_are_dumped_without_an_event_trigger(engine)
 
 def clusters(engine, monkeypatch, old: dict, new: dict) -> postgres_upgrade._Copying:
     """Return a copying between two servers that give answers to queries, compared already."""
-    usual = {"_ROLES": [], "_RIGHTS": [], "_FILE_SETTINGS": ["{}"]}
-    answers = {name: {getattr(postgres_upgrade, query): lines for query, lines in {**usual, **given}.items()} for name, given in (("old", old), ("new", new))}
+    usual = {"_ROLES": [], "_RIGHTS": [], "_FILE_SETTINGS": ["{}"], "pg_hba.conf": [], "pg_ident.conf": []}
+    queries = {**vars(postgres_upgrade), **postgres_upgrade._LINES}
+    answers = {name: {queries[query]: lines for query, lines in {**usual, **given}.items()} for name, given in (("old", old), ("new", new))}
 
     def session(_docker, container, *_given):
-        return contextlib.nullcontext(SimpleNamespace(ask=lambda query: answers[container].get(query, ["1"])))
+        return contextlib.nullcontext(SimpleNamespace(version=150000, ask=lambda query: answers[container].get(query, ["1"])))
 
     monkeypatch.setattr(postgres, "session", session)
     copying = postgres_upgrade._Copying(engine, "old", "new", "ada", "d", ["d", "postgres"], is_live=False)
     copying._compare_clusters()
     return copying
+
+
+HBA = {"type": "host", "database": ["all"], "user_name": ["all"], "address": "all", "netmask": None, "auth_method": "scram-sha-256", "options": None}
+OWN = {**HBA, "database": ["replication"], "user_name": ["campaign_wal_login"], "address": "samenet"}
+CLOSED = {**HBA, "auth_method": "reject"}
+LDAP = {**HBA, "auth_method": "ldap", "options": ["ldapserver=directory"]}
+BY_HAND = "Put it right by hand after the upgrade"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ([HBA], [HBA], None),
+        ([HBA, OWN], [HBA], None),
+        ([HBA], [HBA, OWN], None),
+        ([CLOSED, LDAP, HBA], [HBA], (2, 0)),
+        ([], [HBA], (0, 1)),
+        ([LDAP], [HBA], (1, 1)),
+    ],
+)
+def test_who_may_connect_is_compared_and_told(old, new, told):
+    counted = told and f"Lines of the old one that are not brought: {told[0]}; lines that the old one has not: {told[1]}. {BY_HAND}"
+    wanted = [f"pg_hba.conf, which says who may connect, is that of a new cluster. {counted}"] if counted else []
+    assert postgres_upgrade.changed_lines(old, new, "pg_hba.conf") == wanted
+
+
+def test_both_files_of_who_may_connect_are_compared(engine, monkeypatch):
+    lines = {"pg_hba.conf": [json.dumps(LDAP)], "pg_ident.conf": [json.dumps({"map_name": "m", "sys_name": "ada", "pg_username": "ada"})]}
+    found = clusters(engine, monkeypatch, lines, {})
+    assert [line.split(",")[0] for line in found.findings if line.endswith(BY_HAND)] == ["pg_hba.conf", "pg_ident.conf"]
+    assert found.problems == []
 
 
 def test_a_right_on_a_database_that_is_lost_is_found(engine, monkeypatch):
