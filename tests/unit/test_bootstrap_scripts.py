@@ -173,6 +173,22 @@ def test_the_bootstrap_completes_a_cluster_that_was_interrupted():
     assert database < connected < extension < sql.index("SET log_statement = 'none'") < sql.index("PASSWORD")
 
 
+def test_no_statement_with_a_password_is_kept_by_the_server():
+    sql = (GOLDEN / "secrets/postgres-bootstrap_bootstrap_sql").read_text()
+    # Of these a superuser alone decides, and others would be refused.
+    start, end = sql.index("\\if :is_superuser"), sql.index("\\endif")
+    kept = (
+        "SET log_min_duration_statement = -1;",
+        "('log_min_duration_sample', -1)",
+        "('log_transaction_sample_rate', 0)",
+        "SET pg_stat_statements.track_utility = off;",
+    )
+    assert all(start < sql.index(text) < end for text in kept)
+    printed = [sql.index(f"SET debug_print_{kind} = off;") for kind in ("parse", "rewritten", "plan")]
+    assert end < min(printed)
+    assert max(printed) < sql.index("PASSWORD")
+
+
 def test_a_database_that_no_service_logs_in_to_is_not_open_to_everybody():
     others = dict.fromkeys(("api", "frontend", "minio", "page", "redis", "rules-engine", "scheduler"))
     sql = program.golden("local", stack_services=others)["secrets/postgres-bootstrap_bootstrap_sql"]
