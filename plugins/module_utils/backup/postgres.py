@@ -100,7 +100,7 @@ SELECT CASE WHEN setrole = 0 THEN '' ELSE 'ALTER ROLE ' || quote_ident(pg_get_us
   || CASE WHEN setrole = 0 THEN 'ALTER ' ELSE '' END || 'DATABASE {ADMINISTRATION}' || {_TO}
 WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = '{ADMINISTRATION}') ORDER BY 1;
 SELECT format('ALTER DATABASE %I OWNER TO %I;', datname, rolname) FROM pg_database JOIN pg_roles r ON r.oid = datdba
-WHERE datname = '{ADMINISTRATION}' AND rolname <> current_user;
+WHERE datname = '{ADMINISTRATION}' AND rolname <> session_user;
 SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s;', datname, datconnlimit) FROM pg_database WHERE datname = '{ADMINISTRATION}' AND datconnlimit >= 0;
 SELECT format('GRANT %s ON DATABASE %I TO %I%s;', privilege_type, datname, rolname, CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
 FROM pg_database CROSS JOIN aclexplode(datacl) JOIN pg_roles r ON r.oid = grantee WHERE datname = '{ADMINISTRATION}' AND grantee <> datdba ORDER BY 1;
