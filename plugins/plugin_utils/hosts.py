@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -50,16 +51,16 @@ def not_of_the_project(found: Mapping[str, Mapping[str, Any]], names: Collection
     }
 
 
-def data_of_another_major(files: Mapping[str, str] | None, major: str) -> list[str]:
+def data_of_another_major(files: Mapping[str, str] | None, major: str, place: str) -> list[str]:
     """Return what a data volume of PostgreSQL holds where the image of a major would not find data of its own: `17 (17/docker)`, for example.
 
-    Empty where the volume is, or where the image's own data is there, whatever lies beside it. From 18 on the image keeps its data in a directory of the
-    major version; older ones at the top of the volume, or where it was mounted, in `data`.
+    Empty where the volume is, or where the server's own data is in its place, whatever lies beside it. From 18 on the image keeps its data in a directory of
+    the major version; older ones at the top of the volume, or where it was mounted, in `data`.
     """
     # Each database of a cluster has a file of that name too, and so has one in the making, which a killed first start left and the next one begins anew.
-    unfinished = f"{major}/docker.making/PG_VERSION"
+    unfinished = f"{place}.making/PG_VERSION"
     files = {path: found for path, found in (files or {}).items() if not re.search(r"(^|/)base/\d+/PG_VERSION\Z", path) and path != unfinished}
-    if files.get(f"{major}/docker/PG_VERSION") == major:
+    if files.get(posixpath.normpath(f"{place}/PG_VERSION")) == major:
         return []
     return [f"{found} ({path.rpartition('/')[0] or 'at its top'})" for path, found in sorted(files.items())]
 

@@ -50,6 +50,8 @@ _OWN_LIMITS = frozenset(["deploy", "cpus", "mem_limit", "mem_reservation"])
 ROUTES = "routes"
 # What Compose fills in: $$ is a dollar sign, and what has a default needs no setting.
 _VARIABLE = re.compile(r"\$(?:(?P<escaped>\$)|(?P<named>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)(?P<default>:?[-+])?)")
+# Where images of PostgreSQL keep their data.
+_DATA = "/var/lib/postgresql"
 # Template of what starts the program that is run after each start of the machine and of the Engine, by init system.
 _BOOT = {"systemd": "service", "sysv": "init"}
 # What a service joins that names no network. Compose's `default` network would give it a way out.
@@ -565,11 +567,28 @@ def _unset(fragment: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator
                 yield where.removeprefix("."), name
 
 
-def _volumes_of(body: Mapping[str, Any]) -> list[str]:
-    """Return the keys of the named volumes that a container mounts."""
+def _volumes_of(body: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of the named volumes that a container mounts, and where."""
     mounts = body.get("volumes") or []
-    named = [str(item["source"]) for item in mounts if isinstance(item, Mapping) and item.get("type") == "volume" and item.get("source")]
-    return named + [found[1] for item in mounts if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9_.-]*):", str(item)))]
+    long = [item for item in mounts if isinstance(item, Mapping) and item.get("type") == "volume" and item.get("source")]
+    named = {str(item["source"]): str(item.get("target")) for item in long}
+    return named | {found[1]: found[2] for item in mounts if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9_.-]*):([^:]*)", str(item)))}
+
+
+def _data_of_postgres(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Return the key of the volume in which a PostgreSQL has its data, and where in it, which is None where no PGDATA says so and its image knows."""
+    told = str((body.get("environment") or {}).get("PGDATA") or "")
+    below = f"{told or _DATA}/"
+    mounts = {key: f"{target.rstrip('/')}/" for key, target in _volumes_of(body).items()}
+    holding = {key: target for key, target in mounts.items() if below.startswith(target)}
+    if not told and not holding:
+        # Where images before 18 have their volume.
+        holding = {key: target for key, target in mounts.items() if target.startswith(below)}
+    if not holding:
+        return None, None
+    # Of two at the same place, Compose takes the later one.
+    key = max(reversed(holding), key=lambda key: len(holding[key]))
+    return key, posixpath.relpath(told, holding[key]) if told else None
 
 
 def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered) -> Iterator[str]:
@@ -881,11 +900,13 @@ def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], 
     ports = {(address, port) for _service, address, port, _setting in published(rendered.services(), declared.settings)}
     project = declared.arguments["stack_project"]
     volumes = _names_on_host(rendered, "volumes", project)
+    key, place = _data_of_postgres(rendered.services().get(SERVICES["postgres"]) or {})
     # What a service without a secret keeps, other secrets open too.
     behind_secrets = {key for service, body in rendered.services().items() if rendered.secrets.get(service) for key in _volumes_of(body)}
     found = {
         "volumes": volumes,
         "locked_volumes": sorted(volumes[key] for key in behind_secrets & volumes.keys()),
+        "data": {"volume": volumes.get(str(key)), "place": place},
         "networks": _names_on_host(rendered, "networks", project),
         "images": sorted(needed.required),
         "image_definitions": needed.definitions,

@@ -179,18 +179,18 @@ def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> d
     facts, validated = variables["ansible_facts"]["campaign_host"], variables["__stack_validated"]
     found, project = facts["owned"], renderer.render(variables["stack_project"], {})
     about = renderer.render(variables["__stack_postgres_data"], {})
-    volume, major = about["volume"], _major(about, facts, variables, renderer)
-    name = validated["volumes"].get(volume)
+    major, name = _major(about, facts, variables, renderer), validated["data"]["volume"]
     data = found["volumes"].get(name, {}) if name else {}
+    place = validated["data"]["place"] or f"{major}/docker"
     return {
         "elsewhere": found["elsewhere"],
         "at_work": _at_work(facts, variables),
         "volumes": hosts.not_of_the_project(found["volumes"], validated["volumes"].values(), project),
         "networks": hosts.not_of_the_project(found["networks"], validated["networks"].values(), project),
         "locked": [name for name in validated["locked_volumes"] if found["volumes"].get(name, {}).get("project") == project],
-        "data": {"volume": name, "unread": bool(data) and data["files"] is None},
+        "data": {"volume": name, "place": place, "unread": bool(data) and data["files"] is None},
         "major": major,
-        "other": hosts.data_of_another_major(data.get("files"), major),
+        "other": hosts.data_of_another_major(data.get("files"), major, place),
     }
 
 

@@ -20,8 +20,8 @@ from typing import IO, Any
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Docker, Process
 
-# Where images keep a cluster below their volume: from 18 on by major version, before at the top, or in `data` where the volume is one level higher.
-_PLACES = ("PG_VERSION", "data/PG_VERSION", "*/docker/PG_VERSION", "*/*/PG_VERSION")
+# Where images keep a cluster below their volume: from 18 on by major version, before at the top, or one level down, such as in `data` or `pgdata`.
+_PLACES = ("PG_VERSION", "*/PG_VERSION", "*/*/PG_VERSION")
 # The same text of a row wherever it is asked, and no end before all is read.
 _SETTINGS = """SET statement_timeout = 0; SET lock_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET transaction_timeout = 0;
 SET TimeZone = 'UTC'; SET DateStyle = 'ISO, YMD'; SET IntervalStyle = 'iso_8601'; SET bytea_output = 'hex'; SET extra_float_digits = 1;

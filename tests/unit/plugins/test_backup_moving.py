@@ -80,7 +80,7 @@ def cluster(root, place: str, version: str) -> None:
         (root / place / name).write_text(f"{version}\n")
 
 
-@pytest.mark.parametrize("place", [".", "data", "18/docker", "18/main"])
+@pytest.mark.parametrize("place", [".", "data", "pgdata", "18/docker", "18/main"])
 def test_a_cluster_is_found_wherever_it_lies(tmp_path, place):
     cluster(tmp_path, place, "18")
     assert moving.cluster_in(str(tmp_path), "v", "18") == place

@@ -16,6 +16,7 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import hosts
         ({"17/docker/PG_VERSION": "17"}, ["17 (17/docker)"]),
         ({"PG_VERSION": "16"}, ["16 (at its top)"]),
         ({"data/PG_VERSION": "15"}, ["15 (data)"]),
+        ({"pgdata/PG_VERSION": "17"}, ["17 (pgdata)"]),
         # The image does not look there, and would start an empty one.
         ({"PG_VERSION": "18"}, ["18 (at its top)"]),
         ({"18/docker/PG_VERSION": "17"}, ["17 (18/docker)"]),
@@ -26,7 +27,15 @@ from ansible_collections.campaign.platform.plugins.plugin_utils import hosts
     ],
 )
 def test_data_that_the_image_would_not_find_is_told_with_its_place(files, told):
-    assert hosts.data_of_another_major(files, "18") == told
+    assert hosts.data_of_another_major(files, "18", "18/docker") == told
+
+
+@pytest.mark.parametrize("place", ["pgdata", "."])
+def test_data_is_the_server_s_own_where_the_release_tells_it_to_look(place):
+    path = "PG_VERSION" if place == "." else f"{place}/PG_VERSION"
+    assert hosts.data_of_another_major({path: "18", "base/5/PG_VERSION": "18"}, "18", place) == []
+    assert hosts.data_of_another_major({path: "17"}, "18", place) == [f"17 ({'at its top' if place == '.' else place})"]
+    assert hosts.data_of_another_major({"18/docker/PG_VERSION": "18"}, "18", place) == ["18 (18/docker)"]
 
 
 def test_what_belongs_to_somebody_else_is_told_with_the_owner():

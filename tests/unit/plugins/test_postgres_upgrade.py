@@ -37,7 +37,7 @@ def cluster(root: Path, place: str, major: str) -> Path:
 # --- Which data
 
 
-@pytest.mark.parametrize("place", [".", "data", "17/docker", "17/main"])
+@pytest.mark.parametrize("place", [".", "data", "pgdata", "17/docker", "17/main", "data/pgdata"])
 def test_data_is_found_wherever_it_lies_in_the_volume(tmp_path, place):
     cluster(tmp_path, place, "17")
     found = postgres.clusters_in(str(tmp_path))
@@ -55,6 +55,7 @@ def test_data_is_found_wherever_it_lies_in_the_volume(tmp_path, place):
         (".", {}, "/var/lib/postgresql"),
         (".", {"/var/lib/postgresql": {}}, "/var/lib/postgresql"),
         ("data", {"/var/lib/postgresql/data": {}}, "/var/lib/postgresql"),
+        ("pgdata", {}, "/var/lib/postgresql"),
         ("17/docker", {}, "/var/lib/postgresql"),
     ],
 )

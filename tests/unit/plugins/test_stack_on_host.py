@@ -4,12 +4,14 @@
 import program
 import pytest
 from ansible.template import Templar
-from ansible_collections.campaign.platform.plugins.plugin_utils import holder, roles
+from ansible_collections.campaign.platform.plugins.modules import host_facts
+from ansible_collections.campaign.platform.plugins.plugin_utils import holder, hosts, roles
 
 NAMES = {
     "volumes": {"postgres-data": "p_postgres-data", "redis-data": "p_redis-data", "page-assets": "p_page-assets"},
     "locked_volumes": ["p_postgres-data", "p_redis-data"],
     "networks": {"backend-network": "p_backend-network"},
+    "data": {"volume": "p_postgres-data", "place": None},
 }
 OURS = {"project": "p", "files": {}}
 
@@ -115,7 +117,7 @@ def test_data_of_another_major_is_told_with_both(tmp_path):
     (message,) = told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": files}})
     assert "p_postgres-data holds data of PostgreSQL 16 (at its top), and this release has PostgreSQL 18" in message
     # With a server outside, the volume is not the release's.
-    outside = {**NAMES, "volumes": {}}
+    outside = {**NAMES, "volumes": {}, "data": {"volume": None, "place": None}}
     assert told(tmp_path, names=outside, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}}) == []
 
 
@@ -132,6 +134,13 @@ def test_before_the_images_are_known_the_collection_s_own_count(tmp_path):
     volumes = {"p_postgres-data": {**OURS, "files": {"17/docker/PG_VERSION": "17"}}}
     (message,) = told(tmp_path, volumes=volumes, stack_images=program.trusted("{{ images_references }}"))
     assert "this release has PostgreSQL 18" in message
+
+
+def test_data_counts_where_the_release_tells_the_server_to_look(tmp_path):
+    names = {**NAMES, "data": {"volume": "p_postgres-data", "place": "pgdata"}}
+    assert told(tmp_path, names=names, volumes={"p_postgres-data": {**OURS, "files": {"pgdata/PG_VERSION": "18"}}}) == []
+    (message,) = told(tmp_path, names=names, volumes={"p_postgres-data": {**OURS, "files": {"pgdata/PG_VERSION": "17"}}})
+    assert "holds data of PostgreSQL 17 (pgdata), and this release has PostgreSQL 18, which reads pgdata only" in message
 
 
 def test_data_that_nobody_can_read_is_not_taken_for_none(tmp_path):
@@ -156,6 +165,47 @@ def test_the_names_on_the_host_are_those_that_compose_gives():
     found = program.summary(program.VARIANTS["local"] | given)
     assert found["volumes"]["a"] == "n"
     assert "b" not in found["volumes"]
+
+
+def asked(validated) -> dict[str, list[str]]:
+    """Return the files that the host is asked for, by the volume."""
+    values = program.variables_of({"__stack_validated": validated})
+    return Templar(loader=program.LOADER, variables=values).template(values["stack_volume_files"])
+
+
+@pytest.mark.parametrize("place", [".", "data", "pgdata", "17/docker", "data/pgdata"])
+def test_the_host_is_asked_for_a_cluster_wherever_it_lies(tmp_path, place):
+    for path in (tmp_path / place, tmp_path / place / "base/5"):
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "PG_VERSION").write_text("17\n")
+    found = host_facts.volume_files({"Mountpoint": str(tmp_path)}, asked(NAMES)["p_postgres-data"])
+    assert hosts.data_of_another_major(found, "18", "18/docker") == [f"17 ({'at its top' if place == '.' else place})"]
+
+
+@pytest.mark.parametrize(
+    ("service", "volume", "place"),
+    [
+        ({}, "p_postgres-data", None),
+        ({"environment": {"PGDATA": "/var/lib/postgresql/pgdata"}}, "p_postgres-data", "pgdata"),
+        ({"environment": {"PGDATA": "/var/lib/postgresql"}}, "p_postgres-data", "."),
+        # Of two in one place, Compose takes the later one.
+        ({"volumes": ["mine:/var/lib/postgresql:rw"]}, "p_mine", None),
+        ({"volumes": [{"type": "volume", "source": "mine", "target": "/srv/pg"}], "environment": {"PGDATA": "/srv/pg/1/data"}}, "p_mine", "1/data"),
+        ({"volumes": ["mine:/dumps"]}, "p_postgres-data", None),
+        ({"environment": {"PGDATA": "/elsewhere"}}, None, None),
+    ],
+)
+def test_a_release_says_where_its_data_is(service, volume, place):
+    changed = {"postgres": {"base": {"services": {"postgres": service}, "volumes": {"mine": {}}}}}
+    given = {"stack_project": "p", "stack_secrets": program.placeholders(program.secret_names())}
+    assert program.summary(program.VARIANTS["local"] | given | {"stack_services": changed})["data"] == {"volume": volume, "place": place}
+
+
+def test_a_server_outside_has_no_data_here():
+    given = {"stack_postgres_external": {"host": "db.example.com"}, "stack_secrets": program.placeholders(program.secret_names())}
+    found = program.summary(program.VARIANTS["local"] | given)
+    assert found["data"] == {"volume": None, "place": None}
+    assert asked(found).keys() <= {""}
 
 
 def test_a_release_says_which_service_has_which_port():
