@@ -90,8 +90,8 @@ ansible_facts:
           keys of the images that are built although the others are pulled), C(firewall) (whether it is installed), C(owned) and C(stack).
         - C(owned) has what bears the name of O(project), where that is given. C(elsewhere) are the directories, other than O(release_directory), that
           containers of a Compose project of that name were started from. C(volumes) and C(networks) are those that belong to it or whose name begins with
-          its name, each with C(project), the one that it belongs to, or null. A volume also has C(files), the first lines of the files that
-          O(volume_files) names by their paths, or null where the volume cannot be read.
+          its name, and the volumes that O(volume_files) names, each with C(project), the one that it belongs to, or null. A volume also has C(files), the
+          first lines of the files that O(volume_files) names by their paths, or null where the volume cannot be read.
         - C(stack) has the id of the C(current) release and of the C(attempted) one, whose deploy did not end with success, or null; and from the manifest
           of the current one, or of the attempted one where there is no current one, C(release) (which of the two it is, or null), C(project),
           C(compose_files), C(env_file), C(services), C(jobs), C(foundations) and C(images). They are empty, and C(manifest_error) says why, where that
@@ -111,7 +111,7 @@ import re
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.campaign.platform.plugins.module_utils import lock, manifest
@@ -248,13 +248,13 @@ def owned(engine: Engine, params: dict, containers: list[dict]) -> dict:
     if not project:
         return {"elsewhere": [], "volumes": {}, "networks": {}}
 
-    def concerned(items: list[dict]) -> dict[str, dict]:
+    def concerned(items: list[dict], named: Collection[str] = ()) -> dict[str, dict]:
         owners = {item["Name"]: (item.get("Labels") or {}).get(PROJECT) for item in items}
-        return {name: {"project": owner} for name, owner in owners.items() if owner == project or name.startswith(f"{project}_")}
+        return {name: {"project": owner} for name, owner in owners.items() if owner == project or name.startswith(f"{project}_") or name in named}
 
     volumes = engine.get("/volumes").get("Volumes") or []
     wanted = params["volume_files"]
-    found = concerned(volumes)
+    found = concerned(volumes, wanted)
     for volume in volumes:
         if volume["Name"] in found:
             found[volume["Name"]]["files"] = volume_files(volume, wanted.get(volume["Name"], []))

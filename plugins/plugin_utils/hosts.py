@@ -43,11 +43,14 @@ def away(facts: Facts) -> list[str]:
 
 
 def not_of_the_project(found: Mapping[str, Mapping[str, Any]], names: Collection[str], project: str) -> dict[str, str]:
-    """Return the volumes or networks with the stack's names that are not the project's own, each with the words for whose they are."""
+    """Return the volumes or networks with the stack's names that are not the project's own, each with the words for whose they are.
+
+    One that the inventory gives a name without the project's is meant, whoever made it.
+    """
     return {
         name: f"the Compose project {found[name]['project']}" if found[name]["project"] else "no Compose project"
         for name in names
-        if name in found and found[name]["project"] != project
+        if name in found and found[name]["project"] != project and name.startswith(f"{project}_")
     }
 
 

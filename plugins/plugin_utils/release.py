@@ -887,8 +887,22 @@ def _networks_of(body: Mapping[str, Any], rendered: Rendered, project: str) -> l
 def _names_on_host(rendered: Rendered, kind: str, project: str) -> dict[str, str]:
     """Return the names that Compose gives volumes or networks on the host, by their keys; external ones, which are created elsewhere, are left out."""
     named = merge(rendered.base.get(kind) or {}, rendered.override.get(kind) or {})
-    bodies = {key: body or {} for key, body in named.items()}
-    return {key: str(body.get("name") or f"{project}_{key}") for key, body in bodies.items() if not body.get("external")}
+    return {key: _name_on_host(key, body or {}, project) for key, body in named.items() if not (body or {}).get("external")}
+
+
+def _name_on_host(key: str, body: Mapping[str, Any], project: str) -> str:
+    """Return the name that a volume or a network has on the host. Compose puts the project before that of none that is external."""
+    external = body.get("external")
+    # In older files the name of an external one is said there.
+    told = body.get("name") or (external.get("name") if isinstance(external, Mapping) else None)
+    return str(told or (key if external else f"{project}_{key}"))
+
+
+def _data_volume(rendered: Rendered, project: str) -> dict[str, str | None]:
+    """Return the name on the host of the volume in which the release's PostgreSQL has its data, and where in it; neither where it has no such volume."""
+    key, place = _data_of_postgres(rendered.services().get(SERVICES["postgres"]) or {})
+    named = merge(rendered.base.get("volumes") or {}, rendered.override.get("volumes") or {})
+    return {"volume": _name_on_host(key, named.get(key) or {}, project) if key else None, "place": place}
 
 
 def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:
@@ -900,13 +914,12 @@ def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], 
     ports = {(address, port) for _service, address, port, _setting in published(rendered.services(), declared.settings)}
     project = declared.arguments["stack_project"]
     volumes = _names_on_host(rendered, "volumes", project)
-    key, place = _data_of_postgres(rendered.services().get(SERVICES["postgres"]) or {})
     # What a service without a secret keeps, other secrets open too.
     behind_secrets = {key for service, body in rendered.services().items() if rendered.secrets.get(service) for key in _volumes_of(body)}
     found = {
         "volumes": volumes,
         "locked_volumes": sorted(volumes[key] for key in behind_secrets & volumes.keys()),
-        "data": {"volume": volumes.get(str(key)), "place": place},
+        "data": _data_volume(rendered, project),
         "networks": _names_on_host(rendered, "networks", project),
         "images": sorted(needed.required),
         "image_definitions": needed.definitions,

@@ -188,7 +188,7 @@ def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> d
         "volumes": hosts.not_of_the_project(found["volumes"], validated["volumes"].values(), project),
         "networks": hosts.not_of_the_project(found["networks"], validated["networks"].values(), project),
         "locked": [name for name in validated["locked_volumes"] if found["volumes"].get(name, {}).get("project") == project],
-        "data": {"volume": name, "place": place, "unread": bool(data) and data["files"] is None},
+        "data": {"volume": name, "place": place, "unread": name in found["volumes"] and data.get("files") is None},
         "major": major,
         "other": hosts.data_of_another_major(data.get("files"), major, place),
     }

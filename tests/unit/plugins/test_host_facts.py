@@ -487,6 +487,14 @@ def test_files_of_a_volume_are_read(facts, answering, tmp_path, kind):
     assert found["p_more"]["files"] == {}
 
 
+def test_a_volume_that_is_asked_for_is_read_whatever_its_name_is(facts, answering, tmp_path):
+    (tmp_path / "PG_VERSION").write_text("17\n")
+    answering.volumes = [item("old_pg", Mountpoint=str(tmp_path)), item("older", "q", Mountpoint="/nowhere"), item("other", Mountpoint=str(tmp_path))]
+    asked = {"old_pg": ["PG_VERSION"], "older": ["PG_VERSION"], "not_there": ["PG_VERSION"]}
+    found = facts(socket=answering.path, project="p", volume_files=asked)["owned"]["volumes"]
+    assert found == {"old_pg": {"project": None, "files": {"PG_VERSION": "17"}}, "older": {"project": "q", "files": None}}
+
+
 @pytest.mark.parametrize("place", [{"Mountpoint": "/nowhere"}, {"Mountpoint": "/", "Options": {"type": "nfs", "device": ":/srv"}}])
 def test_a_volume_that_cannot_be_read_is_not_an_empty_one(facts, answering, place):
     answering.volumes = [item("p_data", "p", **place)]

@@ -41,6 +41,8 @@ def test_data_is_the_server_s_own_where_the_release_tells_it_to_look(place):
 def test_what_belongs_to_somebody_else_is_told_with_the_owner():
     found = {"p_a": {"project": "p"}, "p_b": {"project": None}, "p_c": {"project": "q"}, "p_d": {"project": "q"}}
     assert hosts.not_of_the_project(found, ["p_a", "p_b", "p_c", "p_e"], "p") == {"p_b": "no Compose project", "p_c": "the Compose project q"}
+    # Somebody gave the release that name.
+    assert hosts.not_of_the_project({"old": {"project": None}}, ["old"], "p") == {}
 
 
 def test_addresses_that_are_not_there_are_told_once():

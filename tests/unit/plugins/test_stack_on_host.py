@@ -201,6 +201,34 @@ def test_a_release_says_where_its_data_is(service, volume, place):
     assert program.summary(program.VARIANTS["local"] | given | {"stack_services": changed})["data"] == {"volume": volume, "place": place}
 
 
+@pytest.mark.parametrize(
+    ("declared", "name"),
+    [
+        ({"external": True, "name": "old_pg"}, "old_pg"),
+        ({"external": True}, "postgres-data"),
+        ({"name": "old_pg"}, "old_pg"),
+        ({"external": {"name": "old_pg"}}, "old_pg"),
+        ({"external": False}, "p_postgres-data"),
+    ],
+)
+def test_data_of_another_major_is_told_whatever_the_volume_is_called(tmp_path, declared, name):
+    changed = {"postgres": {"base": {"volumes": {"postgres-data": declared}}}}
+    given = {"stack_services": changed, "stack_project": "p", "stack_secrets": program.placeholders(program.secret_names())}
+    found = program.summary(program.VARIANTS["local"] | given)
+    assert list(asked(found)) == [name]
+    project = "p" if name.startswith("p_") else None
+    volumes = {name: {"project": project, "files": {"17/docker/PG_VERSION": "17"}}}
+    (message,) = told(tmp_path, names=found, volumes=volumes)
+    assert f"The volume {name} holds data of PostgreSQL 17 (17/docker)" in message
+    assert told(tmp_path, names=found, volumes={name: {"project": project, "files": {"18/docker/PG_VERSION": "18"}}}) == []
+    (message,) = told(tmp_path, names=found, volumes={name: {"project": project, "files": None}})
+    assert f"The volume {name} cannot be read" in message
+    # What is asked for and not said is not known either, and what is not there has no data.
+    (message,) = told(tmp_path, names=found, volumes={name: {"project": project}})
+    assert f"The volume {name} cannot be read" in message
+    assert told(tmp_path, names=found) == []
+
+
 def test_a_server_outside_has_no_data_here():
     given = {"stack_postgres_external": {"host": "db.example.com"}, "stack_secrets": program.placeholders(program.secret_names())}
     found = program.summary(program.VARIANTS["local"] | given)
