@@ -20,6 +20,18 @@ from_file() {
   fi
 }
 
+# An empty cluster beside somebody's data would pass for all of it, so none is made there.
+refuse_beside_data() {
+  for file in /var/lib/postgresql/PG_VERSION /var/lib/postgresql/*/PG_VERSION /var/lib/postgresql/*/*/PG_VERSION; do
+    place=${file%/PG_VERSION}
+    # Each database of a cluster has a file of that name too, and so has a cluster that was interrupted half-way, which is made anew.
+    if [ -s "$file" ] && [ -d "$place/global" ] && [ "$place" != "$PGDATA.making" ]; then
+      fail "$place has data of PostgreSQL $(cat "$file"), and this image, which has PostgreSQL $PG_MAJOR, reads $PGDATA, where there is none. Nothing was \
+changed. The playbook campaign.platform.upgrade_postgres brings data of another major version over"
+    fi
+  done
+}
+
 make_cluster() {
   POSTGRES_PASSWORD=$(from_file POSTGRES_PASSWORD "${POSTGRES_PASSWORD:-}" "${POSTGRES_PASSWORD_FILE:-}")
   POSTGRES_USER=$(from_file POSTGRES_USER "${POSTGRES_USER:-}" "${POSTGRES_USER_FILE:-}")
@@ -69,7 +81,10 @@ if [ "${1:-}" = postgres ]; then
   if grep -q ' /var/lib/postgresql/data ' /proc/self/mounts; then
     fail "a volume is mounted at /var/lib/postgresql/data. From PostgreSQL 18 on mount it at /var/lib/postgresql"
   fi
-  [ -s "$PGDATA/PG_VERSION" ] || make_cluster
+  if [ ! -s "$PGDATA/PG_VERSION" ]; then
+    refuse_beside_data
+    make_cluster
+  fi
   found=$(cat "$PGDATA/PG_VERSION")
   [ "$found" = "$PG_MAJOR" ] || fail "the data in $PGDATA is of PostgreSQL $found, this image is $PG_MAJOR. Dump with the old image, restore with the new one"
 fi
