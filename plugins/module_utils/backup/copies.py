@@ -385,19 +385,24 @@ class Copy:
     _postgres: tuple[str, str] | None = None
 
 
+# pg_cron can be created in one database only, and a log that is followed may have prepared transactions.
+_NEEDED = ("shared_preload_libraries", "max_locks_per_transaction", "max_prepared_transactions", "cron.database_name")
+
+
 def passed_on(command: Sequence[str]) -> list[str]:
     """Return the options of PostgreSQL's command that a copy needs too: extensions that are loaded with the server cannot be created without."""
     found: list[str] = []
+    runs_jobs = False
     words = iter(command)
     for word in words:
         given = next(words, "") if word == "-c" else word[2:] if word.startswith(("-c", "--")) else ""
         name, _equals, value = given.partition("=")
-        if name.replace("-", "_") in ("shared_preload_libraries", "max_locks_per_transaction"):
-            found += ["-c", f"{name.replace('-', '_')}={value}"]
-        # A copy runs no jobs.
-        if "pg_cron" in value:
-            found += ["-c", "cron.launch_active_jobs=off"]
-    return found
+        name = name.replace("-", "_")
+        if name in _NEEDED:
+            found += ["-c", f"{name}={value}"]
+        runs_jobs = runs_jobs or "pg_cron" in value
+    # A copy runs no jobs.
+    return [*found, "-c", "cron.launch_active_jobs=off"] if runs_jobs else found
 
 
 @contextlib.contextmanager

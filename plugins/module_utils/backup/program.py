@@ -793,11 +793,15 @@ class Backups:
             others = copies.Servers(None, servers.redis, servers.minio)
             # Redis and the objects are not written down moment by moment.
             snapshot = self.repository.newest_until(until) if others.present() else None
+            if others.present() and not snapshot:
+                print(f"There is no whole set of {self.project} in {self.repository.place}: the database alone can be brought back.", flush=True)
             what = f"The database as it was at {moments.words(until)}"
             if snapshot:
                 what += f", with {' and '.join(others.present())} of the set {snapshot.set}"
             print(f"The base backup {way.base.name} ({way.base.bytes // 1024**2} MiB) is taken for it, and the log that follows it.", flush=True)
             if snapshot:
+                if snapshot.is_younger(until):
+                    print("Every whole set is younger than that moment, and so what it has may be younger too.", flush=True)
                 print(f"What came into {' and '.join(others.present())} after that set was made is not in it.", flush=True)
                 print("Objects that the database names and the set does not have are taken from the bucket as it is.", flush=True)
 
@@ -841,7 +845,13 @@ class Backups:
         parts = {"postgres"}
         if snapshot:
             rest = dataclasses.replace(copy, servers=others, without=frozenset(["postgres"]))
-            of_the_set, problems = rest.load(self.repository, snapshot)
+            mark = f"A drill marks it, and then an older one is taken: {self.directory}/backup/run drill --set {snapshot.set}"
+            try:
+                of_the_set, problems = rest.load(self.repository, snapshot)
+            except DamagedSetError as error:
+                raise BackupError(f"{error} {mark}") from None
+            if problems:
+                problems = [*problems[:4], mark]
             parts |= set(of_the_set["parts"])
         found, _moment = self._recovered(copy, bases, pieces, wanted, look=self._fill if "minio" in parts else None)
         return {"databases": found, "parts": sorted(parts)}, problems
@@ -905,23 +915,26 @@ class Backups:
                 with contextlib.suppress(BackupError):
                     live = copies.s3_client(self.docker, self.container(service), service, service.secrets)
                     with contextlib.closing(live):
-                        found = self._take_objects(live, client, missing)
+                        for bucket in sorted({bucket for bucket, _key in missing} & set(live.buckets())):
+                            # What cannot be listed to its end, or made, is no reason to lose the others.
+                            with contextlib.suppress(BackupError):
+                                if bucket not in client.buckets():
+                                    # It is of after the set.
+                                    client.create_bucket(bucket)
+                                for listed in live.objects(bucket):
+                                    found += (listed.bucket, listed.key) in missing and self._take_object(live, client, listed)
         lost = len(missing) - found
         self.say(f"of {len(wanted)} objects that the database names, {found} came from the bucket as it is, and {lost} are lost")
 
-    def _take_objects(self, live: s3.Client, client: s3.Client, missing: set[tuple[str, str]]) -> int:
-        found = 0
-        for bucket in sorted({bucket for bucket, _key in missing} & set(live.buckets())):
-            for listed in list(live.objects(bucket)):
-                if (listed.bucket, listed.key) in missing:
-                    # One that cannot be had is no reason to lose the others.
-                    with contextlib.suppress(BackupError):
-                        with live.opened(listed) as (answer, about):
-                            client.put(listed.bucket, listed.key, answer, about["size"], about["headers"])
-                        if about["tagged"]:
-                            client.put_tags(listed.bucket, listed.key, live.tags(listed.bucket, listed.key))
-                        found += 1
-        return found
+    def _take_object(self, live: s3.Client, client: s3.Client, listed: s3.Listed) -> bool:
+        """Take an object as it is; return whether it could be had."""
+        with contextlib.suppress(BackupError):
+            with live.opened(listed) as (answer, about):
+                client.put(listed.bucket, listed.key, answer, about["size"], about["headers"])
+            if about["tagged"]:
+                client.put_tags(listed.bucket, listed.key, live.tags(listed.bucket, listed.key))
+            return True
+        return False
 
     def restore(self, wanted: str, confirmed: str | None) -> int:
         """Bring a set back into the stack; return an exit code. Until the volumes are exchanged, nothing of the stack is touched."""
@@ -992,7 +1005,7 @@ class Backups:
             problems.append(f"there is no database {database}, which the present release uses, among {', '.join(found['databases']) or 'none'}")
         if problems:
             raise BackupError(f"{what} did not come back whole. Nothing was changed. {'; '.join(problems[:5])}")
-        self._exchange(what, identifier, {live[name]: names[name] for name in live}, written)
+        self._exchange(what, identifier, {live[name]: names[name] for name in live}, written, servers)
         for database, views in copy.empty_views.items() if servers.postgres else ():
             # What was restored is in use, whatever comes of it.
             try:
@@ -1114,18 +1127,38 @@ class Backups:
             plain.check_space(swap.path_of(self.docker, copies.volume_of(service)[1]), needed)
             return
 
-    def _exchange(self, what: str, identifier: str, volumes: dict[str, str], written: dict[str, Any]) -> None:
-        """Stop the services, exchange the volumes and start the services over the new ones; put the old ones back where they do not come up."""
+    def _as_deployed(self, written: dict[str, Any], servers: copies.Servers) -> dict[str, Any]:
+        """Return the manifest of the release that is current by now: deploys went on while the volumes were written, for the servers of the one given.
+
+        Raise BackupError where what keeps the data is not what it was then.
+        """
+        found, configuration = self.release()
+        if found["release"] == written["release"]:
+            return written
+        deployed = f"The release {found['release']} was taken into use while the data was written, for {written['release']}"
+        there = self.servers(configuration).present()
+        if any(there.get(name) != service for name, service in servers.present().items()):
+            raise BackupError(f"{deployed}, and its servers are other ones. Nothing was changed. Do it again, and deploy nothing meanwhile.")
+        self.say(f"{deployed}; it is the one that is started again")
+        return found
+
+    def _exchange(self, what: str, identifier: str, volumes: dict[str, str], written: dict[str, Any], servers: copies.Servers) -> None:
+        """Stop the services, exchange the volumes and start the services over the new ones; put the old ones back where they do not come up.
+
+        The volumes were made for ``servers`` of the release ``written``.
+        """
         with self.not_shipping(), self.locked() as held:
+            written = self._as_deployed(written, servers)
             rows = swap.plan(self.docker, volumes)
             # Not all of it was written by a server that sees to it. It takes its time before anything is stopped.
             os.sync()
             try:
                 self.is_down = False
+                swap.announce(self.directory, rows, {"set": identifier, "at": sets.moment(), "run": self.run})
                 self.say("stopping the services")
                 self.stop()
                 self.say("exchanging the volumes")
-                swap.swap(self.directory, rows, {"set": identifier, "at": sets.moment(), "run": self.run})
+                swap.swap(rows)
                 self.say("starting the services over the restored data")
                 swap.start(self.directory)
                 self.start(written)
@@ -1141,8 +1174,12 @@ class Backups:
                     raise BackupError(f"{why} {before}: {other} {_tried(kept)}".rstrip()) from None
                 raise BackupError(f"{why} What was there before runs again. {_tried(kept)}".rstrip()) from error
             swap.commit(self.directory, self.run)
-            held.record("restored", release=written["release"])
-            self._write_down(last_restore={"set": identifier, "at": sets.moment(), "old_volumes": sorted(volumes.values())})
+            # From here on it is in use, and nothing that goes wrong is a reason to say that it is not.
+            try:
+                held.record("restored", release=written["release"])
+                self._write_down(last_restore={"set": identifier, "at": sets.moment(), "old_volumes": sorted(volumes.values())})
+            except OSError as error:
+                print(f"The restore is not written down, but it is in use: {error.strerror}: {error.filename or self.directory}", file=sys.stderr)
         self.say(f"{what} is in use. The data from before is in {', '.join(sorted(volumes.values()))}")
 
     def stop(self) -> None:
@@ -1184,7 +1221,9 @@ class Backups:
         self._await(written["services"], self._is_healthy)
 
     def _states(self) -> dict[str, dict[str, Any]]:
-        listed = self.docker.ask("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={self.project}").split()
+        # Not those that somebody has run by hand, which nothing here removes.
+        labels = (f"com.docker.compose.project={self.project}", "com.docker.compose.oneoff=False")
+        listed = self.docker.ask("ps", "--all", "--quiet", *(word for label in labels for word in ("--filter", f"label={label}"))).split()
         found = json.loads(self.docker.ask("container", "inspect", *listed)) if listed else []
         return {item["Config"]["Labels"].get("com.docker.compose.service", ""): item["State"] for item in found}
 

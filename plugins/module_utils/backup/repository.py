@@ -60,6 +60,11 @@ class Snapshot:
     state: str
     bytes: int = 0
 
+    def is_younger(self, seconds: float) -> bool:
+        """Return whether the set was begun after a moment, in seconds since 1970."""
+        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
+        return self.set[: len(name)] > name
+
 
 @dataclass
 class Repository:
@@ -323,14 +328,11 @@ class Repository:
         """Return the damaged sets that are newer than one, the oldest first."""
         return [one.set for one in self.sets() if one.state == DAMAGED and one.set > snapshot.set]
 
-    def newest_until(self, seconds: float) -> Snapshot:
-        """Return the newest good set that was begun by then (seconds since 1970), or the oldest good one where all are younger; raise BackupError."""
+    def newest_until(self, seconds: float) -> Snapshot | None:
+        """Return the newest good set that was begun by then (seconds since 1970), the oldest good one where all are younger, or None without any."""
         good = [snapshot for snapshot in self.sets() if snapshot.state in GOOD]
-        if not good:
-            raise BackupError(f"There is no whole set of {self.project} in {self.place}, so Redis and the objects cannot be brought back. Make a backup first.")
-        name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(seconds))
-        earlier = [snapshot for snapshot in good if snapshot.set[: len(name)] <= name]
-        return earlier[-1] if earlier else good[0]
+        earlier = [snapshot for snapshot in good if not snapshot.is_younger(seconds)]
+        return next(iter(earlier[-1:] or good), None)
 
     def write(self, identifier: str) -> Writing:
         """Start writing a set."""

@@ -71,10 +71,16 @@ def plan(docker: Docker, volumes: Mapping[str, str]) -> list[dict[str, Any]]:
     return rows
 
 
-def swap(directory: str, rows: list[dict[str, Any]], about: Mapping[str, Any]) -> None:
-    """Exchange volumes that nothing uses; raise OSError. ``directory`` is the stack's."""
-    journal = os.path.join(directory, SWAP)
-    write(journal, {**about, "volumes": rows})
+def announce(directory: str, rows: list[dict[str, Any]], about: Mapping[str, Any]) -> None:
+    """Write down what is going to be exchanged; raise OSError. ``directory`` is the stack's.
+
+    Before its services are stopped: who finds them stopped, as after a power cut, has to know why.
+    """
+    write(os.path.join(directory, SWAP), {**about, "volumes": rows})
+
+
+def swap(rows: list[dict[str, Any]]) -> None:
+    """Exchange volumes that nothing uses, as was written down; raise OSError."""
     for row in rows:
         exchange(row["live_path"], row["new_path"])
         sync_directory(os.path.dirname(row["live_path"]))

@@ -675,7 +675,7 @@ class Recovery:
             f"SET standard_conforming_strings = on;\nALTER ROLE \"{quoted}\" PASSWORD '{literal}';\n"
         )
         self.docker.ask(
-            "exec", "--interactive", name, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
+            "exec", "--interactive", *postgres.WRITABLE, name, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
             f"--username={self.user}", "--dbname=postgres", stdin=text.encode(),
         )  # fmt: skip
 

@@ -264,6 +264,11 @@ def test_any_key_is_a_path(key, path):
         (["postgres", "-c", "shared_preload_libraries=pgaudit"], ["-c", "shared_preload_libraries=pgaudit"]),
         (["postgres", "-cmax_locks_per_transaction=256"], ["-c", "max_locks_per_transaction=256"]),
         (["--shared-preload-libraries=pg_cron"], ["-c", "shared_preload_libraries=pg_cron", "-c", "cron.launch_active_jobs=off"]),
+        (
+            ["-c", "shared_preload_libraries=pg_cron", "-c", "cron.database_name=db", "-c", "cron.launch_active_jobs=on"],
+            ["-c", "shared_preload_libraries=pg_cron", "-c", "cron.database_name=db", "-c", "cron.launch_active_jobs=off"],
+        ),
+        (["-c", "app.jwt_secret=secret", "-c", "max_prepared_transactions=5"], ["-c", "max_prepared_transactions=5"]),
     ],
 )
 def test_a_copy_loads_what_extensions_need_and_runs_no_jobs(command, passed):

@@ -15,9 +15,10 @@ import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, program, repository, state
 from ansible_collections.campaign.platform.plugins.module_utils.backup import making as parts
-from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, Service
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Service
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import NoRepositoryError
 
+NOTHING = copies.Servers(None, None, None)
 CONFIG = {"project": "p", "image": "i", "repository": "/srv/backup", "socket": "/s", "memory": "1g", "cpus": "1.0", "lock_wait": 0, "keep": {}}
 
 
@@ -607,12 +608,11 @@ def test_a_setting_that_was_refused_is_told_at_the_end_of_a_restore(recovering, 
     monkeypatch.setattr(copies.Copy, "load", load)
     monkeypatch.setattr(program.Backups, "_undo", lambda _self: None)
     monkeypatch.setattr(program.Backups, "_exchange", lambda *_given: print("exchanged"))
-    nothing = copies.Servers(None, None, None)
 
     def bring(copy):
-        return recovering._load_moment(copy, [BASE], PIECES, "latest", nothing, SimpleNamespace(set="a")) if is_moment else copy.load(None, None)
+        return recovering._load_moment(copy, [BASE], PIECES, "latest", NOTHING, SimpleNamespace(set="a")) if is_moment else copy.load(None, None)
 
-    assert recovering._bring("The set a", "a", nothing, {"release": "r"}, "p", bring, {}) == program.DONE
+    assert recovering._bring("The set a", "a", NOTHING, {"release": "r"}, "p", bring, {}) == program.DONE
     assert capsys.readouterr().out.splitlines()[-2:] == ["exchanged", REMARK]
 
 
@@ -738,6 +738,43 @@ def test_no_other_way_is_looked_for_in_a_repository_that_is_away(recovering):
     recovering.wrong = {"p2": program.wal.DamagedPieceError}
     recovering._load_moment(None, [BASE], PIECES, SINCE_1970.format("4:50"), copies.Servers(None, None, None), None)
     assert [name for name, _moment in recovering.taken] == ["p1"]
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+def test_a_moment_whose_set_is_damaged_says_how_an_older_one_is_taken(recovering, monkeypatch, is_cut_off):
+    def load(*_given):
+        if is_cut_off:
+            raise DamagedSetError("The set is damaged.")
+        return {"parts": []}, [f"problem {number}" for number in range(9)]
+
+    monkeypatch.setattr(copies.Copy, "load", load)
+    copy = copies.Copy(None, NOTHING, {}, "", {}, lambda _text: None)
+    given = (copy, [BASE], PIECES, "latest", NOTHING, repository.Snapshot("1", "a", "t", "complete"))
+    told = rf"A drill marks it, and then an older one is taken: {recovering.directory}/backup/run drill --set a"
+    if is_cut_off:
+        with pytest.raises(BackupError, match=rf"^The set is damaged\. {told}$"):
+            recovering._load_moment(*given)
+    else:
+        _found, problems = recovering._load_moment(*given)
+        # As many as a restore says.
+        assert problems[4] == told
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (None, "There is no whole set of p in /srv: the database alone can be brought back.\n"),
+        (repository.Snapshot("1", "20261128T000000Z-a", "t", "complete"), "Every whole set is younger than that moment"),
+        (repository.Snapshot("1", "19691128T000000Z-a", "t", "complete"), "What came into redis after that set was made is not in it."),
+    ],
+)
+def test_a_moment_says_what_is_known_of_the_rest(drilling, monkeypatch, capsys, found, said):
+    servers = drilling.servers({})
+    redis = Service("redis", "i", "", {}, [], [], "", {"/data": "r"}, {})
+    monkeypatch.setattr(program.Backups, "servers", lambda _self, _configuration: dataclasses.replace(servers, redis=redis))
+    drilling.repository.newest_until, drilling.repository.place = lambda _seconds: found, "/srv"
+    assert drilling.restore_moment("latest", None) == program.NOT_CONFIRMED
+    assert said in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -1009,16 +1046,17 @@ def test_a_log_begins_again_only_where_another_cluster_takes_the_place_of_its_ow
 
 
 def test_what_was_restored_is_on_the_disk_before_it_counts(backups, monkeypatch):
-    """What Docker has copied into a volume survives a power cut only then. Nothing is stopped while the disk writes."""
+    """What Docker has copied into a volume survives a power cut only then. Nothing is stopped while the disk writes, or before it is written down why."""
     steps = []
-    for name in ("plan", "swap", "commit"):
+    monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "r"}, {}))
+    for name in ("plan", "announce", "swap", "commit"):
         monkeypatch.setattr(program.swap, name, lambda *_given, step=name: steps.append(step) or [])
     monkeypatch.setattr(program.swap, "start", lambda _directory: steps.append("services use it"))
     monkeypatch.setattr(program.os, "sync", lambda: steps.append("sync"))
     monkeypatch.setattr(program.Backups, "stop", lambda _self: steps.append("stop"))
     monkeypatch.setattr(program.Backups, "start", lambda _self, _written: steps.append("start"))
-    backups._exchange("a set", "a", {"live": "new"}, {"release": "r"})
-    assert steps == ["plan", "sync", "stop", "swap", "services use it", "start", "commit"]
+    backups._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
+    assert steps == ["plan", "sync", "announce", "stop", "swap", "services use it", "start", "commit"]
 
 
 @pytest.fixture
@@ -1029,6 +1067,7 @@ def late(backups, monkeypatch, tmp_path):
         (tmp_path / "volumes" / name / "what").write_text(name)
     backups.removed = []
     monkeypatch.setattr(program.swap, "path_of", lambda _docker, volume: str(tmp_path / "volumes" / volume))
+    monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "r"}, {}))
     monkeypatch.setattr(program.Docker, "sweep", lambda _self: None)
     monkeypatch.setattr(program.Docker, "remove_volume", lambda _self, name: backups.removed.append(name))
     monkeypatch.setattr(program.Backups, "stop", lambda _self: None)
@@ -1055,7 +1094,7 @@ def test_what_was_written_after_a_restore_that_was_cut_off_late_outlives_undo(la
         context.setattr(program.Backups, "start", lambda _self, _written: kill(""))
         context.setattr(program.swap, "undo", kill)
         with pytest.raises(Killed):
-            late._exchange("a set", "a", {"live": "new"}, {"release": "r"})
+            late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
     assert holds(late, "live") == "new"
     late.quiet = False
     assert late.undo() == program.DONE
@@ -1079,10 +1118,63 @@ def test_what_was_tried_is_kept_where_services_do_not_come_up(late, monkeypatch,
     monkeypatch.setattr(program.Backups, "start", fail)
     expected = "do not come up over it either" if again else r"What was there before runs again\."
     with pytest.raises(BackupError, match=rf"{expected}.* is in new\. The playbook restore removes it, with -e backup_old_volumes=remove"):
-        late._exchange("a set", "a", {"live": "new"}, {"release": "r"})
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
     assert (holds(late, "live"), holds(late, "new")) == ("live", "new")
     late.clean()
     assert late.removed == []
+
+
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_release_that_was_deployed_while_the_volumes_were_written_is_the_one_that_is_started(late, monkeypatch, is_same):
+    """A deploy, or a rollback because of what is being restored, goes on until the volumes are exchanged."""
+    started, stopped = [], []
+    server = Service("postgres", "image", "", {}, [], [], "", {"/data": "live"}, {})
+    servers = copies.Servers(server, None, None)
+    there = copies.Servers(server if is_same else dataclasses.replace(server, image="another"), Service("redis", "i", "", {}, [], [], "", {}, {}), None)
+    monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "later"}, {}))
+    monkeypatch.setattr(program.Backups, "servers", lambda _self, _configuration: there)
+    monkeypatch.setattr(program.Backups, "start", lambda _self, written: started.append(written["release"]))
+    monkeypatch.setattr(program.Backups, "stop", lambda _self: stopped.append(1))
+    refused = pytest.raises(BackupError, match=r"^The release later was taken into use .*, for r, and its servers are other ones\. Nothing was changed\.")
+    with contextlib.nullcontext() if is_same else refused:
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, servers)
+    assert (started, bool(stopped), holds(late, "live")) == ((["later"], True, "new") if is_same else ([], False, "live"))
+    history = os.path.join(late.directory, "history.jsonl")
+    assert os.path.exists(history) is is_same
+    if is_same:
+        with open(history, encoding="utf-8") as file:
+            assert [json.loads(line)["release"] for line in file] == ["later"]
+
+
+def test_what_cannot_be_written_down_after_it_counts_does_not_fail_a_restore(late, monkeypatch, capsys):
+    def full(*_given, **_named):
+        raise OSError(28, "No space left on device", "history.jsonl")
+
+    monkeypatch.setattr(program.Backups, "start", lambda _self, _written: None)
+    monkeypatch.setattr(program.lock.Lock, "record", full)
+    late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
+    assert holds(late, "live") == "new"
+    assert capsys.readouterr().err == "The restore is not written down, but it is in use: No space left on device: history.jsonl\n"
+
+
+def test_a_stack_whose_services_are_being_stopped_says_why_they_are(late, monkeypatch):
+    """After a power cut: Docker does not start again what was stopped."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_given):
+        raise Killed
+
+    monkeypatch.setattr(program.Backups, "stop", kill)
+    with pytest.raises(Killed):
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
+    assert holds(late, "live") == "live"
+    with pytest.raises(lock.MixedVolumesError, match="deploy, which starts the services"):
+        lock.Lock(late.directory, late.holder()).acquire()
+    monkeypatch.setattr(program.Backups, "stop", lambda _self: None)
+    assert late.undo() == program.DONE
+    assert holds(late, "live") == "live"
 
 
 def test_what_nothing_was_started_over_goes_with_a_restore_that_fails(late, monkeypatch):
@@ -1092,7 +1184,7 @@ def test_what_nothing_was_started_over_goes_with_a_restore_that_fails(late, monk
     monkeypatch.setattr(program.Backups, "start", lambda _self, _written: None)
     monkeypatch.setattr(program.swap, "start", lambda _directory: stay(None))
     with pytest.raises(BackupError, match=r"What was there before runs again\.$"):
-        late._exchange("a set", "a", {"live": "new"}, {"release": "r"})
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
     late.clean()
     assert late.removed == ["new"]
 
@@ -1120,6 +1212,13 @@ def test_the_log_of_what_did_not_come_up_is_in_the_message(backups, monkeypatch)
     assert told[2:-1] == [f"    line {number}" for number in range(11, 30)] + ["    the end"]
     assert told[-1].startswith("`docker compose -p p logs api-migrate` shows more")
     assert backups._last_lines("away") == "The last lines of the log of away:\n    (there is no container)"
+
+
+def test_a_container_that_somebody_has_run_by_hand_stands_for_no_job(backups, monkeypatch):
+    asked = []
+    monkeypatch.setattr(program.Docker, "ask", lambda _self, *arguments, **_options: asked.append(arguments) or "")
+    backups._states()
+    assert "label=com.docker.compose.oneoff=False" in asked[0]
 
 
 def test_a_release_is_started_with_its_own_secrets_after_a_deploy_that_was_killed(backups, monkeypatch):
@@ -1192,6 +1291,57 @@ def test_a_moment_of_before_the_tables_that_name_objects_comes_back(backups, mon
         backups._fill(copy, "container", "ada")
 
 
+@pytest.mark.parametrize("ends_early", [False, True])
+def test_objects_of_a_bucket_that_came_after_the_set_are_taken(backups, monkeypatch, capsys, ends_early):
+    """One that cannot be had, or a listing that breaks off, is no reason to lose the others."""
+    backups.quiet = False
+    wanted = {("later", "a"), ("later", "broken"), ("later", "b"), ("old", "c")}
+
+    class Client:
+        def __init__(self, *buckets):
+            self.held = {bucket: [] for bucket in buckets}
+
+        def buckets(self):
+            return list(self.held)
+
+        def create_bucket(self, bucket):
+            self.held[bucket] = []
+
+        def put(self, bucket, key, *_given):
+            self.held[bucket].append(key)
+
+        def objects(self, bucket):
+            yield from (SimpleNamespace(bucket=bucket, key=key) for key in self.held[bucket])
+
+        def close(self):
+            pass
+
+    class Live(Client):
+        @contextlib.contextmanager
+        def opened(self, listed):
+            if listed.key == "broken":
+                raise BackupError("HTTP 500")
+            yield None, {"size": 0, "headers": {}, "tagged": False}
+
+        def objects(self, bucket):
+            yield from super().objects(bucket)
+            if ends_early and bucket == "later":
+                raise BackupError("HTTP 503")
+
+    live, client = Live("later", "old"), Client("old")
+    live.held = {"later": ["a", "broken", "b", "unnamed"], "old": ["c"]}
+    monkeypatch.setattr(program.Backups, "release", lambda _self: ({"release": "r"}, {}))
+    monkeypatch.setattr(program.Backups, "container", lambda _self, _service: "c")
+    monkeypatch.setattr(program.making, "objects_query", lambda *_given: "query")
+    monkeypatch.setattr(program.making, "named_objects", lambda *_given: wanted)
+    monkeypatch.setattr(program.postgres, "session", lambda *_given: contextlib.nullcontext())
+    monkeypatch.setattr(copies, "s3_client", lambda *_given: live)
+    minio = Service("minio", "i", "", {}, [], [], "", {}, {})
+    backups._fill(SimpleNamespace(servers=copies.Servers(None, None, minio), minio=lambda _service: contextlib.nullcontext(client)), "container", "ada")
+    assert client.held == {"old": ["c"], "later": ["a", "b"]}
+    assert "of 4 objects that the database names, 3 came from the bucket as it is, and 1 are lost" in capsys.readouterr().out
+
+
 def test_nothing_is_shipped_while_postgresql_is_upgraded(backups, monkeypatch):
     """The log of the new cluster would begin anew by a stop of a service that is just being verified, and the upgrade be withdrawn for it."""
     backups.config["point_in_time"] = True
@@ -1238,7 +1388,7 @@ def test_what_a_set_has_nothing_of_stays_as_it_is(cut_off, monkeypatch, tmp_path
     services = [Service(name, "image", "", {}, [], [], "", {"/data": name[0]}, {}) for name in ("postgres", "minio")]
     given = []
     monkeypatch.setattr(program.swap, "path_of", lambda _docker, _volume: str(there))
-    monkeypatch.setattr(program.Backups, "_exchange", lambda _self, _what, _identifier, volumes, _written: given.append(set(volumes)))
+    monkeypatch.setattr(program.Backups, "_exchange", lambda _self, _what, _identifier, volumes, *_given: given.append(set(volumes)))
     arguments = ("The set a", "a", copies.Servers(services[0], None, services[1]), {}, cut_off.project, lambda _copy: ({"parts": parts, "databases": {}}, []))
     if exchanged is None:
         with pytest.raises(BackupError, match=r"^The set a has nothing of what the present release keeps\. Nothing was changed\.$"):

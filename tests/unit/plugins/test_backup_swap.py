@@ -44,7 +44,8 @@ def test_volumes_on_two_file_systems_are_not_exchanged(monkeypatch):
 def test_an_exchange_counts_from_its_commit_on(volumes):
     root, rows = volumes
     swap.begin(str(root), [row["new"] for row in rows])
-    swap.swap(str(root), rows, {"set": "s"})
+    swap.announce(str(root), rows, {"set": "s"})
+    swap.swap(rows)
     assert lies(root) == ["new", "new", "new"]
     assert swap.unfinished(str(root)) == []
     swap.commit(str(root), "run")
@@ -67,11 +68,12 @@ def test_an_exchange_that_was_cut_off_is_undone(volumes, monkeypatch, done):
         exchange(one, other)
 
     monkeypatch.setattr(swap, "exchange", killed)
+    swap.announce(str(root), rows, {})
     if done < 3:
         with pytest.raises(KeyboardInterrupt):
-            swap.swap(str(root), rows, {})
+            swap.swap(rows)
     else:
-        swap.swap(str(root), rows, {})
+        swap.swap(rows)
     assert lies(root) == ["new"] * done + ["old"] * (3 - done)
     monkeypatch.setattr(swap, "exchange", exchange)
     with pytest.raises(lock.MixedVolumesError, match="backup/run undo"):
@@ -90,7 +92,8 @@ def test_what_services_were_started_over_is_kept_where_the_old_data_is_put_back(
     root, rows = volumes
     new = [row["new"] for row in rows]
     swap.begin(str(root), new)
-    swap.swap(str(root), rows, {"set": "s", "at": "then", "run": "run"})
+    swap.announce(str(root), rows, {"set": "s", "at": "then", "run": "run"})
+    swap.swap(rows)
     swap.start(str(root))
     # Cut off in its middle, it has nobody remove what still holds the old data.
     exchange = swap.exchange

@@ -229,6 +229,18 @@ def test_what_was_shipped_is_read_again(ship, server, repository, recovery, tmp_
     assert found == {**dict.fromkeys([*NAMES[: wal.SEALED], "00000002.history"], b"log"), f"{NAMES[wal.SEALED]}.partial": b"part"}
 
 
+def test_the_password_is_set_where_sessions_are_read_only_by_default(recovery, tmp_path):
+    """As by `ALTER DATABASE postgres SET default_transaction_read_only = on`, which came back too."""
+    (tmp_path / "password").write_text("it's secret\n")
+    asked = []
+    recovery.user = "ada"
+    recovery.docker = SimpleNamespace(ask=lambda *arguments, stdin: asked.append((arguments, stdin)))
+    recovery._set_password("server", str(tmp_path / "password"))
+    ((arguments, text),) = asked
+    assert arguments[2 : 2 + len(wal.postgres.WRITABLE)] == wal.postgres.WRITABLE
+    assert b"ALTER ROLE \"ada\" PASSWORD 'it''s secret';" in text
+
+
 @pytest.mark.parametrize("cut", [1, 511, 512, 1024, 20000])
 def test_a_piece_of_a_run_that_was_killed_is_none(ship, server, repository, recovery, tmp_path, cut):
     server.write(f"{NAMES[0]}.partial", content=os.urandom(30000))
