@@ -78,6 +78,10 @@ _LEFT = {
 GONE_SECONDS = 60.0
 # After this time, a first base backup that failed is tried again.
 AGAIN_SECONDS = 600
+# How long who ships the log is waited for: it makes the first base backup of a cluster, which takes as long as that is large.
+BASE_SECONDS = 12 * 3600
+# After this time somebody who waits is told so.
+WAITING_SECONDS = 10.0
 # What the log of a throw-away PostgreSQL takes at most, whose max_wal_size is 2 GB and is no hard limit; that of a small database is about as large as that.
 LOG_BYTES, LEAST_LOG_BYTES = 3 * 1024**3, 256 * 1024**2
 # How much larger a database may be as SQL, where bytes are written as two digits each and nothing is compressed.
@@ -199,18 +203,22 @@ class Backups:
         )
 
     @contextlib.contextmanager
-    def not_shipping(self, seconds: float = 600) -> Iterator[None]:
+    def not_shipping(self, seconds: float = BASE_SECONDS) -> Iterator[None]:
         """Work while nobody ships the log, which may otherwise go on beside everything else; raise ShippingError where that takes longer than some seconds."""
         with open(os.path.join(self.own, SHIPPING), "a", encoding="ascii") as file:
-            deadline = time.monotonic() + seconds
+            began, waits = time.monotonic(), False
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    if time.monotonic() >= deadline:
+                    if not waits and time.monotonic() - began >= WAITING_SECONDS:
+                        self.say("the log of PostgreSQL is being shipped, perhaps with its first base backup; that is waited for")
+                        waits = True
+                    if time.monotonic() - began >= seconds:
                         raise ShippingError(
-                            f"The log of {self.project} has been shipped for longer than {seconds:g} s, and was not waited for any more."
+                            f"The log of {self.project} has been shipped for longer than {seconds:g} s, and was not waited for any more. "
+                            "Nothing of the stack was changed. Do it again when that has ended."
                         ) from None
                     time.sleep(0.2)
             yield

@@ -3,11 +3,13 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import functools
 import io
 import json
 import os
 import subprocess
+import threading
 import time
 from types import SimpleNamespace
 
@@ -81,6 +83,22 @@ def test_who_was_killed_on_this_machine_is_not_waited_for(backups):
     held(backups, machine=host.machine(), pid=alive, run=f"{host.machine()}-{alive}-{host.started(alive)}")
     with pytest.raises(BackupError), backups.locked():
         pass
+
+
+def test_a_first_base_backup_is_waited_for_and_told(backups, monkeypatch, capsys):
+    """It takes as long as the cluster is large, and a restore that has written all of it by then would be lost."""
+    backups.quiet = False
+    monkeypatch.setattr(program, "WAITING_SECONDS", 0)
+    given = []
+    with open(os.path.join(backups.directory, "backup", program.SHIPPING), "a", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(program.ShippingError, match=r"for longer than 0.5 s, .* Nothing of the stack was changed"), backups.not_shipping(0.5):
+            given.append("too early")
+        assert capsys.readouterr().out.count("that is waited for") == 1
+        threading.Timer(0.5, fcntl.flock, (file, fcntl.LOCK_UN)).start()
+        with backups.not_shipping():
+            given.append("in time")
+    assert given == ["in time"]
 
 
 def test_nothing_is_backed_up_in_the_middle_of_an_exchange(backups):
