@@ -224,13 +224,13 @@ class ActionModule(ActionBase):
                 place = str(declared.arguments["stack_aws_secret_id"]), str(declared.arguments["stack_aws_region"])
                 places.names[source] = f"the secret {place[0]} of AWS Secrets Manager"
                 # First, because it is the one that may be refused.
-                places.writers.insert(0, functools.partial(self._to_aws, variables, place, values))
+                places.writers.insert(0, functools.partial(self._to_aws, places, variables, place, values))
             else:
                 getattr(places, source)(values)
 
-    def _to_aws(self, variables: Mapping[str, Any], place: tuple[str, str], values: Mapping[str, str]) -> None:
+    def _to_aws(self, places: Places, variables: Mapping[str, Any], place: tuple[str, str], values: Mapping[str, str]) -> None:
         try:
-            inputs.write_aws(variables, self._templar, self._loader, place, values)
+            places.vault["aws_version"] = inputs.write_aws(variables, self._templar, self._loader, place, values)
         except inputs.UnknownError as error:
             raise inputs.RefusedError(
                 f"It is not known whether the new values were written. Deploy, or rotate again. AWS Secrets Manager (stack_aws_secret_id): {error}"

@@ -11,7 +11,7 @@ short_description: Tell by the exit code that a deploy failed and its way back t
 version_added: 0.3.0
 description:
   - A run of C(ansible-playbook) in which a host failed ends with 2. It ends with 3 where, on any host, what failed could not be put back either, so that the
-    stack may be down there. The hosts are in the run's statistics, as C(campaign_not_rolled_back).
+    stack may be down there. The custom statistics of such a host have C(campaign_not_rolled_back).
   - Callbacks are called in the order in which the configuration names them. This one ends the run, so it has to be the last one.
 requirements:
   - enabled in the configuration as the last one, C(callbacks_enabled = ..., campaign.platform.exit_code)

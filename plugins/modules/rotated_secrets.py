@@ -74,4 +74,8 @@ vaulted:
   type: list
   elements: str
   returned: when a file of the inventory was changed
+aws_version:
+  description: The id of the version of the secret of AWS that was written, which a deploy of the same run reads.
+  type: str
+  returned: when a secret of AWS was changed
 """

@@ -8,6 +8,7 @@ import functools
 import itertools
 import os
 import re
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
@@ -90,14 +91,21 @@ class AwsError(Exception):
     """A secret of AWS could not be read or written; the message says why and holds no value."""
 
 
+# A version that was just written is to be had everywhere after some seconds.
+VERSION_SECONDS, VERSION_PAUSE = 60.0, 2.0
+
+
 class UnknownError(AwsError):
     """What was to be written may be: no answer came back."""
 
 
-def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[[str, str], tuple[Any, Any]]:
-    """Return a function that reads a secret of AWS through amazon.aws, with limits of time: it returns the text and the client, or raises AwsError."""
+def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[..., tuple[Any, Any]]:
+    """Return a function that reads a secret of AWS through amazon.aws, with limits of time: it returns the text and the client, or raises AwsError.
 
-    def read(secret_id: str, region: str) -> tuple[Any, Any]:
+    It is given the secret's id, the region and, for another version than the current one, that version's id.
+    """
+
+    def read(secret_id: str, region: str, version: str | None = None) -> tuple[Any, Any]:
         try:
             lookup = lookup_loader.get("amazon.aws.secretsmanager_secret", loader=loader, templar=templar)
             if lookup is None:
@@ -116,7 +124,7 @@ def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callabl
 
         lookup.client = client
         try:
-            found = lookup.run([secret_id], variables, region=region)
+            found = lookup.run([secret_id], variables, region=region, **({"version_id": version} if version else {}))
         except AnsibleError as error:
             raise AwsError(aws.explain(aws.code_of(error))) from None
         return (found[0] if found else None), clients[0]
@@ -125,20 +133,31 @@ def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callabl
 
 
 def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[[str, str], aws.Answer]:
-    """Return a function that reads the secrets in a secret of AWS, and says what is wrong instead of failing."""
+    """Return a function that reads the secrets in a secret of AWS, and says what is wrong instead of failing.
+
+    Where a rotation of this run has written a version, it is that one: which is the current one, AWS may not know everywhere at once
+    (https://docs.aws.amazon.com/secretsmanager/latest/userguide/troubleshoot_general.html).
+    """
     read = _aws(templar, loader, variables)
+    version = (variables.get("__stack_rotated") or {}).get("aws_version")
 
     def answer(secret_id: str, region: str) -> aws.Answer:
-        try:
-            return aws.parse(read(secret_id, region)[0])
-        except AwsError as error:
-            return aws.Answer(problems=[str(error)])
+        deadline = time.monotonic() + VERSION_SECONDS
+        while True:
+            try:
+                return aws.parse(read(secret_id, region, version)[0])
+            except AwsError as error:
+                if not version or "ResourceNotFoundException" not in str(error):
+                    return aws.Answer(problems=[str(error)])
+            if time.monotonic() >= deadline:
+                return aws.Answer(problems=[f"the version {version}, which this run has written, cannot be read yet. Deploy in some minutes."])
+            time.sleep(VERSION_PAUSE)
 
     return answer
 
 
-def write_aws(variables: Mapping[str, Any], templar: Templar, loader: Any, place: tuple[str, str], values: Mapping[str, str]) -> None:
-    """Give secrets in the secret of AWS at ``place``, its id and region, other values.
+def write_aws(variables: Mapping[str, Any], templar: Templar, loader: Any, place: tuple[str, str], values: Mapping[str, str]) -> str:
+    """Give secrets in the secret of AWS at ``place``, its id and region, other values; return the id of the secret's new version.
 
     Raises AwsError where they are not written, and UnknownError where they may be.
     """
@@ -147,7 +166,7 @@ def write_aws(variables: Mapping[str, Any], templar: Templar, loader: Any, place
     if changed is None:
         raise AwsError(aws.parse(text).problems[0])
     try:
-        client.put_secret_value(SecretId=place[0], SecretString=changed)
+        return str(client.put_secret_value(SecretId=place[0], SecretString=changed)["VersionId"])
     except Exception as error:
         # Whatever the SDK raises; its message may hold what was sent.
         refused = aws.is_refusal(getattr(error, "response", None))

@@ -124,7 +124,7 @@ def test_a_configuration_elsewhere_can_show_the_progress_of_steps(installed, tmp
 
 def test_a_way_back_that_failed_has_an_exit_code_of_its_own(installed, tmp_path):
     (tmp_path / "ansible.cfg").write_text("[defaults]\ncallbacks_enabled = campaign.platform.exit_code\n")
-    told = {"name": "Tell", "ansible.builtin.set_stats": {"data": {"campaign_not_rolled_back": ["{{ inventory_hostname }}"]}}}
+    told = {"name": "Tell", "ansible.builtin.set_stats": {"data": {"campaign_not_rolled_back": True}, "per_host": True}}
     failed = {"name": "Fail", "ansible.builtin.fail": {"msg": "nothing is up"}}
     for tasks, status in (([told, failed], 3), ([failed], 2)):
         (tmp_path / "play.yml").write_text(yaml.safe_dump([{"hosts": "localhost", "connection": "local", "gather_facts": False, "tasks": tasks}]))

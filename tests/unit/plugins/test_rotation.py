@@ -5,6 +5,7 @@ import json
 import os
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -378,9 +379,38 @@ def test_an_answer_that_is_lost_is_not_told_as_nothing_changed(monkeypatch, erro
     action = object.__new__(rotated_secrets.ActionModule)
     action._templar = action._loader = None
     with pytest.raises(inputs.RefusedError) as told:
-        action._to_aws({}, ("x", "eu-central-1"), {"jwt_secret": "new"})
+        action._to_aws(None, {}, ("x", "eu-central-1"), {"jwt_secret": "new"})
     begin = "Nothing was changed. AWS" if known else "It is not known whether the new values were written. Deploy, or rotate again. AWS"
     assert str(told.value).startswith(begin)
+
+
+def test_the_deploy_of_the_same_run_reads_the_version_that_was_written(monkeypatch):
+    """Which version is the current one, AWS may not know everywhere at once, nor that there is the new one."""
+    client = SimpleNamespace(put_secret_value=lambda **_arguments: {"VersionId": "v2"})
+    monkeypatch.setattr(inputs, "_aws", lambda *_given: lambda *_place: ('{"jwt_secret": "old"}', client))
+    action, places = object.__new__(rotated_secrets.ActionModule), SimpleNamespace(vault={})
+    action._templar = action._loader = None
+    action._to_aws(places, {}, ("x", "eu-central-1"), {"jwt_secret": "new"})
+    assert places.vault == {"aws_version": "v2"}
+
+    asked, late = [], [inputs.AwsError("there is none (ResourceNotFoundException)")] * 2
+
+    def read(_secret_id, _region, version):
+        asked.append(version)
+        if late:
+            raise late.pop()
+        return '{"jwt_secret": "new"}', client
+
+    monkeypatch.setattr(inputs, "_aws", lambda *_given: read)
+    monkeypatch.setattr(inputs.time, "sleep", lambda _seconds: None)
+    variables = {"__stack_rotated": places.vault}
+    assert inputs._reader(None, None, variables)("x", "eu-central-1").secrets == {"jwt_secret": "new"}
+    assert asked == ["v2"] * 3
+    # It ends, and so does what fails in another way.
+    monkeypatch.setattr(inputs, "VERSION_SECONDS", 0)
+    late[:] = [inputs.AwsError("denied"), inputs.AwsError("there is none (ResourceNotFoundException)")]
+    told = [inputs._reader(None, None, variables)("x", "eu-central-1").problems for _ in range(2)]
+    assert told == [["the version v2, which this run has written, cannot be read yet. Deploy in some minutes."], ["denied"]]
 
 
 class Context:
