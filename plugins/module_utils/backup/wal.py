@@ -672,6 +672,8 @@ class Recovery:
         quoted = self.user.replace('"', '""')
         text = (
             "SET log_statement = 'none'; SET log_min_error_statement = 'panic'; SET log_min_duration_statement = -1;\n"
+            "SET log_min_duration_sample = -1; SET log_transaction_sample_rate = 0; SET pg_stat_statements.track_utility = off;\n"
+            "SET debug_print_parse = off; SET debug_print_rewritten = off; SET debug_print_plan = off;\n"
             f"SET standard_conforming_strings = on;\nALTER ROLE \"{quoted}\" PASSWORD '{literal}';\n"
         )
         self.docker.ask(
