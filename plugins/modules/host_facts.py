@@ -232,7 +232,8 @@ def volume_files(volume: dict, patterns: list[str]) -> dict[str, str] | None:
     options = volume.get("Options") or {}
     # A directory of the host that is mounted as a volume is not there under the volume's own path while nothing uses it.
     root = options["device"] if options.get("type") in (None, "none") and options.get("device") else volume["Mountpoint"]
-    if not os.access(root, os.R_OK | os.X_OK) or (options.get("device") and root == volume["Mountpoint"]):
+    is_away = options.get("device") and root == volume["Mountpoint"] and not os.path.ismount(root)
+    if is_away or not os.access(root, os.R_OK | os.X_OK):
         return None
     found = {}
     for pattern in patterns:

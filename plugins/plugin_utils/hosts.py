@@ -54,16 +54,23 @@ def not_of_the_project(found: Mapping[str, Mapping[str, Any]], names: Collection
     }
 
 
-def data_of_another_major(files: Mapping[str, str] | None, major: str, place: str) -> list[str]:
+def place_of_data(target: str, pgdata: str | None) -> str | None:
+    """Return where in a volume, which is mounted at a target, a PostgreSQL with this PGDATA has its data; None where that is not known."""
+    holds = pgdata and target and f"{pgdata}/".startswith(f"{target.rstrip('/')}/")
+    return posixpath.relpath(str(pgdata), target) if holds else None
+
+
+def data_of_another_major(files: Mapping[str, str] | None, major: str, place: str | None) -> list[str]:
     """Return what a data volume of PostgreSQL holds where the image of a major would not find data of its own: `17 (17/docker)`, for example.
 
     Empty where the volume is, or where the server's own data is in its place, whatever lies beside it. From 18 on the image keeps its data in a directory of
-    the major version; older ones at the top of the volume, or where it was mounted, in `data`.
+    the major version; older ones at the top of the volume, or where it was mounted, in `data`. Where no ``place`` is known, data of its major counts wherever
+    it is: the image knows, and is not on the host yet.
     """
     # Each database of a cluster has a file of that name too, and so has one in the making, which a killed first start left and the next one begins anew.
-    unfinished = f"{place}.making/PG_VERSION"
+    unfinished = f"{place or f'{major}/docker'}.making/PG_VERSION"
     files = {path: found for path, found in (files or {}).items() if not re.search(r"(^|/)base/\d+/PG_VERSION\Z", path) and path != unfinished}
-    if files.get(posixpath.normpath(f"{place}/PG_VERSION")) == major:
+    if major in files.values() if place is None else files.get(posixpath.normpath(f"{place}/PG_VERSION")) == major:
         return []
     return [f"{found} ({path.rpartition('/')[0] or 'at its top'})" for path, found in sorted(files.items())]
 

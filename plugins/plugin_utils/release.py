@@ -567,28 +567,28 @@ def _unset(fragment: Mapping[str, Any], settings: Mapping[str, str]) -> Iterator
                 yield where.removeprefix("."), name
 
 
-def _volumes_of(body: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys of the named volumes that a container mounts, and where."""
+def _mounts_of(body: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the keys of the named volumes that a container mounts, each with where."""
     mounts = body.get("volumes") or []
     long = [item for item in mounts if isinstance(item, Mapping) and item.get("type") == "volume" and item.get("source")]
-    named = {str(item["source"]): str(item.get("target")) for item in long}
-    return named | {found[1]: found[2] for item in mounts if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9_.-]*):([^:]*)", str(item)))}
+    named = [(str(item["source"]), str(item.get("target"))) for item in long]
+    return named + [(found[1], found[2]) for item in mounts if (found := re.match(r"([A-Za-z0-9][A-Za-z0-9_.-]*):([^:]*)", str(item)))]
 
 
-def _data_of_postgres(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
-    """Return the key of the volume in which a PostgreSQL has its data, and where in it, which is None where no PGDATA says so and its image knows."""
+def _data_of_postgres(body: Mapping[str, Any]) -> tuple[str | None, str, str | None]:
+    """Return the key of the volume in which a PostgreSQL has its data, where it is mounted, and PGDATA, None where that is left to the image."""
     told = str((body.get("environment") or {}).get("PGDATA") or "")
-    below = f"{told or _DATA}/"
-    mounts = {key: f"{target.rstrip('/')}/" for key, target in _volumes_of(body).items()}
-    holding = {key: target for key, target in mounts.items() if below.startswith(target)}
-    if not told and not holding:
+    # What Compose fills in is not known here.
+    pgdata = None if not told or "$" in told else told
+    below = f"{pgdata or _DATA}/"
+    mounts = [(key, f"{target.rstrip('/')}/") for key, target in _mounts_of(body)]
+    holding = [(key, target) for key, target in mounts if below.startswith(target)]
+    if not pgdata and not holding:
         # Where images before 18 have their volume.
-        holding = {key: target for key, target in mounts.items() if target.startswith(below)}
-    if not holding:
-        return None, None
+        holding = [(key, target) for key, target in mounts if target.startswith(below)]
     # Of two at the same place, Compose takes the later one.
-    key = max(reversed(holding), key=lambda key: len(holding[key]))
-    return key, posixpath.relpath(told, holding[key]) if told else None
+    key, target = max(reversed(holding), key=lambda mount: len(mount[1]), default=(None, ""))
+    return key, target, pgdata
 
 
 def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered) -> Iterator[str]:
@@ -601,7 +601,7 @@ def _compose_references(where: str, body: Mapping[str, Any], rendered: Rendered)
             yield f"{where} has {key} of Compose. They stand in the entry itself, beside base: {key} by container."
     if body.get("profiles") and body["profiles"] != JOB["profiles"]:
         yield f"{where} has profiles, so nothing would start it. Leave it out by `when` in the entry, or list it in jobs."
-    for kind, names, always in (("networks", networks, {"default"}), ("volumes", _volumes_of(body), set())):
+    for kind, names, always in (("networks", networks, {"default"}), ("volumes", [key for key, _target in _mounts_of(body)], set())):
         known = {*(rendered.base.get(kind) or {}), *(rendered.override.get(kind) or {})}
         for name in names:
             if name and name not in known | always:
@@ -899,10 +899,10 @@ def _name_on_host(key: str, body: Mapping[str, Any], project: str) -> str:
 
 
 def _data_volume(rendered: Rendered, project: str) -> dict[str, str | None]:
-    """Return the name on the host of the volume in which the release's PostgreSQL has its data, and where in it; neither where it has no such volume."""
-    key, place = _data_of_postgres(rendered.services().get(SERVICES["postgres"]) or {})
+    """Return the name on the host of the volume in which the release's PostgreSQL has its data, None without one, where it is mounted, and PGDATA."""
+    key, target, pgdata = _data_of_postgres(rendered.services().get(SERVICES["postgres"]) or {})
     named = merge(rendered.base.get("volumes") or {}, rendered.override.get("volumes") or {})
-    return {"volume": _name_on_host(key, named.get(key) or {}, project) if key else None, "place": place}
+    return {"volume": _name_on_host(key, named.get(key) or {}, project) if key else None, "target": target, "pgdata": pgdata}
 
 
 def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:
@@ -915,7 +915,7 @@ def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], 
     project = declared.arguments["stack_project"]
     volumes = _names_on_host(rendered, "volumes", project)
     # What a service without a secret keeps, other secrets open too.
-    behind_secrets = {key for service, body in rendered.services().items() if rendered.secrets.get(service) for key in _volumes_of(body)}
+    behind_secrets = {key for service, body in rendered.services().items() if rendered.secrets.get(service) for key, _target in _mounts_of(body)}
     found = {
         "volumes": volumes,
         "locked_volumes": sorted(volumes[key] for key in behind_secrets & volumes.keys()),

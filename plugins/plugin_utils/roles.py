@@ -179,29 +179,32 @@ def _stack_on_host(variables: Mapping[str, Any], renderer: AnsibleRenderer) -> d
     facts, validated = variables["ansible_facts"]["campaign_host"], variables["__stack_validated"]
     found, project = facts["owned"], renderer.render(variables["stack_project"], {})
     about = renderer.render(variables["__stack_postgres_data"], {})
-    major, name = _major(about, facts, variables, renderer), validated["data"]["volume"]
+    said, name = _said_by_image(about, facts, variables, renderer), validated["data"]["volume"]
+    major = said.get(about["variable"]) or about["major"]
     data = found["volumes"].get(name, {}) if name else {}
-    place = validated["data"]["place"] or f"{major}/docker"
+    # An external volume may be one that only a container can read, and then nobody looks.
+    is_own = data.get("project") == project or str(name).startswith(f"{project}_")
+    place = hosts.place_of_data(validated["data"]["target"], validated["data"]["pgdata"] or said.get("PGDATA"))
     return {
         "elsewhere": found["elsewhere"],
         "at_work": _at_work(facts, variables),
         "volumes": hosts.not_of_the_project(found["volumes"], validated["volumes"].values(), project),
         "networks": hosts.not_of_the_project(found["networks"], validated["networks"].values(), project),
         "locked": [name for name in validated["locked_volumes"] if found["volumes"].get(name, {}).get("project") == project],
-        "data": {"volume": name, "place": place, "unread": name in found["volumes"] and data.get("files") is None},
+        "data": {"volume": name, "place": place or f"{major}/docker", "unread": is_own and name in found["volumes"] and data.get("files") is None},
         "major": major,
         "other": hosts.data_of_another_major(data.get("files"), major, place),
     }
 
 
-def _major(about: Mapping[str, Any], facts: Mapping[str, Any], variables: Mapping[str, Any], renderer: AnsibleRenderer) -> str:
-    """Return the major version of PostgreSQL that the release's image has, if that is on the host, or that the collection's own have."""
+def _said_by_image(about: Mapping[str, Any], facts: Mapping[str, Any], variables: Mapping[str, Any], renderer: AnsibleRenderer) -> dict[str, str]:
+    """Return what the release's image of PostgreSQL says of its version and its data, nothing where it is not on the host yet."""
     try:
         reference = renderer.render(variables.get("stack_images") or {}, {}).get(about["image"])
     except AnsibleError:
         # Before the images are known, where a playbook asks early.
         reference = None
-    return str(facts.get("image_variables", {}).get(reference, {}).get(about["variable"]) or about["major"])
+    return dict(facts.get("image_variables", {}).get(reference, {}))
 
 
 Validate = Callable[..., Declared]

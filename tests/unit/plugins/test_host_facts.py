@@ -495,10 +495,18 @@ def test_a_volume_that_is_asked_for_is_read_whatever_its_name_is(facts, answerin
     assert found == {"old_pg": {"project": None, "files": {"PG_VERSION": "17"}}, "older": {"project": "q", "files": None}}
 
 
-@pytest.mark.parametrize("place", [{"Mountpoint": "/nowhere"}, {"Mountpoint": "/", "Options": {"type": "nfs", "device": ":/srv"}}])
-def test_a_volume_that_cannot_be_read_is_not_an_empty_one(facts, answering, place):
+@pytest.mark.parametrize(
+    ("place", "files"),
+    [
+        ({"Mountpoint": "/nowhere"}, None),
+        ({"Mountpoint": "/usr", "Options": {"type": "nfs", "device": ":/srv"}}, None),
+        # A container uses it.
+        ({"Mountpoint": "/", "Options": {"type": "nfs", "device": ":/srv"}}, {}),
+    ],
+)
+def test_a_volume_that_cannot_be_read_is_not_an_empty_one(facts, answering, place, files):
     answering.volumes = [item("p_data", "p", **place)]
-    assert facts(socket=answering.path, project="p", volume_files={"p_data": ["x"]})["owned"]["volumes"]["p_data"]["files"] is None
+    assert facts(socket=answering.path, project="p", volume_files={"p_data": ["x"]})["owned"]["volumes"]["p_data"]["files"] == files
 
 
 # --- Where Docker's client would be led

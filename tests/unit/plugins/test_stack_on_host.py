@@ -11,7 +11,7 @@ NAMES = {
     "volumes": {"postgres-data": "p_postgres-data", "redis-data": "p_redis-data", "page-assets": "p_page-assets"},
     "locked_volumes": ["p_postgres-data", "p_redis-data"],
     "networks": {"backend-network": "p_backend-network"},
-    "data": {"volume": "p_postgres-data", "place": None},
+    "data": {"volume": "p_postgres-data", "target": "/var/lib/postgresql/", "pgdata": None},
 }
 OURS = {"project": "p", "files": {}}
 
@@ -117,7 +117,7 @@ def test_data_of_another_major_is_told_with_both(tmp_path):
     (message,) = told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": files}})
     assert "p_postgres-data holds data of PostgreSQL 16 (at its top), and this release has PostgreSQL 18" in message
     # With a server outside, the volume is not the release's.
-    outside = {**NAMES, "volumes": {}, "data": {"volume": None, "place": None}}
+    outside = {**NAMES, "volumes": {}, "data": {"volume": None, "target": "", "pgdata": None}}
     assert told(tmp_path, names=outside, volumes={"p_postgres-data": {**OURS, "files": {"data/PG_VERSION": "16"}}}) == []
 
 
@@ -137,10 +137,29 @@ def test_before_the_images_are_known_the_collection_s_own_count(tmp_path):
 
 
 def test_data_counts_where_the_release_tells_the_server_to_look(tmp_path):
-    names = {**NAMES, "data": {"volume": "p_postgres-data", "place": "pgdata"}}
+    names = {**NAMES, "data": {**NAMES["data"], "pgdata": "/var/lib/postgresql/pgdata"}}
     assert told(tmp_path, names=names, volumes={"p_postgres-data": {**OURS, "files": {"pgdata/PG_VERSION": "18"}}}) == []
     (message,) = told(tmp_path, names=names, volumes={"p_postgres-data": {**OURS, "files": {"pgdata/PG_VERSION": "17"}}})
     assert "holds data of PostgreSQL 17 (pgdata), and this release has PostgreSQL 18, which reads pgdata only" in message
+
+
+@pytest.mark.parametrize(
+    ("pgdata", "target", "file", "refused"),
+    [
+        ("/var/lib/postgresql/pgdata", "/var/lib/postgresql/", "pgdata/PG_VERSION", False),
+        ("/var/lib/postgresql/data", "/var/lib/postgresql/data/", "PG_VERSION", False),
+        ("/var/lib/postgresql/18/docker", "/var/lib/postgresql/", "pgdata/PG_VERSION", True),
+        # It is not on the host yet.
+        (None, "/var/lib/postgresql/", "pgdata/PG_VERSION", False),
+    ],
+)
+def test_data_counts_where_the_image_looks(tmp_path, pgdata, target, file, refused):
+    names = {**NAMES, "data": {**NAMES["data"], "target": target}}
+    said = {"example/postgis:any": {"PG_MAJOR": "18", "PGDATA": pgdata}} if pgdata else {}
+    given = {"names": names, "image_variables": said, "stack_images": {"postgis": "example/postgis:any"}}
+    assert bool(told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": {file: "18"}}}, **given)) is refused
+    # Of another major it does not count anywhere.
+    assert told(tmp_path, volumes={"p_postgres-data": {**OURS, "files": {file: "17"}}}, **given)
 
 
 def test_data_that_nobody_can_read_is_not_taken_for_none(tmp_path):
@@ -192,13 +211,17 @@ def test_the_host_is_asked_for_a_cluster_wherever_it_lies(tmp_path, place):
         ({"volumes": ["mine:/var/lib/postgresql:rw"]}, "p_mine", None),
         ({"volumes": [{"type": "volume", "source": "mine", "target": "/srv/pg"}], "environment": {"PGDATA": "/srv/pg/1/data"}}, "p_mine", "1/data"),
         ({"volumes": ["mine:/dumps"]}, "p_postgres-data", None),
+        ({"volumes": ["postgres-data:/dumps"]}, "p_postgres-data", None),
+        # What Compose fills in is not known here.
+        ({"environment": {"PGDATA": "${NOWHERE:-/elsewhere}"}}, "p_postgres-data", None),
         ({"environment": {"PGDATA": "/elsewhere"}}, None, None),
     ],
 )
 def test_a_release_says_where_its_data_is(service, volume, place):
     changed = {"postgres": {"base": {"services": {"postgres": service}, "volumes": {"mine": {}}}}}
     given = {"stack_project": "p", "stack_secrets": program.placeholders(program.secret_names())}
-    assert program.summary(program.VARIANTS["local"] | given | {"stack_services": changed})["data"] == {"volume": volume, "place": place}
+    found = program.summary(program.VARIANTS["local"] | given | {"stack_services": changed})["data"]
+    assert (found["volume"], hosts.place_of_data(found["target"], found["pgdata"])) == (volume, place)
 
 
 @pytest.mark.parametrize(
@@ -221,18 +244,17 @@ def test_data_of_another_major_is_told_whatever_the_volume_is_called(tmp_path, d
     (message,) = told(tmp_path, names=found, volumes=volumes)
     assert f"The volume {name} holds data of PostgreSQL 17 (17/docker)" in message
     assert told(tmp_path, names=found, volumes={name: {"project": project, "files": {"18/docker/PG_VERSION": "18"}}}) == []
-    (message,) = told(tmp_path, names=found, volumes={name: {"project": project, "files": None}})
-    assert f"The volume {name} cannot be read" in message
-    # What is asked for and not said is not known either, and what is not there has no data.
-    (message,) = told(tmp_path, names=found, volumes={name: {"project": project}})
-    assert f"The volume {name} cannot be read" in message
+    # What is asked for and not said is not known either, and what is not there has no data. Only containers may be able to read what is not the project's.
+    for unread in ({"files": None}, {}):
+        messages = told(tmp_path, names=found, volumes={name: {"project": project, **unread}})
+        assert [f"The volume {name} cannot be read" in message for message in messages] == ([True] if project else [])
     assert told(tmp_path, names=found) == []
 
 
 def test_a_server_outside_has_no_data_here():
     given = {"stack_postgres_external": {"host": "db.example.com"}, "stack_secrets": program.placeholders(program.secret_names())}
     found = program.summary(program.VARIANTS["local"] | given)
-    assert found["data"] == {"volume": None, "place": None}
+    assert found["data"] == {"volume": None, "target": "", "pgdata": None}
     assert asked(found).keys() <= {""}
 
 
