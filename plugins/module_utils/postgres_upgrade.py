@@ -133,7 +133,7 @@ def place_of(found: Mapping[str, str], major: str, image: str, volume: str) -> s
     there = ", ".join(f"{version} in {place}" for place, version in sorted(found.items())) or "none"
     raise BackupError(
         f"The volume {volume} has {'several places with' if places else 'no'} data of PostgreSQL {major}, which the server image {image} has; it has: {there}. "
-        "Nothing was changed. Name the image that wrote the data in upgrade_postgres_from_image."
+        f"Nothing was changed. {'Move the others out of the volume' if places else 'Name the image that wrote the data in upgrade_postgres_from_image'}."
     )
 
 

@@ -34,6 +34,10 @@ class DamagedSetError(BackupError):
     """A set is not what a backup wrote."""
 
 
+class UnknownSetError(DamagedSetError):
+    """A set is what a backup of another version wrote, whose collection reads it."""
+
+
 def told(text: str, limit: int = 400) -> str:
     """Return the end of what a program printed, on one line."""
     line = " ".join(text.split())

@@ -305,7 +305,7 @@ Made by PostgreSQL {version} with the extensions {extensions}. Load it into the 
 The SQL begins with `\\restrict`, which a psql of August 2025 or later knows (13.22, 14.19, 15.14, 16.10, 17.6, 18); with an older one remove the two lines.
 
 ```sh
-psql -X -d postgres -f {roles}      # a role that is there already is told of, and stays as it is
+psql -X -d postgres -f {roles}      # a role that is there already is told of, and stays as it is; the database postgres gets its settings and rights
 {databases}
 ```
 

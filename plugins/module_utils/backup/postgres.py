@@ -324,16 +324,21 @@ def size(open_one: Session) -> int:
     return int(open_one.ask("SELECT coalesce(sum(pg_database_size(oid)), 0)::bigint FROM pg_database WHERE NOT datistemplate;")[0])
 
 
+def _drop(docker: Docker, container: str, user: str, database: str) -> None:
+    """Remove a database of a new server, whatever of the server's own uses it, such as what pg_cron runs."""
+    quoted = '"' + database.replace('"', '""') + '"'
+    docker.ask(
+        "exec", "--interactive", *WRITABLE, container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}",
+        f"--dbname={beside(database)}", stdin=f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE);".encode(),
+    )  # fmt: skip
+
+
 def restore_sql(docker: Docker, container: str, user: str, database: str, text: IO[bytes]) -> list[str]:
     """Load the SQL of a database into a new server, in the place of an empty one of its name; return materialized views that cannot be filled there.
 
     Raises BackupError where anything else fails.
     """
-    quoted = '"' + database.replace('"', '""') + '"'
-    docker.ask(
-        "exec", "--interactive", container, "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "--host=127.0.0.1", f"--username={user}",
-        f"--dbname={beside(database)}", stdin=f"DROP DATABASE IF EXISTS {quoted} WITH (FORCE);".encode(),
-    )  # fmt: skip
+    _drop(docker, container, user, database)
     process = docker.start(
         "exec", "--interactive", *WRITABLE, container, "psql", "-Xq", "-v", "VERBOSITY=sqlstate", "--host=127.0.0.1",
         f"--username={user}", f"--dbname={beside(database)}", "--file=-", stdin=text.fileno(), stdout=subprocess.DEVNULL,
@@ -471,6 +476,7 @@ class Restore:
 
     def __init__(self, docker: Docker, container: str, user: str, database: str):
         self.database = database
+        _drop(docker, container, user, database)
         self.process = docker.start(
             "exec", "--interactive", *WRITABLE, container, "pg_restore", "--create", "--clean", "--if-exists", "--no-tablespaces",
             "--host=127.0.0.1", f"--username={user}", f"--dbname={beside(database)}", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,

@@ -43,7 +43,16 @@ from ansible_collections.campaign.platform.plugins.module_utils.backup import (
     swap,
     wal,
 )
-from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Docker, Limits, Service, service_of, told
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import (
+    BackupError,
+    DamagedSetError,
+    Docker,
+    Limits,
+    Service,
+    UnknownSetError,
+    service_of,
+    told,
+)
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import (
     COMPLETE,
     DAMAGED,
@@ -857,6 +866,8 @@ class Backups:
             try:
                 of_the_set, problems = rest.load(self.repository, snapshot)
             except DamagedSetError as error:
+                if isinstance(error, UnknownSetError):
+                    raise
                 raise BackupError(f"{error} {mark}") from None
             if problems:
                 problems = [*problems[:4], mark]
@@ -1160,21 +1171,23 @@ class Backups:
             rows = swap.plan(self.docker, volumes)
             # Not all of it was written by a server that sees to it. It takes its time before anything is stopped.
             os.sync()
+            swap.announce(self.directory, rows, {"set": identifier, "at": sets.moment(), "run": self.run})
+            why = f"{what} was not put in the place of what is there."
             try:
                 self.is_down = False
-                swap.announce(self.directory, rows, {"set": identifier, "at": sets.moment(), "run": self.run})
                 self.say("stopping the services")
                 self.stop()
                 self.say("exchanging the volumes")
                 swap.swap(rows)
                 self.say("starting the services over the restored data")
                 swap.start(self.directory)
+                why = f"The stack does not come up over this: {what}."
                 self.start(written)
             except BaseException as error:
                 self.say("that failed; the data from before is put back")
-                self.stop()
+                self._stop_for_undo()
                 _done, kept = swap.undo(self.directory)
-                why = f"The stack does not come up over this: {what}. {error if isinstance(error, BackupError | OSError) else type(error).__name__}"
+                why += f" {error if isinstance(error, BackupError | OSError) else type(error).__name__}"
                 try:
                     self.start(written)
                 except BackupError as other:
@@ -1189,6 +1202,15 @@ class Backups:
             except OSError as error:
                 print(f"The restore is not written down, but it is in use: {error.strerror}: {error.filename or self.directory}", file=sys.stderr)
         self.say(f"{what} is in use. The data from before is in {', '.join(sorted(volumes.values()))}")
+
+    def _stop_for_undo(self) -> None:
+        """Stop all containers of the project; where nothing was exchanged yet, one that cannot be stopped keeps nobody from going back."""
+        try:
+            self.stop()
+        except BackupError as error:
+            if swap.is_begun(self.directory):
+                raise
+            self.say(f"nothing was exchanged yet, so it does not matter that {error}")
 
     def stop(self) -> None:
         """Stop all containers of the project, those that others need last."""
@@ -1275,7 +1297,7 @@ class Backups:
         if not os.path.exists(os.path.join(self.directory, lock.SWAP)):
             return []
         with self.locked(repairs=True):
-            self.stop()
+            self._stop_for_undo()
             done, kept = swap.undo(self.directory)
         self.is_down = True
         self.clean()

@@ -19,7 +19,7 @@ from typing import IO, Any, Protocol
 from urllib.parse import quote, unquote
 
 from ansible_collections.campaign.platform.plugins.module_utils.backup import s3
-from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, UnknownSetError
 
 SCHEMA = 1
 MANIFEST, OBJECTS, BUCKETS, ROLES = "manifest.json", "objects.jsonl", "objects/buckets.json", "postgres/roles.sql"
@@ -184,7 +184,7 @@ class _Reading:
         """Raise DamagedSetError where what was read is not what the manifest says."""
         manifest = self.found.manifest
         if manifest.get("schema") != SCHEMA:
-            raise DamagedSetError(f"The set has the schema {manifest.get('schema')}, and this version reads {SCHEMA}. Use a collection of its version.")
+            raise UnknownSetError(f"The set has the schema {manifest.get('schema')}, and this version reads {SCHEMA}. Use a collection of its version.")
         have = {name: {"size": row["size"], "sha256": row["digest"].hexdigest()} for name, row in self.dumps.items()}
         said = {name: {key: row[key] for key in ("size", "sha256")} for name, row in manifest["dumps"].items()}
         if have != said:

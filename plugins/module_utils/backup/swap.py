@@ -87,6 +87,19 @@ def swap(rows: list[dict[str, Any]]) -> None:
         sync_directory(os.path.dirname(row["new_path"]))
 
 
+def is_begun(directory: str) -> bool:
+    """Return whether any volume was exchanged of those that are written down; raise OSError where one is gone."""
+    try:
+        with open(os.path.join(directory, SWAP), encoding="utf-8") as file:
+            content = json.load(file)
+            return bool(content.get("started")) or any(os.stat(row["live_path"]).st_ino == row["new_inode"] for row in content["volumes"])
+    except FileNotFoundError:
+        return False
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # Whoever undoes it says what is wrong.
+        return True
+
+
 def start(directory: str) -> None:
     """Write down that services begin to work with the new data, so that what they write into it is kept where the old data is put back."""
     journal = os.path.join(directory, SWAP)

@@ -119,11 +119,28 @@ class OnePsql:
     def __init__(self, status: int, said: str):
         self.process = SimpleNamespace(wait=lambda: status, error=lambda _size: said, kill=lambda: None)
 
-    def ask(self, *_command, **_options) -> None:
-        pass
+        self.steps: list[tuple[str, ...]] = []
 
-    def start(self, *_command, **_options) -> SimpleNamespace:
+    def ask(self, *command, stdin: bytes) -> None:
+        self.steps.append((*command, stdin.decode()))
+
+    def start(self, *command, **_options) -> SimpleNamespace:
+        self.steps.append(command)
         return self.process
+
+
+def test_a_database_takes_the_place_of_one_that_the_server_itself_uses(tmp_path):
+    """As what pg_cron runs, which is there as soon as the server is. Sessions may be read-only by a setting that came back with the roles."""
+    (tmp_path / "a.sql").write_text("")
+    dumped, plain = OnePsql(0, ""), OnePsql(0, "")
+    postgres.Restore(dumped, "server", "user", "a")
+    with (tmp_path / "a.sql").open("rb") as text:
+        postgres.restore_sql(plain, "server", "user", "a", text)
+    for steps, program in ((dumped.steps, "pg_restore"), (plain.steps, "psql")):
+        (*dropping, statement), (*loading, _last) = steps
+        assert statement == 'DROP DATABASE IF EXISTS "a" WITH (FORCE);'
+        assert set(postgres.WRITABLE) <= set(dropping)
+        assert program in loading
 
 
 @pytest.mark.parametrize(

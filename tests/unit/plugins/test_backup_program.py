@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.campaign.platform.plugins.module_utils import host, lock
 from ansible_collections.campaign.platform.plugins.module_utils.backup import copies, moments, program, repository, state
 from ansible_collections.campaign.platform.plugins.module_utils.backup import making as parts
-from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Service
+from ansible_collections.campaign.platform.plugins.module_utils.backup.docker import BackupError, DamagedSetError, Service, UnknownSetError
 from ansible_collections.campaign.platform.plugins.module_utils.backup.repository import NoRepositoryError
 
 NOTHING = copies.Servers(None, None, None)
@@ -758,6 +758,16 @@ def test_no_other_way_is_looked_for_in_a_repository_that_is_away(recovering):
     assert [name for name, _moment in recovering.taken] == ["p1"]
 
 
+def test_no_set_of_another_version_is_marked_as_damaged_for_a_moment(recovering, monkeypatch):
+    def load(*_given):
+        raise UnknownSetError("The set has the schema 9.")
+
+    monkeypatch.setattr(copies.Copy, "load", load)
+    copy = copies.Copy(None, NOTHING, {}, "", {}, lambda _text: None)
+    with pytest.raises(UnknownSetError, match=r"^The set has the schema 9\.$"):
+        recovering._load_moment(copy, [BASE], PIECES, "latest", NOTHING, repository.Snapshot("1", "a", "t", "complete"))
+
+
 @pytest.mark.parametrize("is_cut_off", [True, False])
 def test_a_moment_whose_set_is_damaged_says_how_an_older_one_is_taken(recovering, monkeypatch, is_cut_off):
     def load(*_given):
@@ -1173,6 +1183,42 @@ def test_what_cannot_be_written_down_after_it_counts_does_not_fail_a_restore(lat
     late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
     assert holds(late, "live") == "new"
     assert capsys.readouterr().err == "The restore is not written down, but it is in use: No space left on device: history.jsonl\n"
+
+
+@pytest.mark.parametrize("is_begun", [False, True])
+def test_a_service_that_cannot_be_stopped_keeps_nobody_from_what_nothing_has_touched(late, monkeypatch, is_begun):
+    """Where a volume was exchanged, it would write into the data from before."""
+    calls = []
+
+    def stop(_self):
+        calls.append("stop")
+        if not is_begun or len(calls) > 1:
+            raise BackupError("The container of api does not end.")
+
+    def fail(_self, _written):
+        raise BackupError("api did not come up.")
+
+    monkeypatch.setattr(program.Backups, "stop", stop)
+    monkeypatch.setattr(program.Backups, "start", fail if is_begun else lambda _self, _written: calls.append("start"))
+    told = r"^The container of api does not end\.$" if is_begun else r"^a set was not put in the place of .* does not end\. What was there before runs again\."
+    with pytest.raises(BackupError, match=told):
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
+    assert os.path.exists(os.path.join(late.directory, lock.SWAP)) is is_begun
+    assert holds(late, "live") == ("new" if is_begun else "live")
+    assert calls == (["stop"] * 2 if is_begun else ["stop", "stop", "start"])
+
+
+def test_services_are_stopped_only_where_what_is_done_can_be_written_down(late, monkeypatch):
+    stopped = []
+
+    def full(*_given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(program.Backups, "stop", lambda _self: stopped.append(1))
+    monkeypatch.setattr(program.swap, "announce", full)
+    with pytest.raises(OSError, match="No space left"):
+        late._exchange("a set", "a", {"live": "new"}, {"release": "r"}, NOTHING)
+    assert stopped == []
 
 
 def test_a_stack_whose_services_are_being_stopped_says_why_they_are(late, monkeypatch):

@@ -75,6 +75,7 @@ def test_an_exchange_that_was_cut_off_is_undone(volumes, monkeypatch, done):
     else:
         swap.swap(rows)
     assert lies(root) == ["new"] * done + ["old"] * (3 - done)
+    assert swap.is_begun(str(root)) is (done > 0)
     monkeypatch.setattr(swap, "exchange", exchange)
     with pytest.raises(lock.MixedVolumesError, match="backup/run undo"):
         lock.Lock(str(root), HOLDER).acquire()

@@ -64,7 +64,7 @@ def test_a_volume_is_mounted_where_its_image_takes_it(place, declared, mount):
 
 
 def test_several_clusters_of_a_major_are_nobodys_guess():
-    with pytest.raises(BackupError, match="several places with data of PostgreSQL 17"):
+    with pytest.raises(BackupError, match=r"several places with data of PostgreSQL 17.* Move the others out"):
         postgres_upgrade.place_of({"data": "17", "17/docker": "17"}, "17", "image", "volume")
 
 
