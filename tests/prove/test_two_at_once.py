@@ -10,8 +10,15 @@ import pytest
 
 ROUNDS = 20
 SAMPLE = 1
+# How far a deploy has come when it falls asleep.
+STEPS = ("attempted", "beside")
 # Seconds from its start in which a deploy that is refused has to have said so, where all images are there.
 REFUSED = 5.0
+
+
+def pytest_generate_tests(metafunc) -> None:
+    if "step" in metafunc.fixturenames:
+        metafunc.parametrize("step", STEPS if metafunc.config.getoption("--full") else STEPS[-1:])
 
 
 @pytest.fixture
@@ -69,7 +76,6 @@ def every(stack) -> list[str]:
     return sorted(stack.docker("ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={stack.directory.name}").split())
 
 
-@pytest.mark.parametrize("step", ["attempted", "beside"])
 def test_who_slept_longer_than_the_lock_leaves_what_another_run_has_brought(stack, step):
     """A laptop that was shut in the middle of a deploy, which another one then ended."""
     stack.deploy(stack_log_level="info")
