@@ -91,12 +91,16 @@ class AwsError(Exception):
     """A secret of AWS could not be read or written; the message says why and holds no value."""
 
 
-# A version that was just written is to be had everywhere after some seconds.
-VERSION_SECONDS, VERSION_PAUSE = 60.0, 2.0
+class AbsentError(AwsError):
+    """There is no such secret, or no such version of it."""
 
 
 class UnknownError(AwsError):
     """What was to be written may be: no answer came back."""
+
+
+# A version that was just written is to be had everywhere after some seconds.
+VERSION_SECONDS, VERSION_PAUSE = 60.0, 2.0
 
 
 def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callable[..., tuple[Any, Any]]:
@@ -126,7 +130,8 @@ def _aws(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Callabl
         try:
             found = lookup.run([secret_id], variables, region=region, **({"version_id": version} if version else {}))
         except AnsibleError as error:
-            raise AwsError(aws.explain(aws.code_of(error))) from None
+            code = aws.code_of(error)
+            raise (AbsentError if code == "ResourceNotFoundException" else AwsError)(aws.explain(code)) from None
         return (found[0] if found else None), clients[0]
 
     return read
@@ -147,7 +152,7 @@ def _reader(templar: Templar, loader: Any, variables: Mapping[str, Any]) -> Call
             try:
                 return aws.parse(read(secret_id, region, version)[0])
             except AwsError as error:
-                if not version or "ResourceNotFoundException" not in str(error):
+                if not (version and isinstance(error, AbsentError)):
                     return aws.Answer(problems=[str(error)])
             if time.monotonic() >= deadline:
                 return aws.Answer(problems=[f"the version {version}, which this run has written, cannot be read yet. Deploy in some minutes."])

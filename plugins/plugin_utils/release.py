@@ -884,10 +884,14 @@ def _networks_of(body: Mapping[str, Any], rendered: Rendered, project: str) -> l
     return sorted(str((declared.get(key) or {}).get("name") or f"{project}_{key}") for key in keys)
 
 
+def _declared_for(rendered: Rendered, kind: str) -> dict[str, dict[str, Any]]:
+    """Return what the release says of its volumes or networks, by their keys."""
+    return {key: body or {} for key, body in merge(rendered.base.get(kind) or {}, rendered.override.get(kind) or {}).items()}
+
+
 def _names_on_host(rendered: Rendered, kind: str, project: str) -> dict[str, str]:
     """Return the names that Compose gives volumes or networks on the host, by their keys; external ones, which are created elsewhere, are left out."""
-    named = merge(rendered.base.get(kind) or {}, rendered.override.get(kind) or {})
-    return {key: _name_on_host(key, body or {}, project) for key, body in named.items() if not (body or {}).get("external")}
+    return {key: _name_on_host(key, body, project) for key, body in _declared_for(rendered, kind).items() if not body.get("external")}
 
 
 def _name_on_host(key: str, body: Mapping[str, Any], project: str) -> str:
@@ -901,8 +905,8 @@ def _name_on_host(key: str, body: Mapping[str, Any], project: str) -> str:
 def _data_volume(rendered: Rendered, project: str) -> dict[str, str | None]:
     """Return the name on the host of the volume in which the release's PostgreSQL has its data, None without one, where it is mounted, and PGDATA."""
     key, target, pgdata = _data_of_postgres(rendered.services().get(SERVICES["postgres"]) or {})
-    named = merge(rendered.base.get("volumes") or {}, rendered.override.get("volumes") or {})
-    return {"volume": _name_on_host(key, named.get(key) or {}, project) if key else None, "target": target, "pgdata": pgdata}
+    name = _name_on_host(key, _declared_for(rendered, "volumes").get(key, {}), project) if key else None
+    return {"volume": name, "target": target, "pgdata": pgdata}
 
 
 def summary(declared: Declaration, renderer: Renderer) -> tuple[dict[str, Any], list[str]]:

@@ -865,9 +865,9 @@ class Backups:
             mark = f"A drill marks it, and then an older one is taken: {self.directory}/backup/run drill --set {snapshot.set}"
             try:
                 of_the_set, problems = rest.load(self.repository, snapshot)
+            except UnknownSetError:
+                raise
             except DamagedSetError as error:
-                if isinstance(error, UnknownSetError):
-                    raise
                 raise BackupError(f"{error} {mark}") from None
             if problems:
                 problems = [*problems[:4], mark]

@@ -393,7 +393,7 @@ def test_the_deploy_of_the_same_run_reads_the_version_that_was_written(monkeypat
     action._to_aws(places, {}, ("x", "eu-central-1"), {"jwt_secret": "new"})
     assert places.vault == {"aws_version": "v2"}
 
-    asked, late = [], [inputs.AwsError("there is none (ResourceNotFoundException)")] * 2
+    asked, late = [], [inputs.AbsentError("there is none (ResourceNotFoundException)")] * 2
 
     def read(_secret_id, _region, version):
         asked.append(version)
@@ -408,7 +408,7 @@ def test_the_deploy_of_the_same_run_reads_the_version_that_was_written(monkeypat
     assert asked == ["v2"] * 3
     # It ends, and so does what fails in another way.
     monkeypatch.setattr(inputs, "VERSION_SECONDS", 0)
-    late[:] = [inputs.AwsError("denied"), inputs.AwsError("there is none (ResourceNotFoundException)")]
+    late[:] = [inputs.AwsError("denied"), inputs.AbsentError("there is none (ResourceNotFoundException)")]
     told = [inputs._reader(None, None, variables)("x", "eu-central-1").problems for _ in range(2)]
     assert told == [["the version v2, which this run has written, cannot be read yet. Deploy in some minutes."], ["denied"]]
 
