@@ -237,6 +237,7 @@ class Making:
     def _copy_redis(self, service: Service) -> None:
         self.backups.say("copying Redis")
         docker, run = self.backups.docker, self.backups.run
+        time.sleep(redis.HELD_BACK_SECONDS)
         self.volume = docker.create_volume(f"{run}_redis-copy")
         redis.copy(docker, service, copies.volume_of(service)[1], self.volume, f"{run}-redis-copy")
 
