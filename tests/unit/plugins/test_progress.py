@@ -178,3 +178,30 @@ def test_a_run_is_the_same_with_and_without_it(tmp_path, enabled):
     # A busy machine looks a moment later.
     assert bool(re.search(r"^Wait: running for 0:0[2-5], usually takes 1:15$", done.stdout, re.MULTILINE)) == enabled
     assert "ok: [localhost] => \n    msg: |-\n        one\n        two\n" in done.stdout
+
+
+FILTERS = """
+import os
+with open(os.environ["LOADED"], "a") as file:
+    file.write(f"{os.getpid()}\\n")
+class FilterModule:
+    def filters(self):
+        return {"kept": lambda value: value}
+"""
+TASK = """
+    - ansible.builtin.debug: {msg: "{{ 1 | kept }}"}
+      when: 1 is defined
+"""
+
+
+@pytest.mark.parametrize(("enabled", "processes"), [(True, 1), (False, 3)], ids=["enabled", "absent"])
+def test_filters_are_loaded_once_and_not_by_the_process_of_each_task(tmp_path, enabled, processes):
+    (tmp_path / "filter_plugins").mkdir()
+    (tmp_path / "filter_plugins/kept.py").write_text(FILTERS)
+    (tmp_path / "play.yml").write_text("- hosts: localhost\n  connection: local\n  gather_facts: false\n  tasks:" + 3 * TASK)
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "LOADED": str(tmp_path / "loaded"), "ANSIBLE_FILTER_PLUGINS": str(tmp_path / "filter_plugins")}
+    env["ANSIBLE_CALLBACKS_ENABLED"] = "campaign.platform.progress" if enabled else "campaign.platform.nothing_of_the_kind"
+    command = [Path(sys.executable).parent / "ansible-playbook", tmp_path / "play.yml"]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert len(set((tmp_path / "loaded").read_text().split())) == processes
