@@ -99,7 +99,10 @@ def check_log(docker: Docker, container: str) -> None:
 
 
 def copy(docker: Docker, service: Service, source: str, target: str, name: str) -> None:
-    """Copy the append-only files of a Redis that may be at work into an empty volume; raise BackupError, which is a NoLogError where there are none."""
+    """Copy the append-only files of a Redis that may be at work into an empty volume; raise BackupError, which is a NoLogError where there are none.
+
+    What one at work has acknowledged in the last HELD_BACK_SECONDS may be in none of them yet.
+    """
     for _attempt in range(ATTEMPTS):
         try:
             status, _output, error = docker.attempt(

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -180,28 +181,35 @@ def test_a_run_is_the_same_with_and_without_it(tmp_path, enabled):
     assert "ok: [localhost] => \n    msg: |-\n        one\n        two\n" in done.stdout
 
 
-FILTERS = """
+# It writes down which process loads it.
+PLUGIN = """
 import os
 with open(os.environ["LOADED"], "a") as file:
-    file.write(f"{os.getpid()}\\n")
+    file.write(f"{__file__} {os.getpid()}\\n")
 class FilterModule:
     def filters(self):
         return {"kept": lambda value: value}
+class TestModule:
+    def tests(self):
+        return {"kept": bool}
 """
 TASK = """
     - ansible.builtin.debug: {msg: "{{ 1 | kept }}"}
-      when: 1 is defined
+      when: 1 is kept
 """
 
 
 @pytest.mark.parametrize(("enabled", "processes"), [(True, 1), (False, 3)], ids=["enabled", "absent"])
-def test_filters_are_loaded_once_and_not_by_the_process_of_each_task(tmp_path, enabled, processes):
-    (tmp_path / "filter_plugins").mkdir()
-    (tmp_path / "filter_plugins/kept.py").write_text(FILTERS)
+def test_filters_and_tests_are_loaded_once_and_not_by_the_process_of_each_task(tmp_path, enabled, processes):
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "LOADED": str(tmp_path / "loaded")}
+    for kind in ("filter", "test"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "kept.py").write_text(PLUGIN)
+        env[f"ANSIBLE_{kind.upper()}_PLUGINS"] = str(tmp_path / kind)
     (tmp_path / "play.yml").write_text("- hosts: localhost\n  connection: local\n  gather_facts: false\n  tasks:" + 3 * TASK)
-    env = {**os.environ, "LC_ALL": "C.UTF-8", "LOADED": str(tmp_path / "loaded"), "ANSIBLE_FILTER_PLUGINS": str(tmp_path / "filter_plugins")}
     env["ANSIBLE_CALLBACKS_ENABLED"] = "campaign.platform.progress" if enabled else "campaign.platform.nothing_of_the_kind"
     command = [Path(sys.executable).parent / "ansible-playbook", tmp_path / "play.yml"]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    assert len(set((tmp_path / "loaded").read_text().split())) == processes
+    loaded = Counter(line.split()[0] for line in set((tmp_path / "loaded").read_text().splitlines()))
+    assert loaded == {str(tmp_path / kind / "kept.py"): processes for kind in ("filter", "test")}
